@@ -1,0 +1,1 @@
+"""The benchmark, its scoring and the report. Imports only `tel_edge.runtime`."""

@@ -1,0 +1,1 @@
+"""The device side: questions, prompts, bundles and engines. Imports none of its sister packages."""

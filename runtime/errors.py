@@ -1,0 +1,11 @@
+"""The two ways in which a command ends badly."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Wrong usage or bad input: what is wrong, where, what to do, in one or two lines. Exit 2."""
+
+
+class WorkError(RuntimeError):
+    """The input was fine but the work failed, in one or two lines. Exit 1."""

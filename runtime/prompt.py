@@ -1,0 +1,43 @@
+"""The one prompt of training, evaluation, the runtime and every engine."""
+
+from __future__ import annotations
+
+import hashlib
+
+from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.runtime.question import Question
+
+# Letters as labels: each is one token after a space in every tokenizer of the backbone table.
+LETTERS = "ABCDEFGHIJKLMNOP"
+
+HEADER = "Answer with one letter.\n"
+
+
+def render(question: Question) -> str:
+    """Return the prompt, which ends where the label, a space and a letter, is to follow.
+
+    The short header is the same for all questions, so an engine can keep its state; everything
+    after it belongs to the question.
+    """
+    stem = CATEGORIES[question.category].stem
+    lines = [*([stem] if stem else []), question.text]
+    lines += [f"{letter}) {text}" for letter, text in zip(LETTERS, question.choices, strict=False)]
+    return HEADER + "\n".join(lines) + "\nAnswer:"
+
+
+def labels(question: Question) -> tuple[str, ...]:
+    """Return what may follow the prompt, in the order of the choices."""
+    return tuple(f" {letter}" for letter in LETTERS[: len(question.choices)])
+
+
+def digest() -> str:
+    """Return the SHA-256 of what `render` and `labels` make of one question of each form.
+
+    Any change of the prompt changes it, so an adapter trained with another one is noticed.
+    """
+    sha = hashlib.sha256()
+    for row in CATEGORIES.values():
+        choices = row.labels or ("first", "second")
+        question = Question("probe", row.name, "text", tuple(choices), 0)
+        sha.update(repr((row.name, render(question), labels(question))).encode())
+    return sha.hexdigest()

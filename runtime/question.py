@@ -1,0 +1,81 @@
+"""`Question`, the one record that readers make and everything else takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tel_edge.runtime.categories import Category
+from tel_edge.runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question with a closed set of answers.
+
+    `choices` are the answers as shown, in order; `answer` is the index of the right one, or None
+    where nobody knows it (a request on a device).
+    """
+
+    id: str
+    category: str
+    text: str
+    choices: tuple[str, ...]
+    answer: int | None = None
+
+
+def check(question: Question, most: int) -> Question:
+    """Return `question`, or raise `InputError` saying which rule it breaks.
+
+    The rules are those of the benchmark and of a request alike: a text, 2 to `most` choices, all
+    different and none empty, and an answer inside them.
+    """
+    if not question.text.strip():
+        raise InputError("empty question")
+    if not 2 <= len(question.choices) <= most:
+        raise InputError(f"{len(question.choices)} choices; 2 to {most} can be answered")
+    stripped = [choice.strip() for choice in question.choices]
+    if not all(stripped):
+        raise InputError(f"choice {stripped.index('')} is empty")
+    if len(set(stripped)) < len(stripped):
+        twin = next(choice for choice in stripped if stripped.count(choice) > 1)
+        raise InputError(f"two equal choices: {twin[:60]!r}")
+    if question.answer is not None and not 0 <= question.answer < len(question.choices):
+        raise InputError(f"answer {question.answer} is outside the {len(question.choices)} choices")
+    return question
+
+
+def from_row(row: Mapping[str, Any], category: Category, id: str, most: int) -> Question:
+    """Make a checked `Question` of one row in the layout of the hub's data set.
+
+    `row` holds `question`, `answer` and, unless the category has fixed labels, `choices`. Every
+    other column is ignored, `file_name` of 3gpp_tsg first of all: its prefix gives the answer
+    away. A missing `answer` is accepted and gives None. Raises `InputError` with the reason.
+    """
+    text = row.get("question")
+    if not isinstance(text, str):
+        raise InputError(_wrong("question", text, "a string"))
+    if category.marker and category.marker in text:
+        text = text.split(category.marker, 1)[1].strip()
+        text = text[1:-1] if text[:1] == "{" and text[-1:] == "}" else text
+    if category.labels:
+        choices: Any = list(category.labels)
+    else:
+        choices = row.get("choices")
+    if not isinstance(choices, (list, tuple)) or not all(isinstance(c, str) for c in choices):
+        raise InputError(_wrong("choices", choices, "a list of strings"))
+    answer = row.get("answer")
+    if category.labels and isinstance(answer, str):
+        if answer not in category.labels:
+            raise InputError(f"answer {answer!r} is none of {' '.join(category.labels)}")
+        answer = category.labels.index(answer)
+    if answer is not None and (isinstance(answer, bool) or not isinstance(answer, int)):
+        raise InputError(_wrong("answer", answer, "a whole number"))
+    return check(Question(id, category.name, text.strip(), tuple(choices), answer), most)
+
+
+def _wrong(column: str, value: Any, wanted: str) -> str:
+    if value is None:
+        return f"column {column!r} is missing"
+    return f"column {column!r} holds {type(value).__name__}, wanted {wanted}"

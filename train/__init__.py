@@ -1,0 +1,1 @@
+"""The GPU side: questions in, one PEFT LoRA adapter per category out."""
