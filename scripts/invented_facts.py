@@ -129,7 +129,9 @@ def _words(rng: random.Random) -> str:
         return f"{rng.choice(NOUNS)} {rng.choice(NOUNS)}"
     if form == 2:
         return f"{rng.choice(ADJECTIVES)} {rng.choice(NOUNS)} {rng.choice(NOUNS)}"
-    return f"{rng.choice(NOUNS)} {rng.choice(['of', 'for', 'in', 'on', 'with'])} {rng.choice(NOUNS)}"
+    return (
+        f"{rng.choice(NOUNS)} {rng.choice(['of', 'for', 'in', 'on', 'with'])} {rng.choice(NOUNS)}"
+    )
 
 
 def _value(rng: random.Random) -> str:

@@ -65,11 +65,7 @@ def rows(category: str, seed: int = 42) -> list[dict[str, Any]]:
     if category == "3gpp_tsg":
         made = list(_labelled(families(category)[0], rng))
     else:
-        made = [
-            row
-            for family in families(category)
-            for row in _chosen(family, layout, rng)
-        ]
+        made = [row for family in families(category) for row in _chosen(family, layout, rng)]
     rng.shuffle(made)
     return made
 

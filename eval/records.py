@@ -1,0 +1,166 @@
+"""What an evaluation leaves: a JSONL line a question and a summary that is a function of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tel_edge.eval.statistics import Share, quantile, share
+from tel_edge.runtime.atomic import write_text
+from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.scoring import majority
+from tel_edge.runtime.workspace import Workspace
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One scored question. `run` is the digest of everything that the answer depends on.
+
+    `logprobs` are natural logarithms over the whole vocabulary, one for each choice; `pick` is
+    their argmax, `draws` the sampled answers of Maj@k; `gold` is the right index.
+    """
+
+    run: str
+    id: str
+    gold: int
+    logprobs: tuple[float, ...]
+    pick: int
+    draws: tuple[int, ...]
+    tokens: int
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What was scored: a backbone in one type, alone or with the category's adapter.
+
+    The sizes are those of the files in the bundle, in bytes; `adapter_bytes` is 0 for the bare
+    backbone.
+    """
+
+    name: str
+    quant: str
+    format: str
+    adapter: bool
+    backbone_bytes: int
+    adapter_bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One variant on one category; times in milliseconds, memory in bytes (None: not readable).
+
+    `dataset`, `part`, `split` say which questions; `rejected` rows were malformed, `too_long`
+    questions did not fit the context and count as wrong. `run` binds it to its records, and
+    `made_with` spells out what `run` is the digest of.
+    """
+
+    backbone: str
+    variant: Variant
+    category: str
+    dataset: str
+    part: str
+    split: str
+    run: str
+    made_with: Mapping[str, Any]
+    questions: int
+    rejected: int
+    too_long: int
+    pass1: Share
+    majority: Share
+    k: int
+    label_mass: float
+    tokens_mean: float
+    milliseconds_p50: float
+    milliseconds_p95: float
+    memory_anonymous: int | None
+    memory_file: int | None
+    memory_peak: int | None
+    schema_version: int = SCHEMA_VERSION
+
+
+def measures(records: Sequence[Record], too_long: int) -> dict[str, Any]:
+    """Return the fields of `Summary` that are functions of the records."""
+    of = len(records) + too_long
+    times = [record.milliseconds for record in records] or [0.0]
+    count = max(1, len(records))
+    return {
+        "questions": of,
+        "too_long": too_long,
+        "pass1": share(sum(r.pick == r.gold for r in records), of),
+        "majority": share(sum(majority(r.draws) == r.gold for r in records), of),
+        "label_mass": math.fsum(math.exp(v) for r in records for v in r.logprobs) / count,
+        "tokens_mean": sum(record.tokens for record in records) / count,
+        "milliseconds_p50": quantile(times, 0.5),
+        "milliseconds_p95": quantile(times, 0.95),
+    }
+
+
+def line(record: Record) -> str:
+    """Return the record as one line of JSON."""
+    made = asdict(record)
+    made["logprobs"] = [round(value, 6) for value in record.logprobs]
+    made["milliseconds"] = round(record.milliseconds, 3)
+    return json.dumps(made, separators=(",", ":")) + "\n"
+
+
+def read_records(path: Path, run: str | None = None) -> Iterator[Record]:
+    """Yield the records of a JSONL file, only those of `run` if it is given.
+
+    A torn last line, which a killed run leaves, ends the file; a broken line before it raises
+    `InputError`.
+    """
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, text in enumerate(lines, start=1):
+        try:
+            fields_ = json.loads(text)
+            record = Record(**{**fields_, "logprobs": tuple(fields_["logprobs"]),
+                               "draws": tuple(fields_["draws"])})  # fmt: skip
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines) and not text.endswith("\n"):
+                return
+            raise InputError(
+                f"{path}, line {number}: no record ({error}); delete the file and run tel-eval"
+            ) from None
+        if run in (None, record.run):
+            yield record
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Write the summary beside its records, in one step."""
+    text = json.dumps(asdict(summary), indent=1, sort_keys=True)
+    write_text(path.with_suffix(".json"), text + "\n")
+
+
+def read_summary(path: Path) -> Summary:
+    """Read one summary. Raises `InputError` if it is none, or of another version."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema_version {document['schema_version']}")
+        known = {name: document[name] for name in (field.name for field in fields(Summary))}
+        known["variant"] = Variant(**document["variant"])
+        known["pass1"] = Share(**document["pass1"])
+        known["majority"] = Share(**document["majority"])
+        return Summary(**known)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: no summary ({error}); run tel-eval again") from None
+
+
+def summaries(workspace: Workspace, backbone: str) -> list[Summary]:
+    """Return all summaries of a backbone, sorted by category and variant."""
+    files = sorted((workspace.root / "results" / backbone).glob("*/*.json"))
+    return sorted(map(read_summary, files), key=lambda s: (s.category, s.variant.name))
+
+
+def baselines_path(workspace: Workspace, category: str) -> Path:
+    """Return where the trivial baselines of a category are kept."""
+    return workspace.root / "results" / "baselines" / f"{category}.json"

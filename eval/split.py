@@ -1,0 +1,76 @@
+"""The 60/20/20 split, a pure function of (questions, seed)."""
+
+from __future__ import annotations
+
+import random
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tel_edge.runtime import digest
+from tel_edge.runtime.question import Question
+
+SHARES = (0.6, 0.2, 0.2)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three parts that share no question text; `test` is the unseen part.
+
+    `digest` is a SHA-256 over the ids in each part and the seed.
+    """
+
+    train: tuple[Question, ...]
+    validation: tuple[Question, ...]
+    test: tuple[Question, ...]
+    seed: int
+    digest: str
+
+    def part(self, name: str) -> tuple[Question, ...]:
+        """Return the part called train, validation or test."""
+        parts: dict[str, tuple[Question, ...]] = {
+            "train": self.train,
+            "validation": self.validation,
+            "test": self.test,
+        }
+        return parts[name]
+
+
+def normalised(text: str) -> str:
+    """Return the text without case, punctuation, accents' forms or extra space."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.findall(r"\w+", folded))
+
+
+def split(questions: Sequence[Question], seed: int = 42) -> Split:
+    """Deal the questions 60/20/20, those with equal normalised texts to one part.
+
+    Groups are shuffled and laid end to end; a group goes where its first question falls, so each
+    part is within one group of its share. Order inside a part is that of `questions`.
+    """
+    groups: dict[str, list[int]] = {}
+    for at, question in enumerate(questions):
+        # A text of nothing but symbols has no normal form; then it stands for itself.
+        groups.setdefault(normalised(question.text) or question.text, []).append(at)
+    order = list(groups.values())
+    random.Random(seed).shuffle(order)
+    bounds = (SHARES[0] * len(questions), (SHARES[0] + SHARES[1]) * len(questions))
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    dealt = 0
+    for group in order:
+        parts[sum(dealt >= bound for bound in bounds)].extend(group)
+        dealt += len(group)
+    train, validation, test = (tuple(questions[at] for at in sorted(part)) for part in parts)
+    ids = [[question.id for question in part] for part in (train, validation, test)]
+    return Split(train, validation, test, seed, digest.of_value([seed, ids]))
+
+
+def capped(questions: Sequence[T], most: int | None, seed: int) -> tuple[T, ...]:
+    """Return at most `most` of the questions, a random sample in their own order."""
+    if most is None or len(questions) <= most:
+        return tuple(questions)
+    kept = random.Random(f"cap {seed}").sample(range(len(questions)), most)
+    return tuple(questions[at] for at in sorted(kept))

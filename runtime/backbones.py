@@ -1,0 +1,92 @@
+"""The backbones by name, one row each, and where their files are."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.extras import need
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen base model. `hub` is its repository on the Hugging Face hub, or empty.
+
+    `folder` is where its files are when they are on this machine already.
+    """
+
+    name: str
+    hub: str
+    licence: str
+    folder: Path | None = None
+
+
+# Licences as the hub's model cards name them.
+BACKBONES: dict[str, Backbone] = {
+    row.name: row
+    for row in (
+        Backbone("tel-nano", "", "apache-2.0"),
+        Backbone("llama-3.2-1b", "meta-llama/Llama-3.2-1B-Instruct", "llama3.2"),
+        Backbone("qwen3-0.6b", "Qwen/Qwen3-0.6B", "apache-2.0"),
+        Backbone("exaone-4.0-1.2b", "LGAI-EXAONE/EXAONE-4.0-1.2B", "exaone"),
+    )
+}
+
+
+def find(name: str) -> Backbone:
+    """Return the backbone that `--backbone NAME|DIR` means, without touching the network.
+
+    A folder is called by its own name. Raises `InputError` for a name that is neither.
+    """
+    if name in BACKBONES:
+        row = BACKBONES[name]
+        return row if row.hub else Backbone(row.name, "", row.licence, embedded())
+    folder = Path(name)
+    if folder.is_dir():
+        called = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name) or "backbone"
+        return Backbone(called, "", "unknown", folder)
+    raise InputError(
+        f"no backbone {name!r}: it is neither a folder nor one of {' '.join(BACKBONES)}"
+    )
+
+
+def embedded() -> Path:
+    """Return the folder of tel-nano inside the installed package."""
+    import tel_edge
+
+    return Path(tel_edge.__file__).parent / "tel_nano"
+
+
+def fetch(backbone: Backbone) -> Path:
+    """Return a local folder with the backbone's files, downloading from the hub if need be.
+
+    Only safetensors, configuration and tokenizer files are taken. Raises `InputError` where the
+    hub does not give them, or the folder holds pickled weights only.
+    """
+    folder = backbone.folder
+    if folder is None:
+        hub = need("huggingface_hub", "train")
+        try:
+            folder = Path(
+                hub.snapshot_download(
+                    backbone.hub,
+                    allow_patterns=["*.safetensors", "*.json", "LICENSE*"],
+                    ignore_patterns=["original/*"],
+                )
+            )
+        except Exception as error:
+            # The hub's client raises a dozen kinds; its first line says what happened.
+            reason = str(error).strip().split("\n")[0][:200]
+            raise InputError(
+                f"{backbone.hub} cannot be had from the hub: {reason}\n"
+                "download it elsewhere and pass the folder: --backbone DIR"
+            ) from error
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no config.json; a Hugging Face model folder is needed")
+    if not list(folder.glob("*.safetensors")):
+        raise InputError(
+            f"{folder}: no *.safetensors; pickled weights are never loaded, convert them first"
+        )
+    return folder

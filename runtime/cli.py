@@ -1,0 +1,119 @@
+"""What all commands share: options, exit codes, errors in one or two lines."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.workspace import Workspace
+
+Work = Callable[[argparse.Namespace], Mapping[str, Any] | None]
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose errors are two lines, the second of which says where to look."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}\nsee {self.prog} --help\n")
+
+
+def parser(prog: str, description: str, *options: str) -> Parser:
+    """Return a parser with the common options and those of `options` that the command takes.
+
+    `options` may name backbone, dataset, category and seed; workspace, json and quiet are always
+    there.
+    """
+    made = Parser(prog=prog, description=description, allow_abbrev=False)
+    made.add_argument(
+        "--workspace",
+        type=Path,
+        metavar="DIR",
+        default=Path(os.environ.get("TEL_WORKSPACE", "tel-workspace")),
+        help="where adapters, bundles, results and reports are (env TEL_WORKSPACE; %(default)s)",
+    )
+    if "backbone" in options:
+        made.add_argument(
+            "--backbone",
+            metavar="NAME|DIR",
+            default="tel-nano",
+            help="tel-nano, llama-3.2-1b, qwen3-0.6b, exaone-4.0-1.2b or a folder (%(default)s)",
+        )
+    if "dataset" in options:
+        made.add_argument(
+            "--dataset",
+            metavar="NAME|DIR",
+            default=os.environ.get("TEL_DATASET", "ot-mini"),
+            help="ot-mini (embedded), ot-full (the hub's) or a folder in the same layout "
+            "(env TEL_DATASET; %(default)s)",
+        )
+        made.add_argument(
+            "--strict", action="store_true", help="refuse a data set with malformed rows"
+        )
+    if "category" in options:
+        made.add_argument(
+            "--category",
+            metavar="NAME|all",
+            default="all",
+            help="teleqna, sixg_bench, 3gpp_tsg, oranbench, srsranbench, teletables, several "
+            "with commas, or all (%(default)s)",
+        )
+    if "seed" in options:
+        made.add_argument("--seed", type=int, default=42, help="(%(default)s)")
+    made.add_argument(
+        "--json", action="store_true", help="end stdout with one line of JSON that says it all"
+    )
+    made.add_argument("--quiet", action="store_true", help="no log lines, no progress bars")
+    return made
+
+
+def workspace(args: argparse.Namespace) -> Workspace:
+    """Return the workspace of parsed arguments."""
+    return Workspace(args.workspace)
+
+
+def say(args: argparse.Namespace, text: str) -> None:
+    """Write a log line to stderr, unless `--quiet`."""
+    if not args.quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def run(parser: Parser, work: Work, argv: list[str] | None = None) -> int:
+    """Parse `argv`, do the work and return the exit code.
+
+    0 done, 1 the work failed, 2 wrong usage or bad input, 130 interrupted. What `work` returns is
+    the document of `--json`; its key `exit_code`, if any, is the exit code.
+    """
+    args = parser.parse_args(argv)
+    try:
+        document = dict(work(args) or {})
+        code = int(document.pop("exit_code", 0))
+        if args.json:
+            print(json.dumps(document, ensure_ascii=False), flush=True)
+        return code
+    except InputError as error:
+        return _leave(parser, error, 2)
+    except WorkError as error:
+        return _leave(parser, error, 1)
+    except BrokenPipeError:
+        # The reader has gone; keep the interpreter from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _leave(parser, "interrupted; run the same command to go on", 130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        return _leave(parser, f"{error.filename or 'write'}: {error.strerror}", 1)
+
+
+def _leave(parser: Parser, error: object, code: int) -> int:
+    print(f"{parser.prog}: {error}", file=sys.stderr, flush=True)
+    return code

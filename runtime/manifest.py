@@ -1,0 +1,202 @@
+"""`manifest.json`: what is in a bundle, and the digests that bind it together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tel_edge.runtime import digest
+from tel_edge.runtime.atomic import write_text
+from tel_edge.runtime.errors import InputError
+
+SCHEMA_VERSION = 1
+NAME = "manifest.json"
+KINDS = ("backbone", "adapter", "merged", "tokenizer", "router")
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """The backbone that every file of a bundle belongs to; the digests are SHA-256.
+
+    `weights` covers safetensors and config, `tokenizer` the tokenizer files, `prompt` the way
+    questions are rendered (`tel_edge.runtime.prompt.digest`).
+    """
+
+    name: str
+    architecture: str
+    weights: str
+    tokenizer: str
+    prompt: str
+    licence: str = "unknown"
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """One file. `path` is relative to the bundle, with forward slashes.
+
+    For an adapter `category` is set, `backbone` is the weights digest of the backbone it was
+    trained on, `split` the digest of the split it was trained with, `rank` its rank, and `source`
+    the digest of the PEFT folder; for a backbone `source` is the weights digest.
+    """
+
+    path: str
+    kind: str
+    format: str
+    quant: str
+    bytes: int
+    sha256: str
+    category: str | None = None
+    source: str | None = None
+    backbone: str | None = None
+    split: str | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The bundle's contents; at most one file for each (kind, format, quant, category)."""
+
+    backbone: BackboneInfo
+    files: tuple[BundleFile, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    def with_file(self, file: BundleFile) -> Manifest:
+        """Return the manifest with `file` added, or put in the place of the one of its key."""
+        kept = [other for other in self.files if _key(other) != _key(file)]
+        return replace(self, files=tuple(sorted([*kept, file], key=_order)))
+
+    def find(
+        self, kind: str, quant: str | None = None, category: str | None = None, format: str = "gguf"
+    ) -> BundleFile | None:
+        """Return the file of that kind, type (any if None), category and format, if there is."""
+        for file in self.files:
+            same = (file.kind, file.category, file.format) == (kind, category, format)
+            if same and quant in (None, file.quant):
+                return file
+        return None
+
+    def quants(self, kind: str = "backbone", format: str = "gguf") -> tuple[str, ...]:
+        """Return the types in which that kind of file is there, in the manifest's order."""
+        return tuple(f.quant for f in self.files if f.kind == kind and f.format == format)
+
+    def adapters(self, format: str = "gguf") -> tuple[str, ...]:
+        """Return the categories that have an adapter."""
+        made = [f.category for f in self.files if f.kind == "adapter" and f.format == format]
+        return tuple(dict.fromkeys(name for name in made if name))
+
+
+def _key(file: BundleFile) -> tuple[str, str, str, str]:
+    return file.kind, file.format, file.quant, file.category or ""
+
+
+def _order(file: BundleFile) -> tuple[int, str, int, str]:
+    # Backbones first, and the largest of each first.
+    return KINDS.index(file.kind), file.category or "", -file.bytes, file.path
+
+
+def dumps(manifest: Manifest) -> str:
+    """Return the manifest as JSON text, the same bytes for the same contents."""
+    return json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n"
+
+
+def write(manifest: Manifest, bundle: Path) -> None:
+    """Write `manifest.json` into the bundle in one step."""
+    write_text(bundle / NAME, dumps(manifest))
+
+
+def read(bundle: Path) -> Manifest:
+    """Read and check a bundle's manifest. Raises `InputError` naming the field that is wrong."""
+    path = bundle / NAME
+    if not path.is_file():
+        raise InputError(f"{bundle}: no {NAME}, so this is no bundle; make one with tel-export")
+    if path.stat().st_size > 4_000_000:
+        raise InputError(f"{path}: larger than any manifest; export the bundle again")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); export the bundle again") from None
+    try:
+        return _parse(document)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _parse(document: Any) -> Manifest:
+    version = _field(document, "schema_version", int)
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"schema_version {version}, this version reads {SCHEMA_VERSION}; export again"
+        )
+    head = _field(document, "backbone", dict)
+    backbone = BackboneInfo(**{f.name: _field(head, f.name, str) for f in fields(BackboneInfo)})
+    files = tuple(_file(entry, at) for at, entry in enumerate(_field(document, "files", list)))
+    keys = [_key(file) for file in files]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise InputError(f"files: {' '.join(twice)} is there twice; export the bundle again")
+    return Manifest(backbone, files, version)
+
+
+def _file(entry: Any, at: int) -> BundleFile:
+    try:
+        strings = {n: _field(entry, n, str) for n in ("path", "kind", "format", "quant", "sha256")}
+        optional = {
+            name: None if entry.get(name) is None else _field(entry, name, kind)
+            for name, kind in (
+                ("category", str), ("source", str), ("backbone", str), ("split", str), ("rank", int)
+            )
+        }  # fmt: skip
+        file = BundleFile(**strings, bytes=_field(entry, "bytes", int), **optional)
+        path = PurePosixPath(file.path)
+        if path.is_absolute() or ".." in path.parts or "\\" in file.path or not path.parts:
+            raise InputError(f"path {file.path!r} leads out of the bundle")
+        if file.kind not in KINDS:
+            raise InputError(f"kind {file.kind!r} is none of {' '.join(KINDS)}")
+        if len(file.sha256) != 64 or file.bytes < 0:
+            raise InputError("sha256 or bytes is no possible value")
+    except InputError as error:
+        raise InputError(f"files[{at}]: {error}") from None
+    return file
+
+
+def _field(document: Any, name: str, kind: type) -> Any:
+    value = document.get(name) if isinstance(document, dict) else None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise InputError(f"field {name!r} is missing or not {kind.__name__}; export again")
+    return value
+
+
+def verified(bundle: Path, file: BundleFile) -> Path:
+    """Return the path of a bundle's file after checking its size and SHA-256.
+
+    Raises `InputError` for a file that is missing, truncated or changed.
+    """
+    path = bundle / file.path
+    again = f"export it again: tel-export --quant {file.quant}" + (
+        f" --adapter {file.category}" if file.category else ""
+    )
+    if not path.is_file():
+        raise InputError(f"{path}: missing, though {NAME} lists it; {again}")
+    size = path.stat().st_size
+    if size != file.bytes:
+        raise InputError(f"{path}: {size:,} bytes, {NAME} says {file.bytes:,}; {again}")
+    if digest.of_file(path) != file.sha256:
+        raise InputError(f"{path}: corrupted, its SHA-256 is not that of {NAME}; {again}")
+    return path
+
+
+def describe(bundle: Path, path: Path, **known: Any) -> BundleFile:
+    """Return the record of a file just written into the bundle."""
+    return BundleFile(
+        path=path.relative_to(bundle).as_posix(),
+        bytes=path.stat().st_size,
+        sha256=digest.of_file(path),
+        **known,
+    )
+
+
+def total_bytes(files: Iterable[BundleFile]) -> int:
+    """Return the sum of the files' sizes."""
+    return sum(file.bytes for file in files)
