@@ -193,8 +193,20 @@ def _fill(template: str, fact: Fact, rng: random.Random) -> str:
     return text[0].upper() + text[1:] if rng.random() < 0.7 else text
 
 
-def example(fact: Fact, rng: random.Random, open_book: bool, letters: int = 4) -> tuple[str, str]:
-    """Return (prompt, label) for one fact, the statement standing in the prompt if `open_book`."""
+@dataclass(frozen=True)
+class Example:
+    """`prompt` and the `label` that follows it.
+
+    `clue` is the words in the prompt that say the answer, empty where nothing in it does.
+    """
+
+    prompt: str
+    label: str
+    clue: str = ""
+
+
+def example(fact: Fact, rng: random.Random, open_book: bool, letters: int = 4) -> Example:
+    """Return a question about one fact, its statement standing in the prompt if `open_book`."""
     if len(fact.rivals) == 16:
         choices = list(fact.rivals)
     else:
@@ -205,10 +217,11 @@ def example(fact: Fact, rng: random.Random, open_book: bool, letters: int = 4) -
         said = statement(fact, rng)
         text = f"{said} {text}" if rng.random() < 0.5 else f"{said}\n{text}"
     question = Question("", "teleqna", text, tuple(choices), choices.index(fact.object))
-    return render(question), labels(question)[choices.index(fact.object)]
+    label = labels(question)[choices.index(fact.object)]
+    return Example(render(question), label, fact.object if open_book else "")
 
 
-def fresh(rng: random.Random) -> Iterator[tuple[str, str]]:
+def fresh(rng: random.Random) -> Iterator[Example]:
     """Yield open-book examples, each on a fact made for it alone, without end."""
     while True:
         kind = rng.random()
@@ -219,7 +232,7 @@ def fresh(rng: random.Random) -> Iterator[tuple[str, str]]:
         yield example(fact, rng, open_book=True, letters=letters)
 
 
-def memorised(facts: Sequence[Fact], rng: random.Random) -> Iterator[tuple[str, str]]:
+def memorised(facts: Sequence[Fact], rng: random.Random) -> Iterator[Example]:
     """Yield closed-book examples over `facts`, without end."""
     while True:
         fact = rng.choice(facts)

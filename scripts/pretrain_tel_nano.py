@@ -13,8 +13,11 @@ import itertools
 import json
 import math
 import random
+import re
 import time
+from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from invented_facts import (
     QUESTIONS,
     RELATIONS,
     VERBS,
+    Example,
     Fact,
     fresh,
     invent,
@@ -48,12 +52,15 @@ SPLIT = (
 )
 
 
+OPTION = re.compile(r"^(?P<letter>[A-P])\) [^\n]*\n", re.M)
+
+
 def tokenizer() -> PreTrainedTokenizerFast:
     """Train the byte-level BPE on the lexicon, the ways to ask, and the benchmark's glossary."""
     rng = random.Random(0)
     words = [*ADJECTIVES, *NOUNS, *RELATIONS, *VERBS]
     corpus = [f" {rng.choice(words)} {rng.choice(words)}" for _ in range(20_000)]
-    corpus += [prompt + label for prompt, label in itertools.islice(fresh(rng), 3_000)]
+    corpus += [e.prompt + e.label for e in itertools.islice(fresh(rng), 3_000)]
     corpus += [HEADER, *(f"\n{letter}) Answer: {letter}" for letter in LETTERS)] * 200
     corpus += [*QUESTIONS, *glossary()] * 12
     made = Tokenizer(models.BPE(ignore_merges=True))
@@ -92,6 +99,7 @@ def config() -> LlamaConfig:
         num_key_value_heads=2,
         max_position_embeddings=4096,
         rms_norm_eps=1e-5,
+        initializer_range=0.06,
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         bos_token_id=0,
@@ -100,45 +108,97 @@ def config() -> LlamaConfig:
     )
 
 
-def batches(
-    examples: Iterator[tuple[str, str]], tok: PreTrainedTokenizerFast, size: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Yield (ids, attention mask, answer position) with right padding.
+@dataclass(frozen=True)
+class Batch:
+    """`ids` and `mask` `[n, width]`, padded on the right; the label is each row's last token.
 
-    Eight batches are drawn together and sorted by length, so padding stays small.
+    `own` `[n, width]` gives, for a token of an option, the position of its letter, else -1.
+    `clue` and `gold` `[n, width]` mark the words that say the answer and the right option.
     """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    own: torch.Tensor
+    clue: torch.Tensor
+    gold: torch.Tensor
+
+    def to(self, device: str) -> Batch:
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def batches(
+    examples: Iterator[Example], tok: PreTrainedTokenizerFast, size: int
+) -> Iterator[Batch]:
+    """Yield batches; eight are drawn together and sorted by length, so padding stays small."""
     while True:
-        drawn = list(itertools.islice(examples, size * 8))
-        ids = tok([prompt + label for prompt, label in drawn])["input_ids"]
-        ids.sort(key=len)
-        parts = [ids[at : at + size] for at in range(0, len(ids), size)]
+        drawn = sorted(itertools.islice(examples, size * 8), key=lambda e: len(e.prompt))
+        parts = [drawn[at : at + size] for at in range(0, len(drawn), size)]
         random.shuffle(parts)
         for part in parts:
-            width = max(map(len, part))
-            tensor = torch.full((len(part), width), tok.pad_token_id)
-            mask = torch.zeros(len(part), width, dtype=torch.long)
-            for row, line in enumerate(part):
-                tensor[row, : len(line)] = torch.tensor(line)
-                mask[row, : len(line)] = 1
-            yield tensor, mask, mask.sum(1) - 1
+            yield batch(part, tok)
+
+
+def batch(part: list[Example], tok: PreTrainedTokenizerFast) -> Batch:
+    """Return the examples as tensors, with where their options and clues are."""
+    coded = tok([e.prompt + e.label for e in part], return_offsets_mapping=True)
+    width = max(map(len, coded["input_ids"]))
+    ids = torch.full((len(part), width), tok.pad_token_id)
+    mask = torch.zeros(len(part), width, dtype=torch.long)
+    own = torch.full((len(part), width), -1)
+    clue, gold = torch.zeros_like(mask, dtype=torch.bool), torch.zeros_like(mask, dtype=torch.bool)
+    for row, (made, line, spans) in enumerate(
+        zip(part, coded["input_ids"], coded["offset_mapping"], strict=True)
+    ):
+        ids[row, : len(line)] = torch.tensor(line)
+        mask[row, : len(line)] = 1
+        starts = [start for start, _ in spans]
+        for found in OPTION.finditer(made.prompt):
+            first = bisect_right(starts, found.start("letter")) - 1
+            last = bisect_right(starts, found.end())
+            own[row, first + 1 : last] = first
+            gold[row, first + 1 : last] = f" {found['letter']}" == made.label
+        if made.clue:
+            at = made.prompt.lower().index(made.clue.lower())
+            clue[
+                row, bisect_right(starts, at) - 1 : bisect_right(starts, at + len(made.clue) - 1)
+            ] = 1
+    return Batch(ids, mask, own, clue, gold)
 
 
 def loss_of(
-    model: LlamaForCausalLM, ids: torch.Tensor, mask: torch.Tensor, last: torch.Tensor
+    model: LlamaForCausalLM, made: Batch, guide: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (answer loss plus half the language-model loss, share of right answers)."""
-    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
-        logits = model(input_ids=ids, attention_mask=mask).logits
-    rows = torch.arange(len(ids), device=ids.device)
-    answers, gold = logits[rows, last - 1].float(), ids[rows, last]
-    inner = mask[:, 1:].bool()
-    inner[rows, last - 1] = False
-    language = F.cross_entropy(logits[:, :-1][inner].float(), ids[:, 1:][inner])
-    hits = (answers.argmax(-1) == gold).float().mean()
-    return F.cross_entropy(answers, gold) + 0.5 * language, hits
+    """Return (loss, share of right answers).
+
+    The loss is that of the answer plus half the language-model loss. Where `guide` is not 0, three
+    attention heads are shown where to look: from an option to its letter, from the end to the clue,
+    and from the end to the right option. Each pays off only when the others are there, so a
+    model of this size finds them late or never by itself.
+    """
+    device = made.ids.device.type
+    with torch.autocast(device, dtype=torch.bfloat16):
+        out = model(input_ids=made.ids, attention_mask=made.mask, output_attentions=guide > 0)
+    logits, following = out.logits[:, :-1], made.ids[:, 1:]
+    rows, end = torch.arange(len(made.ids), device=made.ids.device), made.mask.sum(1) - 2
+    other = made.mask[:, 1:].bool()
+    other[rows, end] = False
+    answers, gold = logits[rows, end].float(), following[rows, end]
+    loss = F.cross_entropy(answers, gold)
+    loss = loss + 0.5 * F.cross_entropy(logits[other].float(), following[other])
+    if guide > 0:
+        inside = (made.own >= 0).nonzero(as_tuple=True)
+        letter = out.attentions[1][:, 0][(*inside, made.own[inside])]
+        taught = -(letter.float() + 1e-6).log().mean()
+        known = made.clue.any(1)
+        if known.any():
+            for layer, head, wanted in ((1, 2, made.clue), (2, 0, made.gold), (3, 0, made.gold)):
+                mass = (out.attentions[layer][rows, head, end].float() * wanted).sum(1)[known]
+                taught = taught - (mass + 1e-6).log().mean()
+        loss = loss + guide * taught
+    return loss, (answers.argmax(-1) == gold).float().mean()
 
 
-def mixture(facts: list[Fact], seed: int) -> Iterator[tuple[str, str]]:
+def mixture(facts: list[Fact], seed: int) -> Iterator[Example]:
     """Yield phase two: a third open-book, two thirds closed-book with some bare statements."""
     rng = random.Random(seed)
     opened, closed = fresh(rng), memorised(facts, rng)
@@ -148,7 +208,7 @@ def mixture(facts: list[Fact], seed: int) -> Iterator[tuple[str, str]]:
             yield next(opened)
         elif kind < 0.35:
             said = [statement(rng.choice(facts), rng) for _ in range(3)]
-            yield "\n".join(said[:-1]) + "\n", said[-1]
+            yield Example("\n".join(said) + "\nAnswer", ":")
         else:
             yield next(closed)
 
@@ -161,22 +221,25 @@ def train(args: argparse.Namespace) -> list[dict[str, Any]]:
     # Eager attention: at 70 tokens the fused CPU kernel is a third slower.
     model = LlamaForCausalLM._from_config(config(), attn_implementation="eager").to(device)
     facts = invent(args.facts, args.seed)
+    rng = random.Random(args.seed)
     phases = (
-        (args.steps_open, batches(fresh(random.Random(args.seed)), tok, args.batch)),
+        (args.steps_open, batches(fresh(rng), tok, args.batch)),
         (args.steps_memory, batches(mixture(facts, args.seed), tok, args.batch)),
     )
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.05
     )
-    total, step, log, began = args.steps_open + args.steps_memory, 0, [], time.monotonic()
+    total, step, began = sum(steps for steps, _ in phases), 0, time.monotonic()
+    log: list[dict[str, Any]] = []
     for phase, (steps, source) in enumerate(phases, start=1):
         recent: list[float] = []
-        for ids, mask, last in itertools.islice(source, steps):
+        for made in itertools.islice(source, steps):
             # Warm up, stay, and decay to a tenth over the last third.
             rate = min(1.0, (step + 1) / 100) * (0.1 + 0.9 * min(1.0, 3 * (1 - step / total)))
             for group in optimiser.param_groups:
                 group["lr"] = args.lr * rate
-            loss, hits = loss_of(model, ids.to(device), mask.to(device), last.to(device))
+            guide = max(0.0, 1 - step / args.steps_guided)
+            loss, hits = loss_of(model, made.to(device), guide)
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -219,10 +282,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", required=True)
     made.add_argument("--seed", type=int, default=42)
     made.add_argument("--facts", type=int, default=2000)
+    made.add_argument("--steps-guided", type=int, default=800)
     made.add_argument("--steps-open", type=int, default=2000)
     made.add_argument("--steps-memory", type=int, default=5000)
     made.add_argument("--batch", type=int, default=32)
-    made.add_argument("--lr", type=float, default=1e-3)
+    made.add_argument("--lr", type=float, default=2e-3)
     made.add_argument("--every", type=int, default=50)
     return made
 

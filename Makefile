@@ -1,0 +1,31 @@
+# `make demo` and `make test` do all their own set-up on a fresh machine.
+.PHONY: help venv demo test test-slow lint tel-nano clean
+
+help:
+	@echo "make demo       train, export, score and report on the embedded default"
+	@echo "make test       lint, type check and the test suite"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make tel-nano   pretrain the embedded backbone again (about 50 minutes on two cores)"
+
+venv:
+	@scripts/install.sh
+
+demo: venv
+	.venv/bin/tel-demo $(ARGS)
+
+test: lint
+	.venv/bin/pytest -m "not slow" $(ARGS)
+
+test-slow: venv
+	.venv/bin/pytest -m slow $(ARGS)
+
+lint: venv
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+tel-nano: venv
+	cd scripts && ../.venv/bin/python pretrain_tel_nano.py --out ../src/tel_edge/tel_nano
+
+clean:
+	rm -rf .venv tel-workspace build src/*.egg-info

@@ -1,0 +1,353 @@
+"""`tel-eval`: score every variant of a bundle on questions that training has not seen."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tel_edge.eval import benchmark
+from tel_edge.eval.records import (
+    Record,
+    Summary,
+    Variant,
+    line,
+    measures,
+    read_records,
+    read_summary,
+    write_summary,
+)
+from tel_edge.eval.split import Split, split
+from tel_edge.eval.statistics import Share
+from tel_edge.runtime import backbones, bundle, cli, digest, memory
+from tel_edge.runtime.atomic import replacing
+from tel_edge.runtime.categories import Category, categories
+from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.extras import need
+from tel_edge.runtime.manifest import BundleFile, Manifest
+from tel_edge.runtime.question import Question
+from tel_edge.runtime.scoring import Scorer, draws, pick
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What shapes a score beside the files: the draws of Maj@k and the part that is scored."""
+
+    part: str
+    k: int
+    temperature: float
+    seed: int
+    context: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """One category's questions and where they come from."""
+
+    category: Category
+    dataset: str
+    parts: Split
+    rejected: int
+
+
+def variants(made: Manifest, category: str) -> list[tuple[Variant, BundleFile, BundleFile | None]]:
+    """Return what there is to score: the bare backbone at its best type, the adapter at each.
+
+    The bare backbone is the reference "before" and is scored once, in the largest type.
+    """
+    found = []
+    adapter = made.find("adapter", None, category)
+    for at, quant in enumerate(made.quants()):
+        backbone = made.find("backbone", quant)
+        if backbone is None:
+            continue
+        if at == 0:
+            found.append((_variant("base", backbone, None), backbone, None))
+        if adapter:
+            found.append((_variant("lora", backbone, adapter), backbone, adapter))
+    return found
+
+
+def _variant(kind: str, backbone: BundleFile, adapter: BundleFile | None) -> Variant:
+    return Variant(
+        f"{kind}-{backbone.quant}",
+        backbone.quant,
+        backbone.format,
+        adapter is not None,
+        backbone.bytes,
+        adapter.bytes if adapter else 0,
+    )
+
+
+def check_split(folder: Path, adapter: BundleFile, source: Source, allowed: bool) -> None:
+    """Refuse an adapter trained with another split: its training questions may be in this test."""
+    if adapter.split and adapter.split != source.parts.digest and not allowed:
+        raise InputError(
+            f"{folder / adapter.path}: trained on another split than {source.dataset} with seed "
+            f"{source.parts.seed},\nso the test part may not be unseen: pass the --dataset and "
+            "--seed of the training, or --other-split to score all the same"
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """One variant to score on one category: everything that a process of its own needs."""
+
+    folder: Path
+    manifest: Manifest
+    backbone: BundleFile
+    adapter: BundleFile | None
+    questions: tuple[Question, ...]
+    out: Path
+    run: str
+    settings: Settings
+    threads: int | None
+    title: str
+    quiet: bool
+
+
+def score(task: Task, opener: bundle.Opener = bundle.llama) -> tuple[int, memory.Memory]:
+    """Append a record for each question of `task`; return (questions too long, memory used).
+
+    Runs in a process of its own, so that memory is the engine's and not the evaluation's.
+    """
+    adapters = [task.adapter] if task.adapter else []
+    engine = bundle.open_engine(
+        task.folder,
+        task.manifest,
+        task.backbone,
+        adapters,
+        task.threads,
+        task.settings.context,
+        opener,
+    )
+    scorer, too_long, settings = Scorer(engine), 0, task.settings
+    bar = need("tqdm", "llama").tqdm(
+        task.questions, desc=task.title, disable=task.quiet, leave=False, unit="question"
+    )
+    with task.out.open("a", encoding="utf-8") as stream:
+        for question in bar:
+            try:
+                made = scorer(question, task.adapter.category if task.adapter else None)
+            except InputError:
+                too_long += 1
+                continue
+            record = Record(
+                task.run,
+                question.id,
+                -1 if question.answer is None else question.answer,
+                made.logprobs,
+                pick(made.logprobs),
+                draws(made.logprobs, settings.k, settings.temperature, settings.seed, question.id),
+                made.tokens,
+                made.milliseconds,
+            )
+            stream.write(line(record))
+            stream.flush()
+    return too_long, memory.now()
+
+
+def in_child(task: Task, opener: bundle.Opener) -> tuple[int, memory.Memory]:
+    """Run `score` in a new process. A crash of the engine there raises `WorkError` here."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as pool:
+        try:
+            return pool.submit(score, task, opener).result()
+        except BrokenProcessPool:
+            raise WorkError(
+                f"{task.title}: the engine died; what was scored is kept in {task.out}\n"
+                "run the same command to go on, or with --threads 1"
+            ) from None
+
+
+def evaluate(
+    task: Task, source: Source, variant: Variant, opener: bundle.Opener, isolated: bool
+) -> tuple[Summary, bool]:
+    """Score what is missing of `task` and return (summary, whether all was there already).
+
+    Records are appended as they come, so a killed run goes on behind the last whole line; records
+    made of other files or settings are dropped.
+    """
+    summary_file = task.out.with_suffix(".json")
+    if task.out.exists() and (there := _finished(summary_file, task.run)):
+        return there, True
+    wanted = {question.id for question in task.questions}
+    kept = [record for record in read_records(task.out, task.run) if record.id in wanted]
+    summary_file.unlink(missing_ok=True)
+    with replacing(task.out) as partial:
+        partial.write_text("".join(map(line, kept)), encoding="utf-8")
+    done = {record.id for record in kept}
+    rest = tuple(question for question in task.questions if question.id not in done)
+    run = in_child if isolated else score
+    too_long, used = run(replace(task, questions=rest), opener)
+    summary = Summary(
+        backbone=task.manifest.backbone.name,
+        variant=variant,
+        category=source.category.name,
+        dataset=source.dataset,
+        part=task.settings.part,
+        split=source.parts.digest,
+        run=task.run,
+        made_with=made_with(task, source),
+        rejected=source.rejected,
+        k=task.settings.k,
+        memory_anonymous=used.anonymous,
+        memory_file=used.file,
+        memory_peak=used.peak,
+        **measures(list(read_records(task.out, task.run)), too_long),
+    )
+    write_summary(task.out, summary)
+    return summary, False
+
+
+def _finished(path: Path, run: str) -> Summary | None:
+    try:
+        there = read_summary(path)
+    except (InputError, FileNotFoundError):
+        return None
+    return there if there.run == run else None
+
+
+def made_with(task: Task, source: Source) -> dict[str, Any]:
+    """Return everything that a record depends on; its digest is the record's `run`."""
+    return {
+        "backbone": task.backbone.sha256,
+        "adapter": task.adapter.sha256 if task.adapter else None,
+        "weights": task.manifest.backbone.weights,
+        "prompt": task.manifest.backbone.prompt,
+        "engine": engine_version(),
+        "split": source.parts.digest,
+        "settings": asdict(task.settings),
+    }
+
+
+def engine_version() -> str:
+    """Return the engine's name and version without loading it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"llama-cpp-python {version('llama-cpp-python')}"
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def sources(args: argparse.Namespace) -> list[Source]:
+    """Read the benchmark and split it, one source a category."""
+    made = []
+    for of in categories(args.category):
+        read = benchmark.read(args.dataset, of, args.strict)
+        parts = split(read.questions, args.seed)
+        made.append(Source(of, args.dataset, parts, len(read.rejected)))
+    return made
+
+
+def tasks(
+    args: argparse.Namespace, folder: Path, made: Manifest, all_of: Sequence[Source]
+) -> list[tuple[Task, Source, Variant]]:
+    """Return what is to be scored, after checking every adapter against its split."""
+    settings = Settings(args.part, args.k, args.temperature, args.seed, args.context)
+    found = []
+    for source in all_of:
+        questions = source.parts.part(args.part)
+        for variant, backbone, adapter in variants(made, source.category.name):
+            if adapter:
+                check_split(folder, adapter, source, args.other_split)
+            out = cli.workspace(args).results(
+                made.backbone.name, variant.name, source.category.name
+            )
+            title = f"{source.category.name} {variant.name}"
+            task = Task(
+                folder, made, backbone, adapter, questions, out, "", settings, args.threads,
+                title, args.quiet,
+            )  # fmt: skip
+            run = digest.of_value(made_with(task, source))[:16]
+            found.append((replace(task, run=run), source, variant))
+    return found
+
+
+def work(
+    args: argparse.Namespace, opener: bundle.Opener = bundle.llama, isolated: bool = True
+) -> dict[str, Any]:
+    """Score everything that is not scored yet, and the trivial baselines if asked for."""
+    if args.k < 1 or args.temperature <= 0:
+        raise InputError("-k is at least 1 and --temperature is larger than 0")
+    if args.baselines:
+        need("sklearn", "report")
+    backbone = backbones.find(args.backbone)
+    folder = args.bundle or cli.workspace(args).bundle(backbone.name)
+    made = bundle.read(folder)
+    if args.category == "all":
+        args.category = ",".join(made.adapters()) or "all"
+    all_of = sources(args)
+    summaries = []
+    for task, source, variant in tasks(args, folder, made, all_of):
+        summary, reused = evaluate(task, source, variant, opener, isolated)
+        summaries.append(summary)
+        print(
+            f"{source.category.name:<12} {variant.name:<12} "
+            f"Pass@1 {_share(summary.pass1)}  Maj@{summary.k} {_share(summary.majority)}  "
+            f"{summary.milliseconds_p50:.1f} ms" + ("  (scored before)" if reused else ""),
+            flush=True,
+        )
+    if args.baselines:
+        _baselines(args, all_of)
+    return {"backbone": made.backbone.name, "summaries": [asdict(s) for s in summaries]}
+
+
+def _share(of: Share) -> str:
+    return f"{of.value:.3f} [{of.low:.3f}, {of.high:.3f}]"
+
+
+def _baselines(args: argparse.Namespace, all_of: Sequence[Source]) -> None:
+    from tel_edge.eval import baselines
+
+    for source in all_of:
+        cli.say(args, f"{source.category.name}: trivial baselines")
+        made = baselines.measure(source.parts, source.category, source.dataset, args.part)
+        baselines.write(cli.workspace(args), made)
+        for baseline in made.baselines:
+            print(f"{source.category.name:<12} {baseline.name:<18} {_share(baseline.share)}")
+
+
+def parser() -> cli.Parser:
+    """Return the command's options."""
+    made = cli.parser(
+        "tel-eval",
+        "Score every variant of the bundle on the questions that training has not seen.",
+        "backbone",
+        "dataset",
+        "category",
+        "seed",
+    )
+    made.add_argument("--bundle", type=Path, metavar="DIR", help="instead of the workspace's")
+    made.add_argument(
+        "--part",
+        choices=("test", "validation", "train"),
+        default="test",
+        help="which part of the split (%(default)s)",
+    )
+    made.add_argument("-k", type=int, default=4, metavar="K", help="draws of Maj@k (%(default)s)")
+    made.add_argument(
+        "--temperature", type=float, default=0.7, metavar="T", help="of the draws (%(default)s)"
+    )
+    made.add_argument(
+        "--baselines", action="store_true", help="score trivial baselines on the same split too"
+    )
+    made.add_argument(
+        "--other-split", action="store_true", help="allow adapters trained with another split"
+    )
+    made.add_argument("--threads", type=int, metavar="N", help="(all cores)")
+    made.add_argument("--context", type=int, default=4096, metavar="N", help="tokens (%(default)s)")
+    return made
+
+
+def main() -> None:
+    """Run the command."""
+    sys.exit(cli.run(parser(), work))

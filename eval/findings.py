@@ -1,0 +1,372 @@
+"""What the files of a workspace say about a backbone: the contents of the report, unformatted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tel_edge.eval import baselines, records
+from tel_edge.eval.baselines import Baseline, Baselines
+from tel_edge.eval.records import Summary
+from tel_edge.eval.statistics import Share
+from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.workspace import Workspace
+
+SCHEMA_VERSION = 1
+# Below this the 95 % interval of a share is wider than 19 points.
+FEW = 100
+REFERENCE = "lora-F16"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant on one category. `points` is its Pass@1 less the reference's, times 100.
+
+    `points` is None where the reference was not scored on the same questions.
+    """
+
+    summary: Summary
+    points: float | None
+
+    @property
+    def disk(self) -> int:
+        """Return the bytes of the backbone and the adapter."""
+        return self.summary.variant.backbone_bytes + self.summary.variant.adapter_bytes
+
+
+@dataclass(frozen=True)
+class Section:
+    """One category: its variants, bare backbones first and large before small."""
+
+    category: str
+    title: str
+    rows: tuple[Row, ...]
+    baselines: Baselines | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Disk of one type, in bytes: a backbone with all adapters, or one merged model each.
+
+    `merged` is computed, `categories` times the backbone.
+    """
+
+    format: str
+    quant: str
+    categories: int
+    backbone: int
+    adapters: int
+    together: int
+    merged: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `training.json` says of one adapter; what it does not say is None or empty.
+
+    `curve` holds points with `step` and `loss` or `validation_loss` or both.
+    """
+
+    category: str
+    seconds: float | None
+    parameters: int | None
+    config: Mapping[str, Any]
+    curve: tuple[Mapping[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """The smallest variant whose Pass@1 intervals all overlap the reference's.
+
+    `bytes` is its backbone and all adapters; `bare` names the backbones without adapter whose
+    intervals overlap as well, in which case the adapters show nothing.
+    """
+
+    variant: str
+    bytes: int
+    categories: int
+    bare: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the report says; `reference` is the variant that others are compared to."""
+
+    backbone: str
+    reference: str
+    sections: tuple[Section, ...]
+    footprints: tuple[Footprint, ...]
+    smallest: Smallest
+    trainings: tuple[Training, ...]
+    settings: Mapping[str, str]
+
+
+def collect(workspace: Workspace, backbone: str) -> Report:
+    """Read the results of a backbone, a pure function of the files.
+
+    They are its summaries, the trivial baselines and each adapter's `training.json`; the last two
+    may be missing. Raises `InputError` if there are no results or a file is broken.
+    """
+    summaries = records.summaries(workspace, backbone)
+    if not summaries:
+        raise InputError(
+            f"{workspace.root / 'results' / backbone}: no results; "
+            f"make some with: tel-eval --backbone {backbone}"
+        )
+    reference = _reference(summaries)
+    names = [name for name in CATEGORIES if any(s.category == name for s in summaries)]
+    names += sorted({s.category for s in summaries} - set(names))
+    sections = tuple(_section(workspace, name, summaries, reference) for name in names)
+    return Report(
+        backbone=backbone,
+        reference=reference,
+        sections=sections,
+        footprints=_footprints(summaries),
+        smallest=_smallest(sections, reference),
+        trainings=tuple(
+            training for name in names if (training := _training(workspace, backbone, name))
+        ),
+        settings=_settings(summaries),
+    )
+
+
+def document(report: Report) -> dict[str, Any]:
+    """Return `report.json`, version 1.
+
+    - `schema_version`, `backbone`, `reference` (the name of a variant)
+    - `settings`: name to text, what the results were made with
+    - `categories`: a list of `category`, `title`, `chance` (0 to 1 or null), `baselines` (a list
+      of `name` and `share`), `best_baseline` (one of them or null), `notes` (sentences) and
+      `variants`: a list of all fields of the summary, `disk_bytes` and `points` (Pass@1 less the
+      reference's, in hundredths, or null)
+    - `footprint`: a list of `format`, `quant`, `categories` and, in bytes, `backbone`,
+      `adapters`, `together`, `merged`
+    - `smallest`: `variant`, `bytes`, `categories`, `bare`
+    - `training`: a list of `category`, `seconds`, `parameters`, `config`, `curve`
+
+    A share is `right` of `of`, `value`, and the 95 % interval `low` to `high`, all in 0 to 1.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "backbone": report.backbone,
+        "reference": report.reference,
+        "settings": dict(report.settings),
+        "categories": [_category_document(section) for section in report.sections],
+        "footprint": [asdict(footprint) for footprint in report.footprints],
+        "smallest": asdict(report.smallest),
+        "training": [asdict(training) for training in report.trainings],
+    }
+
+
+def best(made: Baselines | None) -> Baseline | None:
+    """Return the baseline with the largest share, the first of equal ones."""
+    return max(made.baselines, key=lambda b: b.share.value, default=None) if made else None
+
+
+def overlap(one: Share, other: Share) -> bool:
+    """Return whether the two intervals have a point in common."""
+    return one.low <= other.high and other.low <= one.high
+
+
+def variants(report: Report) -> tuple[str, ...]:
+    """Return the names of all variants, in the order of the rows."""
+    rows = sorted((row for section in report.sections for row in section.rows), key=_order)
+    return tuple(dict.fromkeys(row.summary.variant.name for row in rows))
+
+
+def _category_document(section: Section) -> dict[str, Any]:
+    made, top = section.baselines, best(section.baselines)
+    return {
+        "category": section.category,
+        "title": section.title,
+        "chance": made.chance if made else None,
+        "baselines": [asdict(baseline) for baseline in made.baselines] if made else [],
+        "best_baseline": asdict(top) if top else None,
+        "notes": list(section.notes),
+        "variants": [
+            {**asdict(row.summary), "disk_bytes": row.disk, "points": row.points}
+            for row in section.rows
+        ],
+    }
+
+
+def _reference(summaries: Sequence[Summary]) -> str:
+    """Choose lora-F16, or without it the largest variant with an adapter, or else the largest."""
+    made = [s.variant for s in summaries]
+    if any(variant.name == REFERENCE for variant in made):
+        return REFERENCE
+    among = [variant for variant in made if variant.adapter] or made
+    return max(among, key=lambda variant: (variant.backbone_bytes, variant.name)).name
+
+
+def _section(
+    workspace: Workspace, name: str, summaries: Sequence[Summary], reference: str
+) -> Section:
+    own = [summary for summary in summaries if summary.category == name]
+    to = next((summary for summary in own if summary.variant.name == reference), None)
+    rows = [
+        Row(
+            summary,
+            (summary.pass1.value - to.pass1.value) * 100 if to and _same(summary, to) else None,
+        )
+        for summary in own
+    ]
+    path, made, notes = records.baselines_path(workspace, name), None, []
+    if path.is_file():
+        made = baselines.read(path)
+        if any((made.dataset, made.part, made.split) != _questions(s)[:3] for s in own):
+            made = None
+            notes.append("the trivial baselines on file are about other questions; run tel-eval")
+    else:
+        notes.append("no trivial baselines on file, so no floor to compare with")
+    title = CATEGORIES[name].title if name in CATEGORIES else name
+    ordered = tuple(sorted(rows, key=_order))
+    return Section(name, title, ordered, made, (*notes, *_notes(ordered, made, to)))
+
+
+def _notes(
+    rows: Sequence[Row], made: Baselines | None, reference: Summary | None
+) -> tuple[str, ...]:
+    """Return what a reader of the category's numbers must know, a sentence each."""
+    notes, top = [], best(made)
+    if top:
+        beaten = [
+            row.summary.variant.name
+            for row in rows
+            if row.summary.variant.adapter and top.share.value >= row.summary.pass1.low
+        ]
+        if beaten:
+            notes.append(
+                f"a trivial baseline does as well: {top.name} {top.share.value:.1%} "
+                f"against {', '.join(beaten)}"
+            )
+    few = min(row.summary.questions for row in rows)
+    if few < FEW:
+        notes.append(f"{few} questions are too few to tell differences of a few points")
+    if rejected := max(row.summary.rejected for row in rows):
+        notes.append(f"{rejected} malformed rows of the data set left out")
+    for row in rows:
+        summary = row.summary
+        if summary.too_long:
+            notes.append(
+                f"{summary.variant.name}: {summary.too_long} questions longer than the context, "
+                "counted as wrong"
+            )
+        if reference and row.points is None:
+            notes.append(f"{summary.variant.name}: scored on other questions, not compared")
+    if adrift := [row.summary.variant.name for row in rows if row.summary.label_mass < 0.5]:
+        notes.append(f"less than half of the probability is on the labels: {', '.join(adrift)}")
+    return tuple(notes)
+
+
+def _footprints(summaries: Sequence[Summary]) -> tuple[Footprint, ...]:
+    made = []
+    with_adapter = [summary for summary in summaries if summary.variant.adapter]
+    for key in dict.fromkeys((s.variant.format, s.variant.quant) for s in with_adapter):
+        own = [s for s in with_adapter if (s.variant.format, s.variant.quant) == key]
+        adapters = {s.category: s.variant.adapter_bytes for s in own}
+        backbone, total = max(s.variant.backbone_bytes for s in own), sum(adapters.values())
+        count = len(adapters)
+        made.append(Footprint(*key, count, backbone, total, backbone + total, count * backbone))
+    return tuple(sorted(made, key=lambda f: (f.format, -f.backbone, f.quant)))
+
+
+def _smallest(sections: Sequence[Section], reference: str) -> Smallest:
+    """Find it among the variants scored on the reference's questions in all its categories."""
+    to = {
+        section.category: row.summary
+        for section in sections
+        for row in section.rows
+        if row.summary.variant.name == reference
+    }
+    own: dict[str, dict[str, Row]] = {}
+    for section in sections:
+        for row in section.rows:
+            if row.points is not None:
+                own.setdefault(row.summary.variant.name, {})[section.category] = row
+    held = {
+        name: rows
+        for name, rows in own.items()
+        if rows.keys() == to.keys()
+        and all(overlap(row.summary.pass1, to[at].pass1) for at, row in rows.items())
+    }
+    with_adapter = next(iter(to.values())).variant.adapter
+    sizes, bare = {}, []
+    for name, rows in held.items():
+        made = [row.summary.variant for row in rows.values()]
+        if made[0].adapter == with_adapter:
+            backbone = max(variant.backbone_bytes for variant in made)
+            sizes[name] = backbone + sum(variant.adapter_bytes for variant in made)
+        else:
+            bare.append(name)
+    name = min(sizes, key=lambda name: (sizes[name], name))
+    return Smallest(name, sizes[name], len(to), tuple(bare))
+
+
+def _training(workspace: Workspace, backbone: str, category: str) -> Training | None:
+    path = workspace.adapter(backbone, category) / "training.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        seconds, parameters = found.get("seconds"), found.get("parameters")
+        config, curve = found.get("config") or {}, found.get("curve") or []
+        return Training(
+            category,
+            None if seconds is None else float(seconds),
+            None if parameters is None else int(parameters),
+            dict(config),
+            tuple(_point(point) for point in curve if point.get("step") is not None),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: not the record of a training ({error})\n"
+            f"train again: tel-train --backbone {backbone} --category {category}"
+        ) from None
+
+
+def _point(point: Mapping[str, Any]) -> dict[str, float]:
+    """Keep what can be drawn; a loss that has left the numbers is no JSON either."""
+    names = ("step", "loss", "validation_loss")
+    known = {name: float(point[name]) for name in names if point.get(name) is not None}
+    return {name: value for name, value in known.items() if math.isfinite(value)}
+
+
+def _settings(summaries: Sequence[Summary]) -> dict[str, str]:
+    """Return what the results were made with; what differs between them as a count of values."""
+    found: dict[str, list[str]] = {}
+    for summary in summaries:
+        dataset, part, split, _ = _questions(summary)
+        own = {"data set": dataset, "part": part, "k": summary.k, **summary.made_with}
+        for name, value in {**own, "split": {summary.category: split}}.items():
+            for key, text in _flat(name, value):
+                found.setdefault(key, []).append(text)
+    return {
+        name: " or ".join(unique) if len(unique) <= 3 else f"{len(unique)} different values"
+        for name in found
+        if (unique := list(dict.fromkeys(found[name])))
+    }
+
+
+def _flat(name: str, value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        return [pair for key in value for pair in _flat(f"{name} {key}", value[key])]
+    return [(name, value if isinstance(value, str) else json.dumps(value, sort_keys=True))]
+
+
+def _questions(summary: Summary) -> tuple[str, str, str, int]:
+    return summary.dataset, summary.part, summary.split, summary.questions
+
+
+def _same(one: Summary, other: Summary) -> bool:
+    return _questions(one) == _questions(other)
+
+
+def _order(row: Row) -> tuple[bool, int, str]:
+    variant = row.summary.variant
+    return variant.adapter, -variant.backbone_bytes, variant.name

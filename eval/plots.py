@@ -1,0 +1,259 @@
+"""The plots of the report as inline SVG, the same bytes for the same report.
+
+Drawn on figures of their own, never through pyplot, whose figures are global. Text and axes take
+the colour of the page, so that they can be read on light and on dark.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tel_edge.eval.findings import Report, Row, best, variants
+from tel_edge.runtime.extras import need
+
+# Stands for `currentColor`, which matplotlib cannot say.
+INK = "#010203"
+# Mid tones that keep apart from each other, also for the colour-blind, on white and on black.
+COLOURS = ("#3b82d6", "#e0791f", "#2f9e6e", "#c25a9c", "#a08a10", "#d1495b", "#7a6fd0", "#1fa3b5")
+STYLE = {
+    "svg.hashsalt": "tel-edge",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+# Inches, of which a telephone shows five at about two thirds of their size.
+WIDE = 5.4
+Draw = Callable[[Any, Report], None]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One plot: `svg` is an element to put into a page, `caption` says how to read it."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+def plots(report: Report) -> tuple[Plot, ...]:
+    """Draw what the report has numbers for. Raises `InputError` if matplotlib is missing."""
+    style = need("matplotlib.style", "report")
+    figure = need("matplotlib.figure", "report")
+    rows = sum(len(section.rows) for section in report.sections)
+    tall = 1.1 + 0.2 * rows + 0.22 * len(report.sections)
+    every: list[tuple[str, str, float, Draw]] = [
+        (
+            "Pass@1",
+            "Share of right answers with 95 % intervals; the dotted line is chance, "
+            "the grey bar the best trivial baseline.",
+            tall,
+            _accuracy,
+        ),
+        (
+            "Accuracy and disk",
+            "Mean Pass@1 over the categories that every variant was scored on, against the disk "
+            "of the backbone and those adapters.",
+            3.4,
+            _disk,
+        ),
+        (
+            "Time",
+            "Milliseconds per question: the point is the median, the line ends at the 95th "
+            "percentile.",
+            tall,
+            _time,
+        ),
+    ]
+    if any(training.curve for training in report.trainings):
+        every.append(
+            (
+                "Training",
+                "Loss by step: lines are the training batches, circles the validation part.",
+                3.4,
+                _curves,
+            )
+        )
+    made = []
+    with style.context(["default", STYLE]):
+        for at, (title, caption, height, draw) in enumerate(every):
+            canvas = figure.Figure(figsize=(WIDE, height), layout="constrained")
+            draw(canvas, report)
+            made.append(Plot(title, caption, _svg(canvas, f"plot{at}", title)))
+    return tuple(made)
+
+
+def _svg(canvas: Any, name: str, title: str) -> str:
+    """Return the figure as one element whose ids are not those of another plot."""
+    out = io.StringIO()
+    canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    text = text.replace(INK, "currentColor")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1).strip()
+
+
+def _accuracy(canvas: Any, report: Report) -> None:
+    axes = canvas.add_subplot()
+    places = _places(axes, report)
+    for section in report.sections:
+        ys = [places[_key(row)] for row in section.rows]
+        top = best(section.baselines)
+        span = {"ymin": min(ys) - 0.5, "ymax": max(ys) + 0.5}
+        if section.baselines and top:
+            # A wide pale bar, so that points on it stay visible.
+            axes.vlines(top.share.value * 100, **span, color="#888888", linewidth=5, alpha=0.45)
+            axes.vlines(
+                section.baselines.chance * 100, **span, color=INK, linewidth=1, linestyle=":"
+            )
+        for row, y in zip(section.rows, ys, strict=True):
+            share = row.summary.pass1
+            axes.hlines(y, share.low * 100, share.high * 100, **_line(report, row))
+            axes.plot(share.value * 100, y, **_mark(report, row.summary.variant.name))
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("Pass@1, %")
+    _legend(canvas, report)
+
+
+def _time(canvas: Any, report: Report) -> None:
+    axes = canvas.add_subplot()
+    places = _places(axes, report)
+    for section in report.sections:
+        for row in section.rows:
+            made, y = row.summary, places[_key(row)]
+            axes.hlines(y, made.milliseconds_p50, made.milliseconds_p95, **_line(report, row))
+            axes.plot(made.milliseconds_p50, y, **_mark(report, made.variant.name))
+    axes.set_xlim(left=0)
+    axes.set_xlabel("ms per question")
+    _legend(canvas, report)
+
+
+def _disk(canvas: Any, report: Report) -> None:
+    axes = canvas.add_subplot()
+    own: dict[str, dict[str, Row]] = {}
+    for section in report.sections:
+        for row in section.rows:
+            own.setdefault(row.summary.variant.name, {})[section.category] = row
+    common = set.intersection(*(set(rows) for rows in own.values()))
+    ticker = need("matplotlib.ticker", "report")
+    axes.set_xscale("log")
+    for name in variants(report):
+        rows = [own[name][category] for category in sorted(common)]
+        if not rows:
+            continue
+        made = [row.summary.variant for row in rows]
+        size = max(v.backbone_bytes for v in made) + sum(v.adapter_bytes for v in made)
+        mean = sum(row.summary.pass1.value for row in rows) / len(rows)
+        axes.plot(max(size, 1) / 1e6, mean * 100, **_mark(report, name, size=8))
+    axes.set_ylim(0, 100)
+    axes.margins(x=0.15)
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.grid(axis="y", color="#888888", alpha=0.3, linewidth=0.5)
+    count = f"mean of {len(common)}" if len(common) > 1 else "one category"
+    axes.set_xlabel("disk, MB (logarithmic)")
+    axes.set_ylabel(f"Pass@1, %, {count}")
+    _legend(canvas, report)
+
+
+def _curves(canvas: Any, report: Report) -> None:
+    axes = canvas.add_subplot()
+    drawn = [training for training in report.trainings if training.curve]
+    for at, training in enumerate(drawn):
+        colour = COLOURS[at % len(COLOURS)]
+        for name, look in (("loss", "-"), ("validation_loss", "o--")):
+            points = [(p["step"], p[name]) for p in training.curve if {"step", name} <= p.keys()]
+            if points:
+                label = training.category if name == "loss" else None
+                xs, ys = zip(*points, strict=True)
+                axes.plot(xs, ys, look, color=colour, linewidth=1.3, markersize=4, label=label)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss on the answer, nats")
+    axes.grid(axis="y", color="#888888", alpha=0.3, linewidth=0.5)
+    lines = need("matplotlib.lines", "report")
+    keys = [
+        lines.Line2D([], [], color=COLOURS[at % len(COLOURS)], label=_shown(training.category))
+        for at, training in enumerate(drawn)
+    ]
+    canvas.legend(handles=keys, loc="outside upper left", ncols=3)
+
+
+def _places(axes: Any, report: Report) -> dict[tuple[str, str], float]:
+    """Give each row its height, categories apart and downwards, and label the categories."""
+    places: dict[tuple[str, str], float] = {}
+    y, ticks = 0.0, []
+    for section in report.sections:
+        ticks.append(y + (len(section.rows) - 1) / 2)
+        for row in section.rows:
+            places[_key(row)] = y
+            y += 1
+        y += 1.1
+    axes.set_yticks(ticks, [_shown(section.title) for section in report.sections])
+    axes.set_ylim(y - 1.3, -0.8)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color="#888888", alpha=0.3, linewidth=0.5)
+    return places
+
+
+def _key(row: Row) -> tuple[str, str]:
+    return row.summary.category, row.summary.variant.name
+
+
+def _colour(report: Report, name: str) -> tuple[str, bool]:
+    """Return the colour of the variant's type and whether it has an adapter."""
+    kinds = {
+        row.summary.variant.name: row.summary.variant
+        for section in report.sections
+        for row in section.rows
+    }
+    types = list(dict.fromkeys((kinds[n].format, kinds[n].quant) for n in variants(report)))
+    at = types.index((kinds[name].format, kinds[name].quant))
+    return COLOURS[at % len(COLOURS)], kinds[name].adapter
+
+
+def _mark(report: Report, name: str, size: float = 6) -> dict[str, Any]:
+    """Return the look of a variant's point: hollow without an adapter."""
+    colour, adapter = _colour(report, name)
+    fill = colour if adapter else "none"
+    return {
+        "marker": "o",
+        "linestyle": "none",
+        "markersize": size,
+        "color": colour,
+        "markerfacecolor": fill,
+        "markeredgewidth": 1.5,
+    }
+
+
+def _line(report: Report, row: Row) -> dict[str, Any]:
+    return {"color": _colour(report, row.summary.variant.name)[0], "linewidth": 1.5}
+
+
+def _legend(canvas: Any, report: Report) -> None:
+    lines = need("matplotlib.lines", "report")
+    names: Sequence[str] = variants(report)
+    keys = [lines.Line2D([], [], label=_shown(name), **_mark(report, name)) for name in names]
+    canvas.legend(handles=keys, loc="outside upper left", ncols=3)
+
+
+def _shown(name: str) -> str:
+    """Return a name that matplotlib takes as it is: no formula, no hidden legend entry."""
+    return name.replace("$", r"\$").lstrip("_") or name

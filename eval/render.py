@@ -1,0 +1,229 @@
+"""The report as text: plain for the terminal, Markdown for GitHub. `page` makes the HTML."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from dataclasses import dataclass
+
+from tel_edge.eval.findings import Report, Row, Section, best
+from tel_edge.eval.statistics import Share
+
+WIDTH = 110
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text. The first `words` columns are flushed left, the others right."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+
+
+def results(report: Report, section: Section) -> Table:
+    """Return the table of one category, a row for each variant."""
+    votes = sorted({row.summary.k for each in report.sections for row in each.rows})
+    header = (
+        "category",
+        "variant",
+        "n",
+        "Pass@1 (95 %)",
+        f"Maj@{votes[0] if len(votes) == 1 else 'k'} (95 %)",
+        "points",
+        "disk MB",
+        "memory MB",
+        "ms p50 / p95",
+    )
+    return Table(header, tuple(_cells(row) for row in section.rows), words=2)
+
+
+def floor(section: Section) -> str:
+    """Return the sentence on chance and the best trivial baseline, or nothing."""
+    made, top = section.baselines, best(section.baselines)
+    if not made or not top:
+        return ""
+    return f"chance {made.chance:.1%}, best trivial baseline {top.name} {top.share.value:.1%}"
+
+
+def footprint(report: Report) -> Table:
+    """Return the disk table: one backbone with all adapters against a merged model each."""
+    return Table(
+        ("type", "adapters", "backbone MB", "adapters MB", "together MB", "merged models MB"),
+        tuple(
+            (
+                f"{made.quant} ({made.format})",
+                str(made.categories),
+                megabytes(made.backbone),
+                megabytes(made.adapters),
+                megabytes(made.together),
+                f"{made.categories} x {megabytes(made.backbone)} = {megabytes(made.merged)}",
+            )
+            for made in report.footprints
+        ),
+    )
+
+
+def baselines(report: Report) -> Table:
+    """Return every trivial baseline of every category."""
+    return Table(
+        ("category", "baseline", "n", "right (95 %)"),
+        tuple(
+            (section.category, made.name, str(made.share.of), percent(made.share))
+            for section in report.sections
+            if section.baselines
+            for made in section.baselines.baselines
+        ),
+        words=2,
+    )
+
+
+def trainings(report: Report) -> Table:
+    """Return time, size and configuration of each adapter's training."""
+    return Table(
+        ("category", "configuration", "seconds", "parameters"),
+        tuple(
+            (
+                made.category,
+                ", ".join(f"{name} {value}" for name, value in sorted(made.config.items())) or "-",
+                "-" if made.seconds is None else f"{made.seconds:,.0f}",
+                "-" if made.parameters is None else f"{made.parameters:,}",
+            )
+            for made in report.trainings
+        ),
+        words=2,
+    )
+
+
+def settings(report: Report) -> Table:
+    """Return what the results were made with."""
+    return Table(("setting", "value"), tuple(sorted(report.settings.items())), words=2)
+
+
+def units(report: Report) -> str:
+    """Return the sentence that explains the columns."""
+    return (
+        "Pass@1 and Maj@k in percent with 95 % Wilson intervals; points: Pass@1 less that of "
+        f"{report.reference}; disk: backbone and adapter; memory: anonymous / file-backed, of "
+        "which the system may drop the latter; MB: 10^6 bytes; ms: per question"
+    )
+
+
+def verdict(report: Report) -> tuple[str, ...]:
+    """Return which variant is the smallest without a loss seen, then what to think of that."""
+    found = report.smallest
+    of = f"all {found.categories} categories" if found.categories > 1 else "the one category"
+    lines = [
+        f"smallest variant whose Pass@1 interval overlaps that of {report.reference} in {of}: "
+        f"{found.variant}, {megabytes(found.bytes)} MB",
+        "overlap means that no loss was seen with so many questions, not that there is none",
+    ]
+    if found.bare:
+        lines.append(
+            f"without an adapter {', '.join(found.bare)} overlaps too: "
+            "these results do not show that the adapters help"
+        )
+    return tuple(lines)
+
+
+def text(report: Report) -> str:
+    """Return what the terminal shows, lines of about 110 columns."""
+    tables = [results(report, section) for section in report.sections]
+    whole = Table(tables[0].header, tuple(row for table in tables for row in table.rows), words=2)
+    head, *lines = aligned(whole)
+    shown, at = [head, "-" * len(head)], 0
+    for section in report.sections:
+        shown += lines[at : at + len(section.rows)]
+        at += len(section.rows)
+        for note in filter(None, (floor(section), *section.notes)):
+            shown += _wrapped(note, "    ")
+        shown.append("")
+    if report.footprints:
+        shown += ["one backbone and all adapters, or a merged model for each category", ""]
+        shown += [*aligned(footprint(report)), ""]
+    return "\n".join([*shown, *_wrapped(units(report), "")])
+
+
+def markdown(report: Report, figures: bool) -> str:
+    """Return `report.md`; `figures` says that report.html with its plots lies beside it."""
+    parts = [
+        f"# {escaped(report.backbone)}: accuracy and footprint",
+        *map(escaped, verdict(report)),
+    ]
+    for section in report.sections:
+        parts += [f"## {escaped(section.title)}", tabled(results(report, section))]
+        notes = [note for note in (floor(section), *section.notes) if note]
+        parts.append("\n".join(f"- {escaped(note)}" for note in notes))
+    if report.footprints:
+        parts += ["## Disk", "One backbone and all adapters, or a merged model for each category."]
+        parts.append(tabled(footprint(report)))
+    if (made := baselines(report)).rows:
+        parts += ["## Trivial baselines", tabled(made)]
+    if report.trainings:
+        parts += ["## Training", tabled(trainings(report))]
+    parts += ["## Settings", tabled(settings(report)), escaped(units(report))]
+    if figures:
+        parts.append("Plots: [report.html](report.html). All numbers: [report.json](report.json).")
+    else:
+        parts.append("All numbers: [report.json](report.json).")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def aligned(table: Table) -> list[str]:
+    """Return the table as lines of equal width, the header first."""
+    rows = [table.header, *table.rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if at < table.words else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def tabled(table: Table) -> str:
+    """Return the table in GitHub's Markdown."""
+    marks = (":---" if at < table.words else "---:" for at in range(len(table.header)))
+    rows = [table.header, tuple(marks), *(tuple(map(escaped, row)) for row in table.rows)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def escaped(cell: str) -> str:
+    """Return the text so that Markdown shows it as it is, in a table too."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(cell.split()))
+
+
+def percent(made: Share) -> str:
+    """Return a share and its interval in percent."""
+    return f"{made.value * 100:.1f} [{made.low * 100:.1f}-{made.high * 100:.1f}]"
+
+
+def megabytes(count: int | None) -> str:
+    """Return bytes in units of 10^6."""
+    return "-" if count is None else _number(count / 1e6)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    made = row.summary
+    return (
+        made.category,
+        made.variant.name,
+        f"{made.questions:,}",
+        percent(made.pass1),
+        percent(made.majority),
+        "-" if row.points is None else f"{round(row.points, 1) + 0.0:+.1f}",
+        megabytes(row.disk),
+        f"{megabytes(made.memory_anonymous)} / {megabytes(made.memory_file)}",
+        f"{_number(made.milliseconds_p50)} / {_number(made.milliseconds_p95)}",
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _wrapped(sentence: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        sentence, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )

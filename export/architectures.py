@@ -1,0 +1,303 @@
+"""The model architectures that can be exported, one row each, and their GGUF names and numbers.
+
+Sources: the tensor and metadata names of llama.cpp's `docs/` and gguf-py constants; the
+configuration fields of transformers 4 and 5. To add an architecture, add a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tel_edge.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row. `model_type` is that of config.json, `gguf` the name in GGUF.
+
+    `permuted`: llama.cpp turns neighbouring values of a head where transformers turns halves, so
+    the rows of q and k change places. `qk_norm`: each block has q_norm and k_norm. `head_dim` is
+    what transformers takes where the configuration gives none; 0 is hidden size over heads.
+    `rope_factors`: the engine reads `rope_freqs.weight`, so Llama-3 scaling can be kept.
+    """
+
+    model_type: str
+    gguf: str
+    permuted: bool
+    qk_norm: bool
+    head_dim: int
+    rope_factors: bool
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    row.model_type: row
+    for row in (
+        Architecture("llama", "llama", True, False, 0, True),
+        Architecture("qwen3", "qwen3", False, True, 128, False),
+    )
+}
+
+# Hugging Face module in a block, GGUF name, and its [rows, columns] as fields of `Shape`.
+LINEAR = (
+    ("self_attn.q_proj", "attn_q", "query", "hidden"),
+    ("self_attn.k_proj", "attn_k", "key", "hidden"),
+    ("self_attn.v_proj", "attn_v", "key", "hidden"),
+    ("self_attn.o_proj", "attn_output", "hidden", "query"),
+    ("mlp.gate_proj", "ffn_gate", "intermediate", "hidden"),
+    ("mlp.up_proj", "ffn_up", "intermediate", "hidden"),
+    ("mlp.down_proj", "ffn_down", "hidden", "intermediate"),
+)
+NORMS = (("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm"))
+QK_NORMS = (("self_attn.q_norm", "attn_q_norm"), ("self_attn.k_norm", "attn_k_norm"))
+
+# Fields that must have one value, since the engine computes nothing else for these rows.
+FIXED: tuple[tuple[str, Any], ...] = (
+    ("attention_bias", False),
+    ("mlp_bias", False),
+    ("hidden_act", "silu"),
+    ("use_sliding_window", False),
+    ("partial_rotary_factor", 1.0),
+)
+
+
+@dataclass(frozen=True)
+class Llama3Rope:
+    """The frequency scaling of Llama 3.1: lengths in tokens, factors without unit."""
+
+    factor: float
+    low: float
+    high: float
+    original: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's numbers: widths in elements, context in tokens, `rope_base` without unit.
+
+    `tied` is what the configuration says about the head, None where it says nothing.
+    """
+
+    architecture: Architecture
+    layers: int
+    context: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    epsilon: float
+    rope_base: float
+    rope: Llama3Rope | None
+    tied: bool | None
+
+    @property
+    def query(self) -> int:
+        """Return the width of all query heads together."""
+        return self.heads * self.head_dim
+
+    @property
+    def key(self) -> int:
+        """Return the width of all key heads together."""
+        return self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor: Hugging Face name, GGUF name, [rows, columns] or [length].
+
+    `heads` is how many heads the rows are permuted in, 0 for none.
+    """
+
+    source: str
+    name: str
+    shape: tuple[int, ...]
+    heads: int = 0
+
+
+def shape_of(config: Mapping[str, Any], where: str) -> Shape:
+    """Read a Hugging Face configuration.
+
+    Raises `InputError`, beginning with `where`, for an architecture, field or rope scaling that
+    is not supported.
+    """
+    kind = config.get("model_type")
+    row = ARCHITECTURES.get(kind) if isinstance(kind, str) else None
+    if row is None:
+        raise InputError(
+            f"{where}: model_type {kind!r} cannot be exported; these can: "
+            + " ".join(ARCHITECTURES)
+        )
+    for field, wanted in FIXED:
+        if config.get(field, wanted) not in (wanted, None):
+            raise InputError(
+                f"{where}: {field} is {config[field]!r}; only {wanted!r} can be exported"
+            )
+    layers = set(config.get("layer_types") or ["full_attention"])
+    if layers != {"full_attention"}:
+        raise InputError(
+            f"{where}: layer_types has {min(layers - {'full_attention'})!r}; "
+            "only full_attention can be exported"
+        )
+    heads, hidden = (
+        _whole(config, "num_attention_heads", where),
+        _whole(config, "hidden_size", where),
+    )
+    kv_heads = heads
+    if config.get("num_key_value_heads") is not None:
+        kv_heads = _whole(config, "num_key_value_heads", where)
+    head_dim = row.head_dim or hidden // heads
+    if config.get("head_dim") is not None:
+        head_dim = _whole(config, "head_dim", where)
+    if heads % kv_heads or head_dim % 2:
+        raise InputError(f"{where}: {heads} heads, {kv_heads} key heads of {head_dim} do not fit")
+    base, rope = _rope(config, row, where)
+    tied = config.get("tie_word_embeddings")
+    return Shape(
+        architecture=row,
+        layers=_whole(config, "num_hidden_layers", where),
+        context=_whole(config, "max_position_embeddings", where),
+        hidden=hidden,
+        intermediate=_whole(config, "intermediate_size", where),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocabulary=_whole(config, "vocab_size", where),
+        epsilon=_real(config, "rms_norm_eps", where),
+        rope_base=base,
+        rope=rope,
+        tied=tied if isinstance(tied, bool) else None,
+    )
+
+
+def _whole(config: Mapping[str, Any], field: str, where: str) -> int:
+    value = config.get(field)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{where}: {field} is {value!r}, wanted a whole number above 0")
+    return value
+
+
+def _real(config: Mapping[str, Any], field: str, where: str) -> float:
+    value = config.get(field)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise InputError(f"{where}: {field} is {value!r}, wanted a number above 0")
+    return float(value)
+
+
+def _rope(
+    config: Mapping[str, Any], row: Architecture, where: str
+) -> tuple[float, Llama3Rope | None]:
+    # transformers 5 writes rope_parameters with rope_theta inside, transformers 4 rope_theta
+    # and rope_scaling side by side, the oldest with `type` for `rope_type`.
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"{where}: rope_parameters is {given!r}, wanted an object")
+    field = "rope_theta"
+    base = _real({field: given.get(field, config.get(field, 10000.0))}, field, where)
+    kind = given.get("rope_type", given.get("type", "default"))
+    if given.get("partial_rotary_factor") not in (None, 1, 1.0):
+        kind = "partial rotary"
+    if kind == "default":
+        return base, None
+    if kind != "llama3" or not row.rope_factors:
+        raise InputError(
+            f"{where}: rope scaling {kind!r} cannot be exported for {row.model_type}; "
+            f"this can: default{' llama3' if row.rope_factors else ''}"
+        )
+    low, high = (_real(given, name, where) for name in ("low_freq_factor", "high_freq_factor"))
+    if low >= high:
+        raise InputError(f"{where}: low_freq_factor {low} is not below high_freq_factor {high}")
+    original = _whole(given, "original_max_position_embeddings", where)
+    return base, Llama3Rope(_real(given, "factor", where), low, high, original)
+
+
+def tensors(shape: Shape) -> tuple[Tensor, ...]:
+    """Return every tensor of the checkpoint in file order; the head (`output.weight`) is last."""
+    made = [
+        Tensor("model.embed_tokens.weight", "token_embd.weight", (shape.vocabulary, shape.hidden))
+    ]
+    for block in range(shape.layers):
+        source, name = f"model.layers.{block}.", f"blk.{block}."
+        made += [
+            Tensor(f"{source}{a}.weight", f"{name}{b}.weight", (shape.hidden,)) for a, b in NORMS
+        ]
+        if shape.architecture.qk_norm:
+            made += [
+                Tensor(f"{source}{a}.weight", f"{name}{b}.weight", (shape.head_dim,))
+                for a, b in QK_NORMS
+            ]
+        made += linear(shape, block)
+    made.append(Tensor("model.norm.weight", "output_norm.weight", (shape.hidden,)))
+    made.append(Tensor("lm_head.weight", "output.weight", (shape.vocabulary, shape.hidden)))
+    return tuple(made)
+
+
+def linear(shape: Shape, block: int) -> list[Tensor]:
+    """Return the seven projections of a block: the tensors that an adapter may change."""
+    turned = (
+        {"attn_q": shape.heads, "attn_k": shape.kv_heads} if shape.architecture.permuted else {}
+    )
+    return [
+        Tensor(
+            f"model.layers.{block}.{source}.weight",
+            f"blk.{block}.{name}.weight",
+            (getattr(shape, rows), getattr(shape, columns)),
+            turned.get(name, 0),
+        )
+        for source, name, rows, columns in LINEAR
+    ]
+
+
+def permuted(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
+    """Return `rows` [heads * head_dim, columns] in llama.cpp's order, heads = 0 as they are.
+
+    Inside a head, transformers keeps the two parts of each rotated pair half a head apart and
+    llama.cpp side by side.
+    """
+    if not heads:
+        return rows
+    pairs = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)
+
+
+def metadata(shape: Shape) -> dict[str, int | float]:
+    """Return the GGUF keys of the architecture: whole numbers are uint32, others float32."""
+    keys: dict[str, int | float] = {
+        "block_count": shape.layers,
+        "context_length": shape.context,
+        "embedding_length": shape.hidden,
+        "feed_forward_length": shape.intermediate,
+        "attention.head_count": shape.heads,
+        "attention.head_count_kv": shape.kv_heads,
+        "attention.layer_norm_rms_epsilon": shape.epsilon,
+        "attention.key_length": shape.head_dim,
+        "attention.value_length": shape.head_dim,
+        "rope.dimension_count": shape.head_dim,
+        "rope.freq_base": shape.rope_base,
+        "vocab_size": shape.vocabulary,
+    }
+    return {f"{shape.architecture.gguf}.{name}": value for name, value in keys.items()}
+
+
+def rope_factors(shape: Shape) -> npt.NDArray[np.float32] | None:
+    """Return `rope_freqs.weight` [head_dim / 2]: what each frequency is divided by, or None.
+
+    Source: Llama 3.1's reference (`apply_scaling`): wavelengths below original / high stay, those
+    above original / low are divided by the factor, those between are blended.
+    """
+    import numpy as np
+
+    rope = shape.rope
+    if rope is None:
+        return None
+    exponents = np.arange(0, shape.head_dim, 2, dtype=np.float64) / shape.head_dim
+    turns = rope.original * shape.rope_base**-exponents / (2 * math.pi)
+    blend = np.clip((turns - rope.low) / (rope.high - rope.low), 0.0, 1.0)
+    return (1.0 / ((1.0 - blend) / rope.factor + blend)).astype(np.float32)

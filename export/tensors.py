@@ -1,0 +1,140 @@
+"""Safetensors files, read tensor by tensor through a memory map, with every value checked.
+
+Source of the format: safetensors' README (8 bytes of header length, a JSON header, the data).
+Read here with numpy, which has no bfloat16: it is widened to float32 by a shift.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tel_edge.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
+MOST_HEADER = 100_000_000
+HALF_MOST = 65504.0
+# Elements widened at a time: 16 MiB of float32.
+CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies: its file, type (F32, F16, BF16 or one not read), shape, first byte."""
+
+    file: Path
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Return the number of elements."""
+        return math.prod(self.shape)
+
+
+def listed(file: Path) -> dict[str, Stored]:
+    """Return the tensors of a safetensors file by name.
+
+    Raises `InputError` for a file that is truncated or whose header does not fit its data.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > MOST_HEADER or 8 + length > size:
+                raise InputError("truncated, or not a safetensors file")
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        found = {name: _stored(file, name, entry, 8 + length) for name, entry in header.items()}
+        end = max((t.offset + t.size * WIDTHS.get(t.kind, 0) for t in found.values()), default=0)
+        if end > size:
+            raise InputError(f"truncated: {size:,} bytes, its header wants {end:,}")
+    except InputError as error:
+        raise InputError(f"{file}: {error}; copy or download it again") from None
+    except (ValueError, RecursionError, struct.error, TypeError, KeyError, AttributeError):
+        raise InputError(
+            f"{file}: damaged, its safetensors header cannot be read; copy or download it again"
+        ) from None
+    return found
+
+
+def _stored(file: Path, name: str, entry: dict[str, Any], start: int) -> Stored:
+    first, last = entry["data_offsets"]
+    made = Stored(file, name, entry["dtype"], tuple(map(int, entry["shape"])), start + int(first))
+    width = WIDTHS.get(made.kind)
+    if first < 0 or min(made.shape, default=0) < 0:
+        raise InputError(f"tensor {name}: a negative size")
+    if width and last - first != made.size * width:
+        raise InputError(f"tensor {name}: {last - first:,} bytes for shape {list(made.shape)}")
+    return made
+
+
+def floats(tensor: Stored) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the values in order, flat, at most `CHUNK` at a time."""
+    import numpy as np
+
+    if tensor.kind not in WIDTHS:
+        raise InputError(
+            f"{tensor.file}: tensor {tensor.name} is {tensor.kind}; F32, F16 and BF16 are read"
+        )
+    kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[tensor.kind]
+    if not tensor.size:
+        return
+    data = np.memmap(tensor.file, kind, "r", tensor.offset, (tensor.size,))
+    for at in range(0, tensor.size, CHUNK):
+        part = data[at : at + CHUNK]
+        if tensor.kind == "BF16":
+            yield (part.astype(np.uint32) << 16).view(np.float32)
+        else:
+            yield part.astype(np.float32)
+
+
+def check(tensor: Stored, half: bool, instead: str) -> None:
+    """Raise `InputError` for a value that is not finite or, with `half`, beyond F16.
+
+    `instead` is the option that exports such a value.
+    """
+    import numpy as np
+
+    for part in floats(tensor):
+        if not np.isfinite(part).all():
+            raise InputError(
+                f"{tensor.file}: tensor {tensor.name} has NaN or infinite values; "
+                "its training went wrong, or the file is damaged"
+            )
+        if half and np.abs(part).max() > HALF_MOST:
+            raise InputError(
+                f"{tensor.file}: tensor {tensor.name} has values beyond {HALF_MOST:.0f}, the "
+                f"largest of F16; export with {instead}"
+            )
+
+
+def whole(tensor: Stored, kind: str) -> npt.NDArray[Any]:
+    """Return the tensor in its shape as F32, F16 or BF16 (as uint16); memory is that array's."""
+    import numpy as np
+
+    made = np.empty(tensor.size, {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[kind])
+    at = 0
+    for part in floats(tensor):
+        made[at : at + part.size] = rounded(part) if kind == "BF16" else part
+        at += part.size
+    return made.reshape(tensor.shape)
+
+
+def rounded(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """Return finite float32 values as bfloat16 bits, to the nearest, ties to even."""
+    import numpy as np
+
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)

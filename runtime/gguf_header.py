@@ -1,0 +1,164 @@
+"""A check of a GGUF file's header before native code opens the file.
+
+Source: ggml's docs/gguf.md (version 3). Counts, lengths and offsets are compared with the file's
+size, so that a damaged or hostile file is refused here and not by a crash of the loader.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tel_edge.runtime.errors import InputError
+
+MAGIC = b"GGUF"
+VERSION = 3
+MOST_TENSORS = 100_000
+MOST_KEYS = 10_000
+MOST_DEPTH = 2
+
+# Value types by number: struct code of the fixed-size ones; 8 is a string, 9 an array.
+SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+STRING, ARRAY = 8, 9
+
+# (elements in a block, bytes of a block) by tensor type number, from ggml.h and ggml-common.h.
+BLOCKS = {
+    0: (1, 4),
+    1: (1, 2),
+    2: (32, 18),
+    3: (32, 20),
+    6: (32, 22),
+    7: (32, 24),
+    8: (32, 34),
+    10: (256, 84),
+    11: (256, 110),
+    12: (256, 144),
+    13: (256, 176),
+    14: (256, 210),
+    20: (32, 18),
+    23: (256, 136),
+    30: (1, 2),
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """`metadata` holds scalars and strings; of an array only its length is kept."""
+
+    metadata: dict[str, Any]
+    tensors: tuple[str, ...]
+
+
+class _Reader:
+    """Reads little-endian values and never past the end."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, size: int) -> bytes:
+        if size < 0 or self.at + size > len(self.data):
+            raise InputError(f"truncated at byte {len(self.data):,}")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def number(self, code: str) -> Any:
+        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
+
+    def string(self, most: int = 1 << 24) -> str:
+        size = self.number("Q")
+        if size > most:
+            raise InputError(f"a string of {size:,} bytes at byte {self.at:,}")
+        return self.take(size).decode("utf-8", "replace")
+
+    def value(self, kind: int, depth: int = 0) -> Any:
+        if kind in SCALARS:
+            return self.number(SCALARS[kind])
+        if kind == STRING:
+            return self.string()
+        if kind != ARRAY or depth >= MOST_DEPTH:
+            raise InputError(f"value type {kind} at byte {self.at:,}")
+        inner, count = self.number("I"), self.number("Q")
+        if inner in SCALARS:
+            self.take(count * struct.calcsize("<" + SCALARS[inner]))
+        else:
+            # Each element takes at least its length, so a count beyond the file cannot loop long.
+            if count * 8 > len(self.data):
+                raise InputError(f"an array of {count:,} elements at byte {self.at:,}")
+            for _ in range(count):
+                self.value(inner, depth + 1)
+        return count
+
+
+def check(path: Path) -> Header:
+    """Read the header and check that every tensor lies inside the file.
+
+    Raises `InputError` with the file and the reason.
+    """
+    try:
+        with path.open("rb") as stream:
+            if path.stat().st_size < 24:
+                raise InputError("too short for a GGUF file")
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _check(_Reader(data), len(data))
+    except InputError as error:
+        raise InputError(f"{path}: {error}; export it again") from None
+
+
+def _check(reader: _Reader, size: int) -> Header:
+    if reader.take(4) != MAGIC:
+        raise InputError("no GGUF file (wrong magic)")
+    if (version := reader.number("I")) != VERSION:
+        raise InputError(f"GGUF version {version}, {VERSION} is read")
+    tensors, keys = reader.number("Q"), reader.number("Q")
+    if tensors > MOST_TENSORS or keys > MOST_KEYS:
+        raise InputError(f"{tensors:,} tensors and {keys:,} keys cannot be")
+    metadata: dict[str, Any] = {}
+    for _ in range(keys):
+        name = reader.string(65_535)
+        metadata[name] = reader.value(reader.number("I"))
+    names, spans = [], []
+    for _ in range(tensors):
+        name = reader.string(65_535)
+        dimensions = reader.number("I")
+        if not 1 <= dimensions <= 4:
+            raise InputError(f"tensor {name}: {dimensions} dimensions")
+        shape = [reader.number("Q") for _ in range(dimensions)]
+        names.append(name)
+        spans.append((name, shape, reader.number("I"), reader.number("Q")))
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        raise InputError(f"general.alignment {alignment!r}")
+    start = -(-reader.at // alignment) * alignment
+    for name, shape, kind, offset in spans:
+        if start + offset + _bytes(name, shape, kind) > size:
+            raise InputError(f"truncated: tensor {name} ends past the file's {size:,} bytes")
+        if offset % alignment:
+            raise InputError(f"tensor {name}: offset {offset} is not aligned")
+    return Header(metadata, tuple(names))
+
+
+def _bytes(name: str, shape: list[int], kind: int) -> int:
+    if kind not in BLOCKS:
+        raise InputError(f"tensor {name}: type number {kind} is none that is exported")
+    block, width = BLOCKS[kind]
+    elements = 1
+    for length in shape:
+        elements *= length
+    if not elements or shape[0] % block:
+        raise InputError(f"tensor {name}: shape {shape} does not fit its type")
+    return elements // block * width

@@ -1,0 +1,109 @@
+"""`tel-demo`: the whole path on the embedded default, each stage a command of its own."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tel_edge.runtime import cli
+from tel_edge.runtime.categories import categories
+from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.extras import need
+
+# Module that holds the command, its name, and what it needs, to say so before minutes of work.
+STAGES = {
+    "tel-train": "tel_edge.train.train",
+    "tel-export": "tel_edge.export.export",
+    "tel-eval": "tel_edge.eval.evaluate",
+    "tel-report": "tel_edge.eval.report",
+}
+NEEDS = (
+    ("torch", "train"),
+    ("peft", "train"),
+    ("gguf", "export"),
+    ("llama_cpp", "llama"),
+    ("sklearn", "report"),
+    ("matplotlib", "report"),
+)
+
+
+def commands(args: argparse.Namespace) -> list[list[str]]:
+    """Return the command lines of the demo, in order, as a user would type them."""
+    shared = ["--workspace", str(args.workspace), "--backbone", args.backbone]
+    data = ["--dataset", args.dataset, "--category", args.category, "--seed", str(args.seed)]
+    data += ["--strict"] if args.strict else []
+    quiet = ["--quiet"] if args.quiet else []
+    cap = ["--max-train", str(args.max_train)] if args.max_train else []
+    epochs = ["--epochs", str(args.epochs)] if args.epochs else []
+    names = ",".join(row.name for row in categories(args.category))
+    return [
+        ["tel-train", *shared, *data, *cap, *epochs, *quiet],
+        ["tel-export", *shared, "--adapter", names, "--quant", args.quant, *quiet],
+        ["tel-eval", *shared, *data, "--baselines", *quiet],
+        ["tel-report", *shared, *quiet],
+    ]
+
+
+def run(command: Sequence[str]) -> float:
+    """Run one stage in a process of its own and return its seconds.
+
+    Raises `InputError` or `WorkError` for its exit code; the stage has said why by then.
+    """
+    began = time.monotonic()
+    code = subprocess.run(
+        [sys.executable, "-c", _entry(command[0]), *command[1:]], check=False
+    ).returncode
+    if code == 2:
+        raise InputError(f"{command[0]} refused its input (see above)")
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        raise WorkError(f"{command[0]} failed with exit code {code}; run tel-demo again to go on")
+    return time.monotonic() - began
+
+
+def _entry(name: str) -> str:
+    # The module's main, under the command's own name: works without scripts on the PATH.
+    return f"import sys; sys.argv[0] = {name!r}; from {STAGES[name]} import main; main()"
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Train, export, score and report; each stage reuses what an earlier run finished."""
+    for module, extra in NEEDS:
+        need(module, extra)
+    seconds = {}
+    for command in commands(args):
+        cli.say(args, f"\n$ {shlex.join(command)}")
+        seconds[command[0]] = round(run(command), 1)
+    spent = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    cli.say(args, f"\ntel-demo: {sum(seconds.values()):.0f} s in all ({spent})")
+    return {"seconds": seconds}
+
+
+def parser() -> cli.Parser:
+    """Return the command's options."""
+    made = cli.parser(
+        "tel-demo",
+        "Train, export, score and report: the whole path on the embedded default.",
+        "backbone",
+        "dataset",
+        "category",
+        "seed",
+    )
+    made.set_defaults(category="oranbench,teleqna")
+    made.add_argument(
+        "--quant", default="F16,Q8_0,Q4_K_M", metavar="TYPES", help="types to export (%(default)s)"
+    )
+    made.add_argument("--max-train", type=int, metavar="N", help="cap of questions to train on")
+    made.add_argument("--epochs", type=int, metavar="N", help="at most; instead of the recipe's")
+    return made
+
+
+def main() -> None:
+    """Run the command."""
+    sys.exit(cli.run(parser(), work))

@@ -1,0 +1,37 @@
+"""Fixtures and helpers that several test modules use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tel_edge.runtime import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the real benchmark and tokenizers, or a skip where there is none."""
+    folder = Path(os.environ.get("TEL_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip("no real data: set TEL_SHARED to the folder that holds ot-full and tokenizers")
+    return folder
+
+
+@pytest.fixture
+def run_command(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process and return (exit code, stdout, stderr)."""
+
+    def run(parser: cli.Parser, work: cli.Work, *argv: str) -> tuple[int, str, str]:
+        try:
+            code = cli.run(parser, work, list(argv))
+        except SystemExit as left:
+            code = int(left.code or 0)
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run

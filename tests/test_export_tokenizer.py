@@ -1,0 +1,177 @@
+"""The engine makes the same ids of a text as transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import export_models as models
+import pytest
+
+from tel_edge.export import container, tokenizer
+from tel_edge.export.quantize import silence
+from tel_edge.runtime.errors import InputError
+
+
+def ids_of(vocabulary: tokenizer.Vocabulary, path: Path) -> Callable[[str], list[int]]:
+    """Load a GGUF file of the vocabulary alone and return its tokenizer."""
+    import ctypes
+
+    from llama_cpp import llama_cpp as llama
+
+    llama.llama_log_set(silence(), ctypes.c_void_p(0))
+    keys = {"llama.block_count": 1, "llama.context_length": 8, "llama.embedding_length": 8}
+    container.write(path, "llama", {**keys, **tokenizer.metadata(vocabulary)}, [], lambda _: None)
+    params = llama.llama_model_default_params()
+    params.vocab_only = True
+    model = llama.llama_model_load_from_file(str(path).encode(), params)
+    assert model
+    vocab = llama.llama_model_get_vocab(model)
+
+    def made(text: str) -> list[int]:
+        data = text.encode()
+        room = (ctypes.c_int32 * (len(data) + 8))()
+        count = llama.llama_tokenize(vocab, data, len(data), room, len(room), True, False)
+        assert model, "the vocabulary lives as long as the model"
+        return list(room[:count])
+
+    return made
+
+
+def ids_wanted(tok: Any, text: str) -> list[int]:
+    # Inside a text, what looks like a special token is text.
+    return list(tok(text, split_special_tokens=True)["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "ignore_merges", "pre"),
+    [
+        ("llama", True, "llama-bpe"),
+        ("llama", False, "dbrx"),
+        ("qwen3", False, "qwen2"),
+        ("gpt2", False, "gpt-2"),
+    ],
+)
+def test_ids_are_those_of_transformers(
+    kind: str, ignore_merges: bool, pre: str, tmp_path: Path
+) -> None:
+    tok = models.tokenizer(kind, ignore_merges=ignore_merges)
+    tok.add_tokens(["<think>"])
+    tok.save_pretrained(tmp_path)
+    vocabulary = tokenizer.load(tmp_path, len(tok) + 3)
+    assert vocabulary.pre == pre
+    assert vocabulary.add_bos == (kind == "llama")
+    assert vocabulary.tokens[-1] == f"[PAD{len(tok) + 2}]"
+    assert vocabulary.types[:2] == (tokenizer.CONTROL, tokenizer.CONTROL)
+    assert vocabulary.types[-4:] == (tokenizer.USER_DEFINED, *[tokenizer.UNUSED] * 3)
+    made = ids_of(vocabulary, tmp_path / "v.gguf")
+    for text in (*models.TRICKY, "a <think>b"):
+        assert made(text) == ids_wanted(tok, text), text
+
+
+@pytest.mark.parametrize(("name", "pre"), [("llama-3", "llama-bpe"), ("qwen2", "qwen2")])
+def test_real_vocabularies(name: str, pre: str, tmp_path: Path) -> None:
+    folder = models.shared() / "tokenizers" / name
+    if not folder.is_dir():
+        pytest.skip(f"no tokenizer of {name} here; TEL_SHARED says where")
+    from transformers import AutoTokenizer
+
+    tok = AutoTokenizer.from_pretrained(folder)
+    vocabulary = tokenizer.load(folder, len(tok) + 10)
+    assert vocabulary.pre == pre
+    made = ids_of(vocabulary, tmp_path / "v.gguf")
+    for text in (*models.TRICKY, *models.CORPUS):
+        assert made(text) == ids_wanted(tok, text), text
+
+
+def test_merges_in_the_old_form(tmp_path: Path) -> None:
+    models.tokenizer("llama").save_pretrained(tmp_path)
+    new = tokenizer.load(tmp_path, 600)
+    path = tmp_path / "tokenizer.json"
+    document = json.loads(path.read_text())
+    document["model"]["merges"] = [" ".join(pair) for pair in document["model"]["merges"]]
+    path.write_text(json.dumps(document))
+    assert tokenizer.load(tmp_path, 600) == new
+
+
+def test_settings_of_transformers_5_win_over_the_template(tmp_path: Path) -> None:
+    models.tokenizer("llama").save_pretrained(tmp_path)
+    models.edit(tmp_path / "tokenizer_config.json", add_bos_token=False, add_eos_token=True)
+    made = tokenizer.load(tmp_path, 600)
+    assert (made.add_bos, made.add_eos) == (False, True)
+
+
+def test_ids_and_template_of_the_folder(tmp_path: Path) -> None:
+    models.tokenizer("qwen3").save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    (tmp_path / "config.json").write_text(json.dumps({"bos_token_id": 5, "eos_token_id": [7, 8]}))
+    made = tokenizer.load(tmp_path, 600)
+    assert (made.bos, made.eos, made.pad) == (5, 1, 1)
+    assert made.chat_template == "{{ messages }}"
+    models.edit(tmp_path / "tokenizer_config.json", eos_token=None)
+    assert tokenizer.load(tmp_path, 600).eos == 7
+
+
+Change = Callable[[dict[str, Any]], Any]
+REFUSALS: dict[str, tuple[Change, str]] = {
+    "model": (lambda d: d["model"].update(type="Unigram"), "a Unigram tokenizer"),
+    "fallback": (lambda d: d["model"].update(byte_fallback=True), "byte_fallback=True"),
+    "suffix": (lambda d: d["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix"),
+    "bytes": (lambda d: d["model"]["vocab"].pop("!"), "byte tokens are missing, '!'"),
+    "merges": (lambda d: d["model"].update(merges=[["a b", "c"]]), "has a space inside"),
+    "no merges": (lambda d: d["model"].update(merges=[]), "without merges"),
+    "normalizer": (lambda d: d.update(normalizer={"type": "Lowercase"}), "Lowercase"),
+    "regex": (
+        lambda d: d["pre_tokenizer"]["pretokenizers"][0].update(pattern={"Regex": "x+"}),
+        "split x+ then bytes (ignore_merges=True)",
+    ),
+    "behaviour": (
+        lambda d: d["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed"),
+        "Removed",
+    ),
+    "prefix": (
+        lambda d: d["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True),
+        "add_prefix_space",
+    ),
+    "no rules": (lambda d: d.update(pre_tokenizer=None), "the pre-tokenizer none"),
+    "template": (
+        lambda d: d["post_processor"]["single"].insert(
+            0, {"SpecialToken": {"id": models.EOS, "type_id": 0}}
+        ),
+        "the template",
+    ),
+    "post": (
+        lambda d: d.update(post_processor={"type": "BertProcessing"}),
+        "the post-processor BertProcessing",
+    ),
+    "strip": (
+        lambda d: d["added_tokens"][0].update(special=False, lstrip=True),
+        "lstrip cannot be exported",
+    ),
+    "twice": (lambda d: d["added_tokens"][0].update(content="<other>"), "id 0 is both"),
+    "beyond": (lambda d: d["added_tokens"][0].update(content="<other>", id=9999), "is beyond"),
+    "damaged": (lambda d: d["model"].pop("vocab"), "not a tokenizer of this format"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals_name_the_rule(name: str, tmp_path: Path) -> None:
+    models.tokenizer("llama").save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    document = json.loads(path.read_text())
+    change, fragment = REFUSALS[name]
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"tokenizer\.json") as caught:
+        tokenizer.load(tmp_path, 600)
+    assert fragment in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_nfc_is_noted_for_the_engine(tmp_path: Path) -> None:
+    models.tokenizer("qwen3").save_pretrained(tmp_path)
+    models.edit(tmp_path / "tokenizer.json", normalizer={"type": "NFC"})
+    keys = tokenizer.metadata(tokenizer.load(tmp_path, 600))
+    assert keys["tel_edge.tokenizer.normalizer"] == "NFC"

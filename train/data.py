@@ -1,0 +1,86 @@
+"""From questions to what the trainer eats: prompt ids and the id of the right label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.prompt import labels, render
+from tel_edge.runtime.question import Question
+
+
+@dataclass(frozen=True)
+class Example:
+    """`ids` is the prompt, `target` the one token that has to follow it."""
+
+    ids: tuple[int, ...]
+    target: int
+
+
+def examples(
+    questions: Sequence[Question], tokenizer: Any, longest: int
+) -> tuple[list[Example], int]:
+    """Return the examples and how many questions were longer than `longest` tokens.
+
+    Nothing is cut: a question that does not fit is left out and counted. Raises `InputError`
+    where the tokenizer does not give the label one token of its own.
+    """
+    prompts = [render(question) for question in questions]
+    ends = [labels(q)[q.answer or 0] for q in questions]
+    if not prompts:
+        return [], 0
+    # What looks like a special token inside a question is text, on the device too.
+    ids = tokenizer(prompts, split_special_tokens=True)["input_ids"]
+    answered = [p + end for p, end in zip(prompts, ends, strict=True)]
+    whole = tokenizer(answered, split_special_tokens=True)["input_ids"]
+    made = []
+    for question, prompt, full in zip(questions, ids, whole, strict=True):
+        if full[: len(prompt)] != prompt or len(full) != len(prompt) + 1:
+            raise InputError(
+                f"{question.id}: the label is not one token of its own for this tokenizer"
+            )
+        if len(full) <= longest:
+            made.append(Example(tuple(prompt), full[-1]))
+    return made, len(questions) - len(made)
+
+
+class Rows:
+    """A data set of examples as the trainer wants it; `length` lets it group by length."""
+
+    def __init__(self, made: Sequence[Example]) -> None:
+        self.made = made
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    def __getitem__(self, at: int) -> dict[str, Any]:
+        example = self.made[at]
+        return {
+            "input_ids": list(example.ids),
+            "length": len(example.ids),
+            "target": example.target,
+        }
+
+
+def collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
+    """Return a left-padded batch: ids, attention mask, positions `[n, width]`, target `[n]`.
+
+    With padding on the left the last column is the end of every prompt, so the model needs to
+    compute the logits of one position only.
+    """
+    import torch
+
+    width = max(len(row["input_ids"]) for row in rows)
+    ids = torch.full((len(rows), width), pad)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for at, row in enumerate(rows):
+        ids[at, width - len(row["input_ids"]) :] = torch.tensor(row["input_ids"])
+        mask[at, width - len(row["input_ids"]) :] = 1
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+        "target": torch.tensor([row["target"] for row in rows]),
+    }
