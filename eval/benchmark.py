@@ -17,7 +17,8 @@ from tel_edge.runtime.prompt import LETTERS
 from tel_edge.runtime.question import Question, from_row
 
 HUB = "GSMA/ot-full"
-Row = tuple[str, int, Mapping[str, Any]]
+# File, row from 0, and the columns; None where a line holds no JSON object.
+Row = tuple[str, int, Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ def read(dataset: str, category: Category, strict: bool = False) -> Benchmark:
     questions, rejected = [], []
     for file, at, row in _rows(dataset, category):
         try:
+            if row is None:
+                raise InputError("not a JSON object")
             question = from_row(row, category, f"{category.name}/{at}", len(LETTERS))
             if question.answer is None:
                 raise InputError("column 'answer' is missing")
@@ -110,14 +113,16 @@ def _folder_rows(folder: Path, category: Category) -> Iterator[Row]:
             at += 1
 
 
-def _file_rows(file: Path) -> Iterator[Mapping[str, Any]]:
+def _file_rows(file: Path) -> Iterator[Mapping[str, Any] | None]:
     if file.suffix == ".jsonl":
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            yield row if isinstance(row, dict) else {}
+        # Bytes that are no UTF-8 get through here, so that they are one row's fault.
+        with file.open(encoding="utf-8", errors="surrogateescape") as stream:
+            for line in stream:
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    row = None
+                yield row if isinstance(row, dict) else None
         return
     parquet = need("pyarrow.parquet", "report")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +30,7 @@ from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.manifest import BundleFile, Manifest
 from tel_edge.runtime.question import Question
-from tel_edge.runtime.scoring import Scorer, draws, pick
+from tel_edge.runtime.scoring import Scorer, TooLong, draws, pick
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def variants(made: Manifest, category: str) -> list[tuple[Variant, BundleFile, B
 
     The bare backbone is the reference "before" and is scored once, in the largest type.
     """
-    found = []
+    found: list[tuple[Variant, BundleFile, BundleFile | None]] = []
     adapter = made.find("adapter", None, category)
     for at, quant in enumerate(made.quants()):
         backbone = made.find("backbone", quant)
@@ -120,9 +121,9 @@ def score(task: Task, opener: bundle.Opener = bundle.llama) -> tuple[int, memory
         task.manifest,
         task.backbone,
         adapters,
-        task.threads,
-        task.settings.context,
-        opener,
+        threads=task.threads,
+        context=task.settings.context,
+        opener=opener,
     )
     scorer, too_long, settings = Scorer(engine), 0, task.settings
     bar = need("tqdm", "llama").tqdm(
@@ -132,7 +133,7 @@ def score(task: Task, opener: bundle.Opener = bundle.llama) -> tuple[int, memory
         for question in bar:
             try:
                 made = scorer(question, task.adapter.category if task.adapter else None)
-            except InputError:
+            except TooLong:
                 too_long += 1
                 continue
             record = Record(
@@ -276,13 +277,15 @@ def work(
     args: argparse.Namespace, opener: bundle.Opener = bundle.llama, isolated: bool = True
 ) -> dict[str, Any]:
     """Score everything that is not scored yet, and the trivial baselines if asked for."""
-    if args.k < 1 or args.temperature <= 0:
-        raise InputError("-k is at least 1 and --temperature is larger than 0")
+    if not 0 < args.temperature < math.inf:
+        raise InputError(f"--temperature {args.temperature}: a number above 0 is needed")
     if args.baselines:
         need("sklearn", "report")
     backbone = backbones.find(args.backbone)
     folder = args.bundle or cli.workspace(args).bundle(backbone.name)
     made = bundle.read(folder)
+    # Without any backbone there would be nothing to score, and nothing said.
+    bundle.backbone_file(folder, made, None)
     if args.category == "all":
         args.category = ",".join(made.adapters()) or "all"
     all_of = sources(args)
@@ -333,7 +336,9 @@ def parser() -> cli.Parser:
         default="test",
         help="which part of the split (%(default)s)",
     )
-    made.add_argument("-k", type=int, default=4, metavar="K", help="draws of Maj@k (%(default)s)")
+    made.add_argument(
+        "-k", type=cli.positive, default=4, metavar="K", help="draws of Maj@k (%(default)s)"
+    )
     made.add_argument(
         "--temperature", type=float, default=0.7, metavar="T", help="of the draws (%(default)s)"
     )
@@ -343,8 +348,10 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--other-split", action="store_true", help="allow adapters trained with another split"
     )
-    made.add_argument("--threads", type=int, metavar="N", help="(all cores)")
-    made.add_argument("--context", type=int, default=4096, metavar="N", help="tokens (%(default)s)")
+    made.add_argument("--threads", type=cli.positive, metavar="N", help="(all cores)")
+    made.add_argument(
+        "--context", type=cli.positive, default=4096, metavar="N", help="tokens (%(default)s)"
+    )
     return made
 
 

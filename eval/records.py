@@ -118,7 +118,7 @@ def read_records(path: Path, run: str | None = None) -> Iterator[Record]:
     """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     for number, text in enumerate(lines, start=1):
         try:
             fields_ = json.loads(text)

@@ -69,6 +69,7 @@ def open_engine(
     made: Manifest,
     backbone: BundleFile,
     adapters: Sequence[BundleFile],
+    *,
     threads: int | None = None,
     context: int = 4096,
     opener: Opener = llama,

@@ -30,7 +30,11 @@ class Category:
 
 
 # In the order in which the questions of the data set list them.
-WORKING_GROUPS = "CT1 CT3 CT4 CT6 RAN1 RAN2 RAN3 RAN4 RAN5 RAN_AH1 SA1 SA2 SA3 SA4 SA5 SA6".split()
+WORKING_GROUPS = (
+    *("CT1", "CT3", "CT4", "CT6"),
+    *("RAN1", "RAN2", "RAN3", "RAN4", "RAN5", "RAN_AH1"),
+    *("SA1", "SA2", "SA3", "SA4", "SA5", "SA6"),
+)
 
 CATEGORIES: dict[str, Category] = {
     row.name: row
@@ -42,7 +46,7 @@ CATEGORIES: dict[str, Category] = {
             "3GPP-TSG",
             "GSMA/ot-full",
             "MIT",
-            labels=tuple(WORKING_GROUPS),
+            labels=WORKING_GROUPS,
             stem="Which 3GPP working group is this text from?",
             marker="###TEXT:",
         ),

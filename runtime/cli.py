@@ -74,8 +74,17 @@ def parser(prog: str, description: str, *options: str) -> Parser:
     return made
 
 
+def positive(text: str) -> int:
+    """Return a whole number above 0, as the `type` of an option."""
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
 def workspace(args: argparse.Namespace) -> Workspace:
-    """Return the workspace of parsed arguments."""
+    """Return the workspace of parsed arguments. Raises `InputError` where a file is in its way."""
+    if args.workspace.exists() and not args.workspace.is_dir():
+        raise InputError(f"{args.workspace}: a file, so it cannot be the --workspace")
     return Workspace(args.workspace)
 
 

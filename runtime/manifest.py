@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,8 @@ from tel_edge.runtime.errors import InputError
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
+# Names that become parts of paths: of results and reports.
+PLAIN = re.compile(r"(?!\.\.?$)[A-Za-z0-9._-]+")
 KINDS = ("backbone", "adapter", "merged", "tokenizer", "router")
 
 
@@ -132,6 +135,8 @@ def _parse(document: Any) -> Manifest:
         )
     head = _field(document, "backbone", dict)
     backbone = BackboneInfo(**{f.name: _field(head, f.name, str) for f in fields(BackboneInfo)})
+    if not PLAIN.fullmatch(backbone.name):
+        raise InputError(f"backbone name {backbone.name!r} is no plain name; export again")
     files = tuple(_file(entry, at) for at, entry in enumerate(_field(document, "files", list)))
     keys = [_key(file) for file in files]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
@@ -142,7 +147,7 @@ def _parse(document: Any) -> Manifest:
 def _file(entry: Any, at: int) -> BundleFile:
     try:
         strings = {n: _field(entry, n, str) for n in ("path", "kind", "format", "quant", "sha256")}
-        optional = {
+        optional: dict[str, Any] = {
             name: None if entry.get(name) is None else _field(entry, name, kind)
             for name, kind in (
                 ("category", str), ("source", str), ("backbone", str), ("split", str), ("rank", int)
@@ -152,6 +157,8 @@ def _file(entry: Any, at: int) -> BundleFile:
         path = PurePosixPath(file.path)
         if path.is_absolute() or ".." in path.parts or "\\" in file.path or not path.parts:
             raise InputError(f"path {file.path!r} leads out of the bundle")
+        if not PLAIN.fullmatch(file.quant):
+            raise InputError(f"quant {file.quant!r} is no plain name")
         if file.kind not in KINDS:
             raise InputError(f"kind {file.kind!r} is none of {' '.join(KINDS)}")
         if len(file.sha256) != 64 or file.bytes < 0:

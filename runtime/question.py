@@ -29,8 +29,13 @@ def check(question: Question, most: int) -> Question:
     """Return `question`, or raise `InputError` saying which rule it breaks.
 
     The rules are those of the benchmark and of a request alike: a text, 2 to `most` choices, all
-    different and none empty, and an answer inside them.
+    different and none empty, all of it Unicode, and an answer inside them.
     """
+    try:
+        # Half a surrogate pair, which JSON can hold, has no bytes for a tokenizer.
+        "".join((question.id, question.text, *question.choices)).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{error.object[error.start]!r} is no Unicode character") from None
     if not question.text.strip():
         raise InputError("empty question")
     if not 2 <= len(question.choices) <= most:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from tel_edge.runtime import backbones, bundle, cli
-from tel_edge.runtime.categories import CATEGORIES, Category, category
+from tel_edge.runtime.categories import Category, category
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.prompt import LETTERS
 from tel_edge.runtime.question import Question, from_row
@@ -59,24 +60,28 @@ def _request(line: int, row: Mapping[str, Any], default: Category | None) -> Req
         if of is None:
             raise InputError("no category in the line and none in --category")
         asked = {key: value for key, value in row.items() if key != "answer"}
-        return Request(line, from_row(asked, of, str(row.get("id", line)), len(LETTERS)))
+        id = line if row.get("id") is None else row["id"]
+        return Request(line, from_row(asked, of, str(id), len(LETTERS)))
     except InputError as error:
         return Request(line, None, str(error))
 
 
-def answer(request: Request, scorer: Scorer, adapters: Iterable[str]) -> dict[str, Any]:
-    """Return the output record of a request: an answer, or `error` with the line's number."""
+def answer(request: Request, scorer: Scorer, adapters: Container[str] | None) -> dict[str, Any]:
+    """Return the output record of a request: an answer, or `error` with the line's number.
+
+    `adapters` names the categories that have one; None asks the bare backbone.
+    """
     question = request.question
     if question is None:
         return {"line": request.line, "error": request.error}
-    if question.category not in adapters:
+    if adapters is not None and question.category not in adapters:
         return {
             "id": question.id,
             "line": request.line,
             "error": f"no adapter for {question.category}",
         }
     try:
-        score = scorer(question, question.category)
+        score = scorer(question, None if adapters is None else question.category)
     except InputError as error:
         return {"id": question.id, "line": request.line, "error": str(error)}
     index = pick(score.logprobs)
@@ -101,21 +106,29 @@ def work(args: argparse.Namespace, opener: bundle.Opener = bundle.llama) -> dict
     made = bundle.read(folder)
     backbone = bundle.backbone_file(folder, made, args.quant)
     names = [default.name] if default else list(made.adapters())
-    adapters = [] if args.no_adapter else [bundle.adapter_file(folder, made, n) for n in names]
+    if args.no_adapter:
+        names = []
+    adapters = [bundle.adapter_file(folder, made, name) for name in names]
     engine = bundle.open_engine(
-        folder, made, backbone, adapters, args.threads, args.context, opener
+        folder,
+        made,
+        backbone,
+        adapters,
+        threads=args.threads,
+        context=args.context,
+        opener=opener,
     )
     scorer = Scorer(engine)
     if args.questions:
         requests = from_arguments(args.questions, args.choice, default)  # type: ignore[arg-type]
     else:
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            # A byte that is no UTF-8 is one line's error and not the end of all.
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         requests = from_lines(sys.stdin, default)
     done = failed = 0
     for request in requests:
-        if args.no_adapter and request.question is not None:
-            record = _bare(request, scorer)
-        else:
-            record = answer(request, scorer, names)
+        record = answer(request, scorer, None if args.no_adapter else names)
         print(json.dumps(record, ensure_ascii=False), flush=True)
         done, failed = done + 1, failed + ("error" in record)
     cli.say(args, f"{done - failed} answered with {backbone.path}, {failed} refused")
@@ -139,8 +152,10 @@ def parser() -> cli.Parser:
     made.add_argument("--bundle", type=Path, metavar="DIR", help="instead of the workspace's")
     made.add_argument("--quant", metavar="TYPE", help="the variant to use (the smallest there is)")
     made.add_argument("--no-adapter", action="store_true", help="ask the bare backbone")
-    made.add_argument("--threads", type=int, metavar="N", help="(all cores)")
-    made.add_argument("--context", type=int, default=4096, metavar="N", help="tokens (%(default)s)")
+    made.add_argument("--threads", type=cli.positive, metavar="N", help="(all cores)")
+    made.add_argument(
+        "--context", type=cli.positive, default=4096, metavar="N", help="tokens (%(default)s)"
+    )
     return made
 
 

@@ -63,6 +63,10 @@ def label_ids(engine: Engine, prompt: str, of: Sequence[str]) -> tuple[list[int]
     return ids, ends
 
 
+class TooLong(InputError):
+    """A prompt that does not fit the engine's context."""
+
+
 class Scorer:
     """Scores questions with one engine; keeps the ids of the labels, which never change."""
 
@@ -73,14 +77,14 @@ class Scorer:
     def __call__(self, question: Question, adapter: str | None) -> Score:
         """Return the label log-probabilities of one question.
 
-        Raises `InputError` if the prompt is longer than the engine's context.
+        Raises `TooLong` if the prompt is longer than the engine's context.
         """
         prompt, answers = render(question), labels(question)
         if answers not in self._ids:
             _, self._ids[answers] = label_ids(self.engine, prompt, answers)
         ids = self.engine.tokenize(prompt)
         if len(ids) > self.engine.context:
-            raise InputError(
+            raise TooLong(
                 f"the prompt has {len(ids)} tokens, the context holds {self.engine.context}"
             )
         return self.engine.score(ids, self._ids[answers], adapter)

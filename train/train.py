@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import time
@@ -122,9 +123,9 @@ def jobs(args: argparse.Namespace) -> list[Job]:
         for name in ("rank", "alpha", "epochs", "batch", "learning_rate")
         if getattr(args, name) is not None
     }
-    if any(value <= 0 for value in given.values()):
-        raise InputError("rank, alpha, epochs, batch and learning rate are larger than 0")
     chosen = replace(chosen, **given)
+    if not 0 < chosen.learning_rate < math.inf:
+        raise InputError(f"--learning-rate {chosen.learning_rate}: a number above 0 is needed")
     read = [benchmark.read(args.dataset, of, args.strict) for of in categories(args.category)]
     folder = backbones.fetch(backbone)
     bound = {
@@ -198,13 +199,18 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--recipe", metavar="NAME", help="paper or nano (nano for tel-nano, paper for all others)"
     )
-    made.add_argument("--rank", type=int, metavar="R", help="instead of the recipe's")
-    made.add_argument("--alpha", type=int, metavar="A", help="instead of the recipe's")
-    made.add_argument("--epochs", type=int, metavar="N", help="at most; instead of the recipe's")
-    made.add_argument("--batch", type=int, metavar="N", help="instead of the recipe's")
+    made.add_argument("--rank", type=cli.positive, metavar="R", help="instead of the recipe's")
+    made.add_argument("--alpha", type=cli.positive, metavar="A", help="instead of the recipe's")
+    made.add_argument(
+        "--epochs", type=cli.positive, metavar="N", help="at most; instead of the recipe's"
+    )
+    made.add_argument("--batch", type=cli.positive, metavar="N", help="instead of the recipe's")
     made.add_argument("--learning-rate", type=float, metavar="X", help="instead of the recipe's")
     made.add_argument(
-        "--max-train", type=int, metavar="N", help="train on at most N questions of each category"
+        "--max-train",
+        type=cli.positive,
+        metavar="N",
+        help="train on at most N questions of each category",
     )
     made.add_argument(
         "--resume",

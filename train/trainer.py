@@ -36,7 +36,11 @@ class AnswerTrainer(Trainer):
     """A `Trainer` whose loss is the cross-entropy of the one token after the prompt."""
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """Return the loss, and the logits `[n, vocabulary]` if asked for."""
         target = inputs.pop("target")
@@ -122,7 +126,7 @@ def fit(job: Job, work: Path, quiet: bool) -> dict[str, Any]:
         train_dataset=Rows(train),
         eval_dataset=Rows(valid),
         data_collator=partial(collate, pad=pad),
-        compute_metrics=lambda made: {"pass1": float((made.predictions == made.label_ids).mean())},
+        compute_metrics=right,
         callbacks=[Watch(quiet), EarlyStoppingCallback(recipe.patience)],
     )
     trainer.remove_callback(PrinterCallback)
@@ -130,6 +134,11 @@ def fit(job: Job, work: Path, quiet: bool) -> dict[str, Any]:
     # The best checkpoint is loaded at the end, so this is what the early stopping chose.
     peft.save_pretrained(work / "adapter", safe_serialization=True)
     return measured(trainer, peft) | {"too_long": train_long + valid_long}
+
+
+def right(made: Any) -> dict[str, float]:
+    """Return Pass@1 of the predictions of an evaluation."""
+    return {"pass1": float((made.predictions == made.label_ids).mean())}
 
 
 def settings(job: Job, work: Path) -> TrainingArguments:

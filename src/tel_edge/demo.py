@@ -99,8 +99,12 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--quant", default="F16,Q8_0,Q4_K_M", metavar="TYPES", help="types to export (%(default)s)"
     )
-    made.add_argument("--max-train", type=int, metavar="N", help="cap of questions to train on")
-    made.add_argument("--epochs", type=int, metavar="N", help="at most; instead of the recipe's")
+    made.add_argument(
+        "--max-train", type=cli.positive, metavar="N", help="cap of questions to train on"
+    )
+    made.add_argument(
+        "--epochs", type=cli.positive, metavar="N", help="at most; instead of the recipe's"
+    )
     return made
 
 

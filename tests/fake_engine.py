@@ -1,0 +1,153 @@
+"""An engine without a model, the bundle that it opens, and questions that say their answer."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tel_edge.runtime import manifest as manifests
+from tel_edge.runtime import prompt
+from tel_edge.runtime.engine import Score
+from tel_edge.runtime.manifest import BackboneInfo, Manifest, describe
+
+BOS, FIRST_LABEL = 256, 257
+TOKENS = re.compile(rb" [A-P]|.", re.DOTALL)
+WEIGHTS = "b" * 64
+
+# Probabilities of the labels, given the prompt's text, the adapter and the number of labels.
+Rule = Callable[[str, str | None, int], Sequence[float]]
+
+
+def uniform(prompt: str, adapter: str | None, labels: int) -> list[float]:
+    return [1 / labels] * labels
+
+
+def gold(prompt: str, adapter: str | None, labels: int) -> list[float]:
+    """Score 0.7 on the answer that a question of `rows` says, with an adapter; else uniform."""
+    said = re.search(r"gold (\d+)", prompt)
+    if adapter is None or said is None:
+        return uniform(prompt, adapter, labels)
+    shares = [0.3 / (labels - 1)] * labels
+    shares[int(said[1])] = 0.7
+    return shares
+
+
+def dies(prompt: str, adapter: str | None, labels: int) -> list[float]:
+    """Take the whole process down at the third question, as a native crash does."""
+    DONE.append(prompt)
+    if len(DONE) == 3:
+        os._exit(139)
+    return gold(prompt, adapter, labels)
+
+
+DONE: list[str] = []
+
+
+class FakeEngine:
+    """Bytes are tokens, and so are a space and a letter; BOS comes first."""
+
+    version = "fake 1"
+
+    def __init__(self, rule: Rule, context: int, adapters: Mapping[str, Path]) -> None:
+        self.rule, self.context, self.adapters = rule, context, adapters
+        self.asked: list[tuple[str, str | None]] = []
+
+    def tokenize(self, text: str) -> list[int]:
+        return [BOS, *(_id(piece) for piece in TOKENS.findall(text.encode()))]
+
+    def score(self, prompt: Sequence[int], labels: Sequence[int], adapter: str | None) -> Score:
+        assert adapter is None or adapter in self.adapters
+        assert list(labels) == [FIRST_LABEL + at for at in range(len(labels))]
+        text = b"".join(map(_bytes, prompt[1:])).decode()
+        self.asked.append((text, adapter))
+        shares = self.rule(text, adapter, len(labels))
+        return Score(tuple(map(math.log, shares)), len(prompt), len(prompt), 2.0)
+
+
+def _id(piece: bytes) -> int:
+    return piece[0] if len(piece) == 1 else FIRST_LABEL + piece[1] - ord("A")
+
+
+def _bytes(token: int) -> bytes:
+    return bytes([token]) if token < BOS else b" " + bytes([ord("A") + token - FIRST_LABEL])
+
+
+@dataclass
+class FakeOpener:
+    """A `bundle.Opener`; `opened` lists the files of each call made in this process."""
+
+    rule: Rule = gold
+    context: int = 100_000
+    opened: list[tuple[Path, dict[str, Path]]] = field(default_factory=list)
+    engine: type[FakeEngine] = FakeEngine
+
+    def __call__(
+        self, path: Path, adapters: Mapping[str, Path], threads: int | None, context: int
+    ) -> FakeEngine:
+        self.opened.append((path, dict(adapters)))
+        return self.engine(self.rule, min(context, self.context), adapters)
+
+
+def gguf(**metadata: str) -> bytes:
+    """Return the bytes of a GGUF file without tensors; `__` in a key stands for a dot."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, 0, len(metadata))
+    for name, value in metadata.items():
+        key, text = name.replace("__", ".").encode(), value.encode()
+        head += struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, len(text)) + text
+    return head
+
+
+def bundle(
+    folder: Path,
+    adapters: Sequence[str] = ("oranbench",),
+    quants: Sequence[str] = ("F16", "Q4_K_M"),
+    split: str | None = None,
+    **info: str,
+) -> Manifest:
+    """Write a bundle of files that pass every check and hold no model; F16 is the largest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digests = {"weights": WEIGHTS, "tokenizer": "c" * 64, "prompt": prompt.digest()}
+    made = Manifest(
+        BackboneInfo(**{"name": "tel-nano", "architecture": "llama", **digests, **info})
+    )
+    for at, quant in enumerate(quants):
+        path = folder / f"nano-{quant}.gguf"
+        path.write_bytes(gguf(general__name="x" * (1000 - at)))
+        made = made.with_file(
+            describe(folder, path, kind="backbone", format="gguf", quant=quant, source=WEIGHTS)
+        )
+    for category in adapters:
+        path = folder / f"nano-{category}-LoRA.gguf"
+        keys = {"general__type": "adapter", "tel_edge__backbone__weights": WEIGHTS}
+        path.write_bytes(gguf(**keys, tel_edge__category=category))
+        known = {"backbone": WEIGHTS, "category": category, "split": split, "rank": 8}
+        made = made.with_file(
+            describe(folder, path, kind="adapter", format="gguf", quant="F16", **known)
+        )
+    manifests.write(made, folder)
+    return made
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    """Return rows whose questions say which answer is right, which only `gold` reads."""
+    choices = ["red", "green", "blue", "white"]
+    return [
+        {"question": f"Item {at}, gold {at % 4}?", "choices": choices, "answer": at % 4}
+        for at in range(count)
+    ]
+
+
+def dataset(folder: Path, category: str, made: Sequence[Mapping[str, Any]]) -> Path:
+    """Write rows as JSONL in the hub's layout and return the data set's folder."""
+    part = folder / category
+    part.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in made)
+    (part / "test-00000-of-00001.jsonl").write_text(text)
+    return folder

@@ -1,0 +1,308 @@
+"""`tel-eval` from the outside: what it scores, keeps, reuses and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fake_engine as fake
+import pytest
+
+from tel_edge.eval import benchmark, evaluate
+from tel_edge.eval.records import read_records, read_summary
+from tel_edge.eval.split import Split, split
+from tel_edge.eval.statistics import share
+from tel_edge.runtime import manifest
+from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.runtime.scoring import majority
+
+Command = Callable[..., tuple[int, str, str]]
+ORAN = CATEGORIES["oranbench"]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A workspace with a bundle and, in `data`, 30 questions of which 6 are in the test part."""
+    fake.dataset(tmp_path / "data", "oranbench", fake.rows(30))
+    fake.bundle(tmp_path / "bundles" / "tel-nano", split=parts(tmp_path).digest)
+    return tmp_path
+
+
+def parts(home: Path, seed: int = 42) -> Split:
+    return split(benchmark.read(str(home / "data"), ORAN).questions, seed)
+
+
+@pytest.fixture
+def tel_eval(home: Path, run_command: Command) -> Callable[..., tuple[int, str, str]]:
+    def made(*argv: str, opener: Any = None, isolated: bool = False) -> tuple[int, str, str]:
+        work = partial(evaluate.work, opener=opener or fake.FakeOpener(), isolated=isolated)
+        common = ["--workspace", str(home), "--dataset", str(home / "data"), "--quiet"]
+        return run_command(evaluate.parser(), work, *common, *argv)
+
+    return made
+
+
+def out(home: Path, variant: str, suffix: str = ".jsonl") -> Path:
+    return home / "results" / "tel-nano" / variant / f"oranbench{suffix}"
+
+
+def document(said: str) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return made
+
+
+def test_every_variant_is_scored_once(tel_eval: Command, home: Path) -> None:
+    opener = fake.FakeOpener()
+    code, said, _ = tel_eval("--json", opener=opener)
+    assert code == 0
+    lines = [line.split()[:2] for line in said.splitlines()[:-1]]
+    names = ["base-F16", "lora-F16", "lora-Q4_K_M"]
+    assert lines == [["oranbench", name] for name in names]
+    assert [s["variant"]["name"] for s in document(said)["summaries"]] == names
+    bundle = home / "bundles" / "tel-nano"
+    adapters = {"oranbench": bundle / "nano-oranbench-LoRA.gguf"}
+    assert opener.opened == [
+        (bundle / "nano-F16.gguf", {}),
+        (bundle / "nano-F16.gguf", adapters),
+        (bundle / "nano-Q4_K_M.gguf", adapters),
+    ]
+
+
+def test_records_and_summary_are_those_computed_by_hand(tel_eval: Command, home: Path) -> None:
+    assert tel_eval()[0] == 0
+    test = parts(home).test
+    assert len(test) == 6
+    records = list(read_records(out(home, "lora-F16")))
+    assert [record.id for record in records] == [question.id for question in test]
+    assert [record.gold for record in records] == [question.answer for question in test]
+    assert all(record.pick == record.gold for record in records)
+    assert all(record.milliseconds == 2.0 and len(record.draws) == 4 for record in records)
+    made = read_summary(out(home, "lora-F16", ".json"))
+    assert (made.questions, made.pass1, made.too_long, made.rejected) == (6, share(6, 6), 0, 0)
+    right = sum(majority(record.draws) == record.gold for record in records)
+    assert made.majority == share(right, 6)
+    assert made.label_mass == pytest.approx(1)
+    assert (made.milliseconds_p50, made.part, made.k) == (2.0, "test", 4)
+    assert (made.variant.adapter, made.variant.quant) == (True, "F16")
+    assert (
+        made.variant.adapter_bytes
+        == (home / "bundles" / "tel-nano" / "nano-oranbench-LoRA.gguf").stat().st_size
+    )
+    # The bare backbone knows nothing: of equal options the first is picked.
+    base = read_summary(out(home, "base-F16", ".json"))
+    assert base.pass1 == share(sum(question.answer == 0 for question in test), 6)
+    assert (base.variant.adapter, base.variant.adapter_bytes) == (False, 0)
+
+
+def test_draws_are_the_same_in_every_order(tel_eval: Command, home: Path) -> None:
+    assert tel_eval()[0] == 0
+    before = {record.id: record.draws for record in read_records(out(home, "base-F16"))}
+    lines = out(home, "base-F16").read_text().splitlines(keepends=True)
+    out(home, "base-F16").write_text("".join(lines[3:]))
+    out(home, "base-F16", ".json").unlink()
+    assert tel_eval()[0] == 0
+    after = list(read_records(out(home, "base-F16")))
+    assert {record.id: record.draws for record in after} == before
+    assert [record.id for record in after][-3:] == list(before)[:3]
+
+
+def test_a_second_run_opens_nothing(tel_eval: Command, home: Path) -> None:
+    assert tel_eval()[0] == 0
+    before = {path: path.read_bytes() for path in (home / "results").rglob("*.json*")}
+    opener = fake.FakeOpener()
+    code, said, _ = tel_eval(opener=opener)
+    assert (code, opener.opened) == (0, [])
+    assert said.count("(scored before)") == 3
+    assert before == {path: path.read_bytes() for path in (home / "results").rglob("*.json*")}
+
+
+def test_a_torn_line_is_mended_and_only_the_missing_are_scored(
+    tel_eval: Command, home: Path
+) -> None:
+    assert tel_eval()[0] == 0
+    path = out(home, "lora-F16")
+    whole = path.read_text()
+    path.write_text(whole[:-40])
+    out(home, "lora-F16", ".json").unlink()
+    engines: list[fake.FakeEngine] = []
+
+    class Watched(fake.FakeEngine):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            engines.append(self)
+
+    assert tel_eval(opener=fake.FakeOpener(engine=Watched))[0] == 0
+    assert [len(engine.asked) for engine in engines] == [1]
+    assert path.read_text() == whole
+    assert read_summary(out(home, "lora-F16", ".json")).questions == 6
+
+
+def test_records_of_other_files_are_dropped(tel_eval: Command, home: Path) -> None:
+    assert tel_eval()[0] == 0
+    old = {record.run for record in read_records(out(home, "lora-F16"))}
+    base = out(home, "base-F16").read_bytes()
+    bundle = home / "bundles" / "tel-nano"
+    made = manifest.read(bundle)
+    keys = {"general__type": "adapter", "tel_edge__backbone__weights": fake.WEIGHTS}
+    path = bundle / "nano-oranbench-LoRA.gguf"
+    path.write_bytes(fake.gguf(**keys, again="yes"))
+    known = {"quant": "F16", "category": "oranbench", "backbone": fake.WEIGHTS}
+    file = manifest.describe(bundle, path, kind="adapter", format="gguf", **known)
+    manifest.write(made.with_file(replace(file, split=parts(home).digest)), bundle)
+    code, said, _ = tel_eval()
+    assert code == 0
+    assert said.count("(scored before)") == 1
+    new = {record.run for record in read_records(out(home, "lora-F16"))}
+    assert len(new) == 1
+    assert not new & old
+    assert out(home, "base-F16").read_bytes() == base
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["-k", "8"], ["--temperature", "1"], ["--part", "validation"], ["--context", "2048"]],
+)
+def test_other_settings_are_another_run(argv: list[str], tel_eval: Command, home: Path) -> None:
+    assert tel_eval()[0] == 0
+    code, said, _ = tel_eval(*argv)
+    assert code == 0
+    assert "(scored before)" not in said
+    assert len({record.run for record in read_records(out(home, "lora-F16"))}) == 1
+
+
+def test_another_split_is_refused_unless_allowed(tel_eval: Command, home: Path) -> None:
+    opener = fake.FakeOpener()
+    code, said, err = tel_eval("--seed", "7", opener=opener)
+    assert (code, said, opener.opened) == (2, "", [])
+    assert "nano-oranbench-LoRA.gguf: trained on another split" in err
+    assert "--other-split" in err
+    assert not (home / "results").exists()
+    assert tel_eval("--seed", "7", "--other-split")[0] == 0
+    assert read_summary(out(home, "lora-F16", ".json")).split == parts(home, 7).digest
+
+
+def test_a_question_that_does_not_fit_counts_as_wrong(tel_eval: Command, home: Path) -> None:
+    rows = fake.rows(30)
+    long = next(at for at in range(30) if f"oranbench/{at}" == parts(home).test[2].id)
+    text = rows[long]["question"]
+    rows[long]["question"] = text + " very" * 500
+    fake.dataset(home / "data", "oranbench", rows)
+    code, said, _ = tel_eval("--json", opener=fake.FakeOpener(context=400))
+    assert code == 0
+    for summary in document(said)["summaries"]:
+        assert (summary["questions"], summary["too_long"]) == (6, 1)
+    made = read_summary(out(home, "lora-F16", ".json"))
+    assert made.pass1 == share(5, 6)
+    ids = [record.id for record in read_records(out(home, "lora-F16"))]
+    assert len(ids) == 5
+    assert f"oranbench/{long}" not in ids
+
+
+class Letters(fake.FakeEngine):
+    def tokenize(self, text: str) -> list[int]:
+        return [fake.BOS, *text.encode()]
+
+
+def test_a_tokenizer_that_splits_labels_is_refused_and_not_counted(tel_eval: Command) -> None:
+    """It would look like a test part whose questions are all too long."""
+    code, said, err = tel_eval(opener=fake.FakeOpener(engine=Letters))
+    assert (code, said) == (2, "")
+    assert "label ' A' is not one token of its own" in err
+
+
+def test_malformed_rows_are_told_in_the_summary(tel_eval: Command, home: Path) -> None:
+    fake.dataset(home / "data", "oranbench", [*fake.rows(30), {"question": "?"}])
+    assert tel_eval()[0] == 0
+    assert read_summary(out(home, "lora-F16", ".json")).rejected == 1
+    code, _, err = tel_eval("--strict")
+    assert code == 2
+    assert "test-00000-of-00001.jsonl, row 30: column 'choices' is missing" in err
+
+
+def test_baselines_are_kept_beside(tel_eval: Command, home: Path) -> None:
+    code, said, _ = tel_eval("--baselines")
+    assert code == 0
+    assert "one letter" in said
+    assert (home / "results" / "baselines" / "oranbench.json").is_file()
+
+
+def test_a_category_without_adapter_has_the_bare_backbone_alone(
+    tel_eval: Command, home: Path
+) -> None:
+    fake.dataset(home / "data", "teleqna", fake.rows(30))
+    code, said, _ = tel_eval("--category", "teleqna")
+    assert code == 0
+    assert [line.split()[:2] for line in said.splitlines()] == [["teleqna", "base-F16"]]
+
+
+def test_a_process_of_its_own_gives_the_same_records(tel_eval: Command, home: Path) -> None:
+    assert tel_eval(isolated=True)[0] == 0
+    apart = {path: path.read_bytes() for path in (home / "results").rglob("*.jsonl")}
+    for path in [*apart, *(home / "results").rglob("*.json")]:
+        path.unlink()
+    assert tel_eval()[0] == 0
+    assert apart == {path: path.read_bytes() for path in (home / "results").rglob("*.jsonl")}
+
+
+def test_an_engine_that_dies_is_told_and_its_records_kept(tel_eval: Command, home: Path) -> None:
+    fake.bundle(home / "bundles" / "tel-nano", quants=("F16",), split=parts(home).digest)
+    dying = fake.FakeOpener(rule=fake.dies)
+    code, _, err = tel_eval(opener=dying, isolated=True)
+    assert code == 1
+    assert "oranbench base-F16: the engine died; what was scored is kept in" in err
+    assert len(err.splitlines()) == 2
+    kept = list(read_records(out(home, "base-F16")))
+    assert len(kept) == 2
+    assert not out(home, "base-F16", ".json").exists()
+    # The same command goes on where that one ended.
+    assert tel_eval()[0] == 0
+    assert list(read_records(out(home, "base-F16")))[:2] == kept
+    assert read_summary(out(home, "base-F16", ".json")).questions == 6
+
+
+def test_a_damaged_bundle_writes_no_result(tel_eval: Command, home: Path) -> None:
+    path = home / "bundles" / "tel-nano" / "nano-F16.gguf"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    opener = fake.FakeOpener()
+    code, said, err = tel_eval(opener=opener)
+    assert (code, said, opener.opened) == (2, "", [])
+    assert "corrupted" in err
+    assert not list((home / "results").rglob("*.json"))
+
+
+# Arguments, what is said.
+COMMANDS: tuple[tuple[list[str], str], ...] = (
+    (["--category", "poetry"], "unknown category 'poetry'"),
+    (["--dataset", "nowhere"], "no data set 'nowhere'"),
+    (["--backbone", "nothing"], "no backbone 'nothing'"),
+    (["--bundle", "nowhere"], "no manifest.json"),
+    (["--part", "all"], "invalid choice: 'all'"),
+    (["-k", "0"], "argument -k: '0' is no whole number above 0"),
+    (["--threads", "-1"], "argument --threads: '-1' is no whole number above 0"),
+    (["--context", "0"], "argument --context: '0' is no whole number above 0"),
+    (["--temperature", "0"], "--temperature 0.0: a number above 0 is needed"),
+    (["--temperature", "nan"], "--temperature nan: a number above 0 is needed"),
+)
+
+
+@pytest.mark.parametrize(("argv", "said"), COMMANDS)
+def test_wrong_usage(argv: list[str], said: str, tel_eval: Command, home: Path) -> None:
+    opener = fake.FakeOpener()
+    code, shown, err = tel_eval(*argv, opener=opener)
+    assert (code, shown, opener.opened) == (2, "", [])
+    assert said in err
+    assert len(err.splitlines()) <= 2
+    assert not (home / "results").exists()
+
+
+def test_a_bundle_without_backbone_is_refused(tel_eval: Command, home: Path) -> None:
+    manifest_file = home / "bundles" / "tel-nano" / "manifest.json"
+    manifest_file.unlink()
+    fake.bundle(home / "bundles" / "tel-nano", quants=())
+    code, said, err = tel_eval()
+    assert (code, said) == (2, "")
+    assert "no GGUF backbone (there: none); run: tel-export --quant Q4_K_M" in err

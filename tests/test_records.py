@@ -1,0 +1,145 @@
+"""Records and summaries: what is written is what is read, and torn files are told apart."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tel_edge.eval.records import (
+    Record,
+    Summary,
+    Variant,
+    line,
+    measures,
+    read_records,
+    read_summary,
+    summaries,
+    write_summary,
+)
+from tel_edge.eval.statistics import quantile, share
+from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.workspace import Workspace
+
+
+def record(at: int, gold: int = 1, pick: int = 1, draws: tuple[int, ...] = (1, 1, 0, 0)) -> Record:
+    return Record("run", f"q/{at}", gold, (-1.5, -0.25), pick, draws, 100 + at, 2.0 + at)
+
+
+SUMMARY = Summary(
+    backbone="nano", variant=Variant("lora-F16", "F16", "gguf", True, 900, 50),
+    category="oranbench", dataset="ot-mini", part="test", split="5" * 64, run="run",
+    made_with={"k": 4}, rejected=0, k=4, memory_anonymous=None, memory_file=1, memory_peak=2,
+    **measures([record(0)], 0),
+)  # fmt: skip
+
+
+def test_a_record_reads_back_equal(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(line(record(at)) for at in range(3)))
+    assert list(read_records(path)) == [record(at) for at in range(3)]
+    assert list(read_records(path, "other")) == []
+    assert list(read_records(tmp_path / "none.jsonl")) == []
+
+
+def test_the_line_of_a_record_never_changes() -> None:
+    made = Record("r", "q/0", 1, (-0.12345678, -2.0), 0, (0, 1), 7, 1.23456)
+    assert line(made) == (
+        '{"run":"r","id":"q/0","gold":1,"logprobs":[-0.123457,-2.0],"pick":0,"draws":[0,1],'
+        '"tokens":7,"milliseconds":1.235}\n'
+    )
+
+
+def test_a_torn_end_is_passed_over_wherever_it_is_torn(tmp_path: Path) -> None:
+    path, text = tmp_path / "x.jsonl", line(record(0)) + line(record(1))
+    for size in range(len(line(record(0))), len(text) - 1):
+        path.write_text(text[:size])
+        assert list(read_records(path)) == [record(0)]
+    path.write_bytes(line(record(0)).encode() + b"\xff\x00\x00")
+    assert list(read_records(path)) == [record(0)]
+
+
+@pytest.mark.parametrize("broken", ["{}", "[]", "x", '{"run": 1}', line(record(0))[:-3], "null"])
+def test_a_broken_line_inside_is_refused(broken: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(line(record(0)) + broken + "\n" + line(record(1)))
+    with pytest.raises(InputError, match=r"x\.jsonl, line 2: no record .*delete the file"):
+        list(read_records(path))
+
+
+def test_measures_by_hand() -> None:
+    made = measures(
+        [
+            record(0),
+            record(1, pick=0),
+            record(2, draws=(0, 1, 1, 0)),
+            record(3, gold=0, pick=0, draws=(0, 0, 1, 1)),
+        ],
+        too_long=1,
+    )
+    assert (made["questions"], made["too_long"]) == (5, 1)
+    # Right picks are 0, 2, 3; right majorities 0, 1, 3: in 2 the wrong answer came first.
+    assert made["pass1"] == share(3, 5)
+    assert made["majority"] == share(3, 5)
+    assert made["label_mass"] == pytest.approx(math.exp(-1.5) + math.exp(-0.25))
+    assert made["tokens_mean"] == 101.5
+    assert (made["milliseconds_p50"], made["milliseconds_p95"]) == (4.0, 5.0)
+
+
+def test_measures_of_nothing_are_numbers() -> None:
+    made = measures([], 2)
+    assert (made["questions"], made["pass1"].right, made["label_mass"]) == (2, 0, 0)
+    assert measures([], 0)["pass1"] == share(0, 0)
+
+
+def test_wilson_intervals() -> None:
+    made = share(15, 20)
+    assert (made.value, made.low, made.high) == pytest.approx((0.75, 0.5313, 0.8881), abs=1e-4)
+    assert (share(0, 10).low, share(10, 10).high) == (0.0, 1.0)
+    assert 0 < share(0, 10).high < 0.31
+    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+
+
+def test_a_summary_reads_back_equal(tmp_path: Path) -> None:
+    write_summary(tmp_path / "x.jsonl", SUMMARY)
+    assert read_summary(tmp_path / "x.json") == SUMMARY
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "{}", '{"schema_version": 2}', '{"schema_version": 1}', b"\xff"],
+)
+def test_what_is_no_summary_is_refused(content: str | bytes, tmp_path: Path) -> None:
+    data = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(InputError, match=r"x\.json: no summary .*run tel-eval again"):
+        read_summary(tmp_path / "x.json")
+
+
+def test_a_summary_without_a_field_is_refused(tmp_path: Path) -> None:
+    write_summary(tmp_path / "x.jsonl", SUMMARY)
+    document = json.loads((tmp_path / "x.json").read_text())
+    for name in document:
+        less = {key: value for key, value in document.items() if key != name}
+        (tmp_path / "x.json").write_text(json.dumps(less))
+        with pytest.raises(InputError, match=name):
+            read_summary(tmp_path / "x.json")
+
+
+def test_summaries_of_a_backbone_are_found(tmp_path: Path) -> None:
+    home = Workspace(tmp_path)
+    for category in ("teleqna", "oranbench"):
+        for name in ("lora-Q8_0", "base-F16"):
+            made = replace(SUMMARY, category=category, variant=replace(SUMMARY.variant, name=name))
+            path = home.results("nano", name, category)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_summary(path, made)
+    found = [(made.category, made.variant.name) for made in summaries(home, "nano")]
+    assert found == [
+        ("oranbench", "base-F16"), ("oranbench", "lora-Q8_0"),
+        ("teleqna", "base-F16"), ("teleqna", "lora-Q8_0"),
+    ]  # fmt: skip
+    assert summaries(home, "other") == []
