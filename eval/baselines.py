@@ -27,7 +27,7 @@ from tel_edge.runtime.question import Question
 from tel_edge.runtime.workspace import Workspace
 
 SCHEMA_VERSION = 1
-HASHES = 2**18
+HASHES = 2**16
 # Options that speak of the other options, in the words of multiple-choice exams.
 OTHERS = r"\b.*\b(above|options|of them|of these)\b"
 ALL_OF = re.compile(r"\b(all|both)" + OTHERS, re.IGNORECASE)
@@ -114,9 +114,7 @@ def read(path: Path) -> Baselines:
         )
         return Baselines(**known)
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{path}: no baselines ({error}); delete the file and run tel-eval"
-        ) from None
+        raise InputError(f"{path}: no baselines ({error}); run tel-eval --baselines") from None
 
 
 def _share(questions: Sequence[Question], picks: Sequence[int]) -> Share:

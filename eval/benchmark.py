@@ -71,7 +71,9 @@ def read(dataset: str, category: Category, strict: bool = False) -> Benchmark:
             f"{dataset}: no usable question for {category.name}"
             + (f"; first reason: {rejected[0].reason}" if rejected else "")
         )
-    return Benchmark(dataset, category.name, tuple(questions), tuple(rejected))
+    # A folder goes by its own name: where it lies on this machine is nobody's business.
+    called = Path(dataset).resolve().name
+    return Benchmark(called, category.name, tuple(questions), tuple(rejected))
 
 
 def _rows(dataset: str, category: Category) -> Iterator[Row]:

@@ -245,7 +245,7 @@ def sources(args: argparse.Namespace) -> list[Source]:
     for of in categories(args.category):
         read = benchmark.read(args.dataset, of, args.strict)
         parts = split(read.questions, args.seed)
-        made.append(Source(of, args.dataset, parts, len(read.rejected)))
+        made.append(Source(of, read.dataset, parts, len(read.rejected)))
     return made
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,7 +70,8 @@ class Footprint:
 class Training:
     """What `training.json` says of one adapter; what it does not say is None or empty.
 
-    `curve` holds points with `step` and `loss` or `validation_loss` or both.
+    `curve` holds points with `step` and any of `epoch`, `loss`, `validation_loss` and
+    `validation_pass1`.
     """
 
     category: str
@@ -221,9 +223,11 @@ def _section(
         made = baselines.read(path)
         if any((made.dataset, made.part, made.split) != _questions(s)[:3] for s in own):
             made = None
-            notes.append("the trivial baselines on file are about other questions; run tel-eval")
+            notes.append(
+                "the trivial baselines on file are about other questions; run tel-eval --baselines"
+            )
     else:
-        notes.append("no trivial baselines on file, so no floor to compare with")
+        notes.append("no trivial baselines to compare with; tel-eval --baselines makes them")
     title = CATEGORIES[name].title if name in CATEGORIES else name
     ordered = tuple(sorted(rows, key=_order))
     return Section(name, title, ordered, made, (*notes, *_notes(ordered, made, to)))
@@ -332,31 +336,35 @@ def _training(workspace: Workspace, backbone: str, category: str) -> Training | 
 
 def _point(point: Mapping[str, Any]) -> dict[str, float]:
     """Keep what can be drawn; a loss that has left the numbers is no JSON either."""
-    names = ("step", "loss", "validation_loss")
+    names = ("step", "epoch", "loss", "validation_loss", "validation_pass1")
     known = {name: float(point[name]) for name in names if point.get(name) is not None}
     return {name: value for name, value in known.items() if math.isfinite(value)}
 
 
 def _settings(summaries: Sequence[Summary]) -> dict[str, str]:
-    """Return what the results were made with; what differs between them as a count of values."""
+    """Return what the results were made with, by name; of more than three values their number."""
     found: dict[str, list[str]] = {}
     for summary in summaries:
-        dataset, part, split, _ = _questions(summary)
-        own = {"data set": dataset, "part": part, "k": summary.k, **summary.made_with}
-        for name, value in {**own, "split": {summary.category: split}}.items():
-            for key, text in _flat(name, value):
-                found.setdefault(key, []).append(text)
+        made = {"data set": summary.dataset, "part": summary.part, "k": summary.k}
+        # The groups of `made_with` are flattened; the split is a category's own.
+        made |= {**summary.made_with, "split": {summary.category: summary.split}}
+        for name, text in _flat(made):
+            found.setdefault(name, []).append(text)
+    unique = {name: tuple(dict.fromkeys(texts)) for name, texts in found.items()}
     return {
-        name: " or ".join(unique) if len(unique) <= 3 else f"{len(unique)} different values"
-        for name in found
-        if (unique := list(dict.fromkeys(found[name])))
+        name: " or ".join(texts) if len(texts) <= 3 else f"{len(texts)} different values"
+        for name, texts in unique.items()
     }
 
 
-def _flat(name: str, value: Any) -> list[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        return [pair for key in value for pair in _flat(f"{name} {key}", value[key])]
-    return [(name, value if isinstance(value, str) else json.dumps(value, sort_keys=True))]
+def _flat(made: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in made.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, "" if name == "settings" else f"{name} ")
+        elif value is not None:
+            text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            # A SHA-256 is told apart by its beginning; the summaries hold it whole.
+            yield prefix + name, text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
 
 def _questions(summary: Summary) -> tuple[str, str, str, int]:

@@ -51,10 +51,11 @@ class Plot:
 
 def plots(report: Report) -> tuple[Plot, ...]:
     """Draw what the report has numbers for. Raises `InputError` if matplotlib is missing."""
+    need("matplotlib", "report")
     style = need("matplotlib.style", "report")
     figure = need("matplotlib.figure", "report")
     rows = sum(len(section.rows) for section in report.sections)
-    tall = 1.1 + 0.2 * rows + 0.22 * len(report.sections)
+    tall = 1.1 + 0.17 * rows + 0.2 * len(report.sections)
     every: list[tuple[str, str, float, Draw]] = [
         (
             "Pass@1",
@@ -82,7 +83,7 @@ def plots(report: Report) -> tuple[Plot, ...]:
         every.append(
             (
                 "Training",
-                "Loss by step: lines are the training batches, circles the validation part.",
+                "Loss by step: the train part as a line, the validation part dashed.",
                 3.4,
                 _curves,
             )
@@ -178,12 +179,11 @@ def _curves(canvas: Any, report: Report) -> None:
     drawn = [training for training in report.trainings if training.curve]
     for at, training in enumerate(drawn):
         colour = COLOURS[at % len(COLOURS)]
-        for name, look in (("loss", "-"), ("validation_loss", "o--")):
+        for name, look in (("loss", ".-"), ("validation_loss", "o--")):
             points = [(p["step"], p[name]) for p in training.curve if {"step", name} <= p.keys()]
             if points:
-                label = training.category if name == "loss" else None
                 xs, ys = zip(*points, strict=True)
-                axes.plot(xs, ys, look, color=colour, linewidth=1.3, markersize=4, label=label)
+                axes.plot(xs, ys, look, color=colour, linewidth=1.3, markersize=4)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("step")
     axes.set_ylabel("loss on the answer, nats")
@@ -193,7 +193,7 @@ def _curves(canvas: Any, report: Report) -> None:
         lines.Line2D([], [], color=COLOURS[at % len(COLOURS)], label=_shown(training.category))
         for at, training in enumerate(drawn)
     ]
-    canvas.legend(handles=keys, loc="outside upper left", ncols=3)
+    _keyed(canvas, keys)
 
 
 def _places(axes: Any, report: Report) -> dict[tuple[str, str], float]:
@@ -251,7 +251,13 @@ def _legend(canvas: Any, report: Report) -> None:
     lines = need("matplotlib.lines", "report")
     names: Sequence[str] = variants(report)
     keys = [lines.Line2D([], [], label=_shown(name), **_mark(report, name)) for name in names]
-    canvas.legend(handles=keys, loc="outside upper left", ncols=3)
+    _keyed(canvas, keys)
+
+
+def _keyed(canvas: Any, keys: Sequence[Any]) -> None:
+    # Three to a row in reading order, where matplotlib would go down the columns.
+    ordered = [key for column in range(3) for key in keys[column::3]]
+    canvas.legend(handles=ordered, loc="outside upper left", ncols=3)
 
 
 def _shown(name: str) -> str:

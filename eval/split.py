@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Split:
     """Three parts that share no question text; `test` is the unseen part.
 
-    `digest` is a SHA-256 over the ids in each part and the seed.
+    `digest` is a SHA-256 over the questions of each part, whole, and the seed.
     """
 
     train: tuple[Question, ...]
@@ -64,8 +64,10 @@ def split(questions: Sequence[Question], seed: int = 42) -> Split:
         parts[sum(dealt >= bound for bound in bounds)].extend(group)
         dealt += len(group)
     train, validation, test = (tuple(questions[at] for at in sorted(part)) for part in parts)
-    ids = [[question.id for question in part] for part in (train, validation, test)]
-    return Split(train, validation, test, seed, digest.of_value([seed, ids]))
+    rows = [
+        [(q.id, q.text, q.choices, q.answer) for q in part] for part in (train, validation, test)
+    ]
+    return Split(train, validation, test, seed, digest.of_value([seed, rows]))
 
 
 def capped(questions: Sequence[T], most: int | None, seed: int) -> tuple[T, ...]:

@@ -34,9 +34,9 @@ def parser(prog: str, description: str, *options: str) -> Parser:
     made = Parser(prog=prog, description=description, allow_abbrev=False)
     made.add_argument(
         "--workspace",
-        type=Path,
+        type=folder,
         metavar="DIR",
-        default=Path(os.environ.get("TEL_WORKSPACE", "tel-workspace")),
+        default=os.environ.get("TEL_WORKSPACE", "tel-workspace"),
         help="where adapters, bundles, results and reports are (env TEL_WORKSPACE; %(default)s)",
     )
     if "backbone" in options:
@@ -74,6 +74,14 @@ def parser(prog: str, description: str, *options: str) -> Parser:
     return made
 
 
+def folder(text: str) -> Path:
+    """Return a folder that is there or can be made, as the `type` of an option."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file, a folder is needed")
+    return path
+
+
 def positive(text: str) -> int:
     """Return a whole number above 0, as the `type` of an option."""
     if not text.isascii() or not text.isdigit() or int(text) == 0:
@@ -82,9 +90,7 @@ def positive(text: str) -> int:
 
 
 def workspace(args: argparse.Namespace) -> Workspace:
-    """Return the workspace of parsed arguments. Raises `InputError` where a file is in its way."""
-    if args.workspace.exists() and not args.workspace.is_dir():
-        raise InputError(f"{args.workspace}: a file, so it cannot be the --workspace")
+    """Return the workspace of parsed arguments."""
     return Workspace(args.workspace)
 
 

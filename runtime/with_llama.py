@@ -156,7 +156,7 @@ class LlamaEngine:
         """Trim the cache to what it shares with `prompt` and return how many tokens that is."""
         owner, cached = self._cached
         shared = 0
-        if True:
+        if owner == adapter:
             # The last token is always decoded, since its logits are wanted.
             for have, wanted in zip(cached, prompt[:-1], strict=False):
                 if have != wanted:

@@ -14,45 +14,54 @@ from dataclasses import dataclass
 from tel_edge.runtime.prompt import labels, render
 from tel_edge.runtime.question import Question
 
-ADJECTIVES = """adaptive aggregated ambient anchor backup bearer cell-free central cloud coarse coded
-coherent common compact cooperative critical dedicated deferred delay-aware dense digital direct
-distributed dual dynamic early edge elastic federated fixed flexible full global guarded holographic
-hybrid idle indoor joint layered local logical low-power massive mobile multi-hop narrow nested
-network non-real-time offline open optical outdoor paired passive periodic persistent physical
-predictive primary private proactive quantized radio random real-time regional remote rural secondary
-secure semantic shared short sliced soft sparse static sub-band terrestrial tactile transient
-trusted uplink downlink urban virtual wideband wireless""".split()
+ADJECTIVES = """
+adaptive aggregated ambient anchor backup bearer cell-free central cloud coarse coded coherent
+common compact cooperative critical dedicated deferred delay-aware dense digital direct
+distributed dual dynamic early edge elastic federated fixed flexible full global guarded
+holographic hybrid idle indoor joint layered local logical low-power massive mobile multi-hop
+narrow nested network non-real-time offline open optical outdoor paired passive periodic
+persistent physical predictive primary private proactive quantized radio random real-time regional
+remote rural secondary secure semantic shared short sliced soft sparse static sub-band terrestrial
+tactile transient trusted uplink downlink urban virtual wideband wireless
+""".split()
 
-NOUNS = """access agent alarm allocation anchor antenna assistant authentication band bandwidth beam
-bearer block broker budget buffer cache call carrier catalogue cell channel cluster codec command
+NOUNS = """
+access agent alarm allocation anchor antenna assistant authentication band bandwidth beam bearer
+block broker budget buffer cache call carrier catalogue cell channel cluster codec command
 configuration connection container context controller core counter coverage data decoder delay
 device digest domain drift drone encoder endpoint energy entity event exchange exposure factory
 failure fallback feedback fibre file filter flow frame frequency function gain gateway grant graph
-group guard handover header image index intent interface interval inventory key label latency layer
-layout ledger level link load log loop loss manager map matrix measurement memory message metric
-mirror mode model module monitor multicast network node notification object offset operator
-orchestrator owner packet paging panel path payload peak phase pilot pipeline plane platform policy
-pool port power preamble privacy probe procedure processor profile protocol proxy queue radio range
-rate receiver record recovery reference registry relay release repeater report repository request
-reservation resource response retry ring roaming route router rule sample satellite scheduler schema
-scope security segment sensing sensor server service session signal slice slot snapshot source spectrum
-split state station steering storage stream subscriber surface switch symbol sync table task tenant
-terminal test threshold throughput timer token topology trace traffic training transfer transport trigger
-tunnel twin update user vector vendor video voice warning waveform window worker zone""".split()
+group guard handover header image index intent interface interval inventory key label latency
+layer layout ledger level link load log loop loss manager map matrix measurement memory message
+metric mirror mode model module monitor multicast network node notification object offset operator
+orchestrator owner packet paging panel path payload peak phase pilot pipeline plane platform
+policy pool port power preamble privacy probe procedure processor profile protocol proxy queue
+radio range rate receiver record recovery reference registry relay release repeater report
+repository request reservation resource response retry ring roaming route router rule sample
+satellite scheduler schema scope security segment sensing sensor server service session signal
+slice slot snapshot source spectrum split state station steering storage stream subscriber surface
+switch symbol sync table task tenant terminal test threshold throughput timer token topology trace
+traffic training transfer transport trigger tunnel twin update user vector vendor video voice
+warning waveform window worker zone
+""".split()
 
-RELATIONS = """anchor band bearer budget carrier class clause code controller duty entity field
-file function group handler header host identifier index interface key layer limit list load
-location measure method metric mode module name node object operation output owner parent peer
-plane point port priority procedure profile protocol purpose range rate reference requirement
-resource role rule section server service signal size source stage state step table target task
-technology test thread timer type unit value window zone""".split()
+RELATIONS = """
+anchor band bearer budget carrier class clause code controller duty entity field file function
+group handler header host identifier index interface key layer limit list load location measure
+method metric mode module name node object operation output owner parent peer plane point port
+priority procedure profile protocol purpose range rate reference requirement resource role rule
+section server service signal size source stage state step table target task technology test
+thread timer type unit value window zone
+""".split()
 
-VERBS = """assign attach bind carry cause choose configure confirm connect control cover decide declare
-define deliver demand describe drive enable encode enforce execute expect expose favour fix forward
-give govern guide handle hold identify include indicate join keep lead limit link list maintain
-manage map mark measure name need offer own pick place prefer produce protect provide quote reach
-record report require return run secure select send serve set specify start state steer store
-supply support take tell terminate tie trigger use""".split()
+VERBS = """
+assign attach bind carry cause choose configure confirm connect control cover decide declare
+define deliver demand describe drive enable encode enforce execute expect expose favour fix
+forward give govern guide handle hold identify include indicate join keep lead limit link list
+maintain manage map mark measure name need offer own pick place prefer produce protect provide
+quote reach record report require return run secure select send serve set specify start state
+steer store supply support take tell terminate tie trigger use
+""".split()
 
 STATEMENTS = (
     "The {r} of {s} is {o}.",

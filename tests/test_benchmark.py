@@ -105,6 +105,7 @@ def test_parquet_parts_are_read_in_order(tmp_path: Path) -> None:
     assert [q.text for q in read.questions] == [row["question"] for row in rows if row != rows[4]]
     assert read.questions[1].choices == ("red", "green", "blue", "white")
     assert read.questions[1].answer == 1
+    assert read.dataset == tmp_path.name, "where it lies on this machine is nobody's business"
     second = "oranbench/test-00001-of-00002.parquet"
     assert read.rejected == (Rejected(second, 4, "answer 9 is outside the 4 choices"),)
 

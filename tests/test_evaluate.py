@@ -86,7 +86,7 @@ def test_records_and_summary_are_those_computed_by_hand(tel_eval: Command, home:
     right = sum(majority(record.draws) == record.gold for record in records)
     assert made.majority == share(right, 6)
     assert made.label_mass == pytest.approx(1)
-    assert (made.milliseconds_p50, made.part, made.k) == (2.0, "test", 4)
+    assert (made.milliseconds_p50, made.dataset, made.part, made.k) == (2.0, "data", "test", 4)
     assert (made.variant.adapter, made.variant.quant) == (True, "F16")
     assert (
         made.variant.adapter_bytes
@@ -191,7 +191,7 @@ def test_a_question_that_does_not_fit_counts_as_wrong(tel_eval: Command, home: P
     text = rows[long]["question"]
     rows[long]["question"] = text + " very" * 500
     fake.dataset(home / "data", "oranbench", rows)
-    code, said, _ = tel_eval("--json", opener=fake.FakeOpener(context=400))
+    code, said, _ = tel_eval("--json", "--other-split", opener=fake.FakeOpener(context=400))
     assert code == 0
     for summary in document(said)["summaries"]:
         assert (summary["questions"], summary["too_long"]) == (6, 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,7 +21,7 @@ GOLDEN = [
     ["q/2", "q/5"],
     ["q/0", "q/1"],
 ]
-DIGEST = "926d89adbe99c2d6df61b28932234fbab2a42f4e3d1956c0587dabf44056751d"
+DIGEST = "15523abbf5edfc68ed21067dc8e92e9409fdb40c8715dcbcda6d3e964b866015"
 
 
 def asked(texts: list[str]) -> list[Question]:
@@ -91,13 +93,19 @@ def test_the_split_is_a_function_of_rows_and_seed(texts: list[str], seed: int) -
 
 def test_the_digest_changes_with_seed_and_rows() -> None:
     questions = asked([f"question {at}" for at in range(20)])
+    changes: list[dict[str, Any]] = [
+        {"id": "x"}, {"text": "x"}, {"choices": ("a", "c")}, {"answer": 1}
+    ]  # fmt: skip
     digests = {
         split(questions, 42).digest,
         split(questions, 43).digest,
         split(questions[:-1], 42).digest,
-        split([*questions[:-1], Question("other", "oranbench", "x", ("a", "b"))], 42).digest,
+        *(
+            split([*questions[:-1], replace(questions[-1], **change)], 42).digest
+            for change in changes
+        ),
     }
-    assert len(digests) == 4
+    assert len(digests) == 7
 
 
 def test_the_split_of_a_small_list_never_changes() -> None:

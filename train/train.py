@@ -147,7 +147,7 @@ def jobs(args: argparse.Namespace) -> list[Job]:
                 backbone,
                 folder,
                 of,
-                args.dataset,
+                source.dataset,
                 parts,
                 len(source.rejected),
                 chosen,

@@ -1,0 +1,250 @@
+"""All commands from the outside: quick help, wrong usage, missing extras, and who imports whom."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from tel_edge.runtime import cli
+from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.extras import need
+
+SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+HEAVY = {"torch", "transformers", "peft", "datasets", "matplotlib", "numpy", "llama_cpp", "sklearn"}
+# Prints what was imported, whatever way the program ends.
+LISTING = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
+
+
+def entry(name: str) -> str:
+    module, function = SCRIPTS[name].split(":")
+    return f"import sys; sys.argv[0] = {name!r}; from {module} import {function} as f; f()"
+
+
+def started(code: str, *argv: str) -> tuple[int, str, str, float]:
+    """Run Python code in a new process; return (exit code, stdout, stderr, seconds of CPU)."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout
+    assert child.stderr
+    out, err = child.stdout.read(), child.stderr.read()
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    child.stdout.close()
+    child.stderr.close()
+    return child.returncode, out, err, used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_is_quick(name: str) -> None:
+    runs = [started(entry(name), "--help") for _ in range(3)]
+    for code, out, err, _ in runs:
+        assert (code, err) == (0, "")
+        assert out.startswith(f"usage: {name} ")
+    assert min(seconds for *_, seconds in runs) < 0.3
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_imports_nothing_heavy(name: str) -> None:
+    code, _, err, _ = started(LISTING + entry(name), "--help")
+    assert code == 0
+    assert not HEAVY & set(err.split())
+
+
+def test_the_runtime_imports_nothing_heavy() -> None:
+    code, _, err, _ = started(LISTING + "import tel_edge.runtime.run")
+    loaded = set(err.split())
+    assert code == 0
+    assert "tel_edge.runtime.bundle" in loaded
+    assert not HEAVY & loaded
+    assert not {"tel_edge.eval", "tel_edge.train", "tel_edge.export"} & loaded
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_common_options_are_everywhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module(SCRIPTS[name].split(":")[0])
+    monkeypatch.delenv("TEL_WORKSPACE", raising=False)
+    args = module.parser().parse_args([])
+    assert args.workspace == Path("tel-workspace")
+    assert (args.json, args.quiet, args.backbone) == (False, False, "tel-nano")
+    monkeypatch.setenv("TEL_WORKSPACE", "elsewhere")
+    assert module.parser().parse_args([]).workspace == Path("elsewhere")
+
+
+# Arguments, and what is said; DIR is an empty folder, FILE a file.
+WRONG: tuple[tuple[str, str], ...] = (
+    ("tel-train --category poetry", "unknown category 'poetry'; there are: teleqna sixg_bench"),
+    ("tel-train --backbone nothing", "no backbone 'nothing': it is neither a folder nor one of"),
+    ("tel-train --backbone DIR --category oranbench", "no config.json; a Hugging Face model"),
+    ("tel-train --dataset nothing", "no data set 'nothing': neither ot-mini, ot-full nor"),
+    ("tel-train --dataset DIR", "no test-*.parquet and no test*.jsonl"),
+    ("tel-train --recipe nothing", "unknown recipe 'nothing'; there are: paper nano"),
+    ("tel-train --rank 0", "argument --rank: '0' is no whole number above 0"),
+    ("tel-train --max-train -1", "argument --max-train: '-1' is no whole number above 0"),
+    ("tel-train --learning-rate nan", "--learning-rate nan: a number above 0 is needed"),
+    ("tel-export --adapter oranbench", "no adapter for oranbench; run: tel-train --backbone"),
+    ("tel-export --adapter all", "no finished adapter; run: tel-train"),
+    ("tel-export --backbone nothing", "no backbone 'nothing'"),
+    ("tel-run --category oranbench", "no manifest.json, so this is no bundle"),
+    ("tel-run --category poetry", "unknown category 'poetry'"),
+    ("tel-run --backbone nothing", "no backbone 'nothing'"),
+    ("tel-eval", "no manifest.json, so this is no bundle; make one with tel-export"),
+    ("tel-eval --backbone nothing", "no backbone 'nothing'"),
+    ("tel-report", "no results; make some with: tel-eval --backbone tel-nano"),
+    ("tel-report --backbone nothing", "no backbone 'nothing'"),
+    ("tel-report --category oranbench", "unrecognized arguments: --category oranbench"),
+    ("tel-demo --category poetry", "unknown category 'poetry'"),
+    ("tel-demo --epochs 0", "argument --epochs: '0' is no whole number above 0"),
+    *((f"{name} --workspace FILE", "file is a file, a folder is needed") for name in SCRIPTS),
+    *((f"{name} --nonsense", "unrecognized arguments: --nonsense") for name in SCRIPTS),
+    *((f"{name} --seed x", "--seed") for name in ("tel-train", "tel-eval", "tel-demo")),
+)
+
+
+@pytest.mark.parametrize(("line", "said"), WRONG)
+def test_wrong_usage(line: str, said: str, tmp_path: Path, run_command: Any) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    places = {"DIR": str(tmp_path / "empty"), "FILE": str(tmp_path / "file")}
+    name, *argv = [places.get(part, part) for part in line.split()]
+    module = importlib.import_module(SCRIPTS[name].split(":")[0])
+    home = [] if "--workspace" in argv else ["--workspace", str(tmp_path / "home")]
+    code, out, err = run_command(module.parser(), module.work, *home, *argv)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.startswith(f"{name}: ")
+    assert "Traceback" not in err
+    assert len(err.splitlines()) <= 2
+    assert not (tmp_path / "home").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+# The command that needs the module, and the extra that brings it.
+EXTRAS = (
+    ("tel-train", "torch", "train"),
+    ("tel-train", "peft", "train"),
+    ("tel-export", "gguf", "export"),
+    ("tel-demo", "llama_cpp", "llama"),
+    ("tel-demo", "sklearn", "report"),
+    ("tel-eval --baselines", "sklearn", "report"),
+)
+
+
+@pytest.mark.parametrize(("line", "module", "extra"), EXTRAS)
+def test_a_missing_extra_is_one_line_with_the_command(
+    line: str, module: str, extra: str, tmp_path: Path
+) -> None:
+    """None in `sys.modules` is what an absent module looks like to `import`."""
+    name, *argv = line.split()
+    code, out, err, _ = started(
+        # The modules that take long and come before are not what is tested.
+        f"import sys, types; sys.modules.update(torch=types.ModuleType('torch'), "
+        f"peft=types.ModuleType('peft')); sys.modules[{module!r}] = None; {entry(name)}",
+        *("--workspace", str(tmp_path / "home"), *argv),
+    )
+    assert (code, out) == (2, "")
+    assert err == f"{name}: {module} is not installed; run: pip install 'tel-edge[{extra}]'\n"
+    assert not (tmp_path / "home").exists()
+
+
+def test_an_error_inside_a_module_is_not_taken_for_its_absence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half_there.py").write_text("import not_there_at_all")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
+        need("half_there", "train")
+    with pytest.raises(InputError, match=r"not_there\.inside is not installed"):
+        need("not_there.inside", "train")
+
+
+ENDS = (
+    (InputError("wrong, do this"), 2, "tel: wrong, do this\n"),
+    (WorkError("broke, do that"), 1, "tel: broke, do that\n"),
+    (KeyboardInterrupt(), 130, "tel: interrupted; run the same command to go on\n"),
+    (OSError(28, "No space left on device", "/x"), 1, "tel: /x: No space left on device\n"),
+    (PermissionError(13, "Permission denied", "/y"), 1, "tel: /y: Permission denied\n"),
+)
+
+
+@pytest.mark.parametrize(("error", "code", "said"), ENDS)
+def test_exit_codes(error: BaseException, code: int, said: str, run_command: Any) -> None:
+    def work(_: Any) -> None:
+        raise error
+
+    assert run_command(cli.parser("tel", "x"), work, "--json") == (code, "", said)
+
+
+def test_an_unforeseen_error_is_not_hidden(run_command: Any) -> None:
+    def work(_: Any) -> None:
+        raise FileNotFoundError(2, "No such file", "/z")
+
+    with pytest.raises(FileNotFoundError):
+        run_command(cli.parser("tel", "x"), work)
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    code = (
+        "import sys; from tel_edge.runtime import cli\n"
+        "def work(args):\n"
+        "    for _ in range(100_000): print('x' * 100)\n"
+        "sys.exit(cli.run(cli.parser('tel', 'x'), work))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout
+        assert child.stderr
+        child.stdout.readline()
+        child.stdout.close()
+        assert child.stderr.read() == b""
+    assert child.returncode == 0
+
+
+# Which of the sister packages each may import; train and export know no one but these.
+ALLOWED = {
+    "runtime": {"runtime"},
+    "eval": {"runtime", "eval"},
+    "train": {"runtime", "eval", "train"},
+    "export": {"runtime", "eval", "export"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Return the sub-packages of tel_edge that a file imports, at its top or in a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relatively"
+            assert node.module
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            top, *rest = name.split(".")
+            assert top not in ALLOWED, f"{path.name} imports bare {name}"
+            if top == "tel_edge" and rest:
+                found.add(rest[0])
+    return found & set(ALLOWED)
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_packages_import_only_what_is_below_them(package: str) -> None:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert len(files) > 3
+    assert {path.name: imported(path) - ALLOWED[package] for path in files} == {
+        path.name: set() for path in files
+    }
