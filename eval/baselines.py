@@ -71,14 +71,17 @@ def baselines(split: Split, category: Category, part: str = "test") -> tuple[Bas
     if not train:
         raise InputError(f"{category.name}: no train questions to fit the trivial baselines on")
     rules: list[tuple[str, Sequence[int]]] = [("one letter", _one_letter(train, scored))]
-    if category.labels:
-        rules.append(("text classifier", _text_classifier(train, scored)))
-    else:
-        rules += [
-            ("longest option", [_longest(question) for question in scored]),
-            ("surface features", _by_option(train, scored, words=False)),
-            ("options only", _by_option(train, scored, words=True)),
-        ]
+    need("sklearn", "report")  # Brings threadpoolctl.
+    # Threads of the linear algebra only get in each other's way with vectors this short.
+    with need("threadpoolctl", "report").threadpool_limits(1):
+        if category.labels:
+            rules.append(("text classifier", _text_classifier(train, scored)))
+        else:
+            rules += [
+                ("longest option", [_longest(question) for question in scored]),
+                ("surface features", _by_option(train, scored, words=False)),
+                ("options only", _by_option(train, scored, words=True)),
+            ]
     return tuple(Baseline(name, _share(scored, picks)) for name, picks in rules)
 
 

@@ -23,11 +23,10 @@ from tel_edge.eval.records import (
 )
 from tel_edge.eval.split import Split, split
 from tel_edge.eval.statistics import Share
-from tel_edge.runtime import backbones, bundle, cli, digest, memory
+from tel_edge.runtime import backbones, bundle, cli, digest, extras, memory
 from tel_edge.runtime.atomic import replacing
 from tel_edge.runtime.categories import Category, categories
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.extras import need
 from tel_edge.runtime.manifest import BundleFile, Manifest
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.scoring import Scorer, TooLong, draws, pick
@@ -54,13 +53,16 @@ class Source:
     rejected: int
 
 
-def variants(made: Manifest, category: str) -> list[tuple[Variant, BundleFile, BundleFile | None]]:
+def variants(
+    folder: Path, made: Manifest, category: str
+) -> list[tuple[Variant, BundleFile, BundleFile | None]]:
     """Return what there is to score: the bare backbone at its best type, the adapter at each.
 
-    The bare backbone is the reference "before" and is scored once, in the largest type.
+    The bare backbone is the reference "before" and is scored once, in the largest type. Raises
+    `InputError` where the bundle has adapters, but none for the category.
     """
     found: list[tuple[Variant, BundleFile, BundleFile | None]] = []
-    adapter = made.find("adapter", None, category)
+    adapter = bundle.adapter_file(folder, made, category) if made.adapters() else None
     for at, quant in enumerate(made.quants()):
         backbone = made.find("backbone", quant)
         if backbone is None:
@@ -115,6 +117,8 @@ def score(task: Task, opener: bundle.Opener = bundle.llama) -> tuple[int, memory
 
     Runs in a process of its own, so that memory is the engine's and not the evaluation's.
     """
+    from tqdm import tqdm
+
     adapters = [task.adapter] if task.adapter else []
     engine = bundle.open_engine(
         task.folder,
@@ -126,9 +130,7 @@ def score(task: Task, opener: bundle.Opener = bundle.llama) -> tuple[int, memory
         opener=opener,
     )
     scorer, too_long, settings = Scorer(engine), 0, task.settings
-    bar = need("tqdm", "llama").tqdm(
-        task.questions, desc=task.title, disable=task.quiet, leave=False, unit="question"
-    )
+    bar = tqdm(task.questions, desc=task.title, disable=task.quiet, leave=False, unit="question")
     with task.out.open("a", encoding="utf-8") as stream:
         for question in bar:
             try:
@@ -176,12 +178,11 @@ def evaluate(
     Records are appended as they come, so a killed run goes on behind the last whole line; records
     made of other files or settings are dropped.
     """
-    summary_file = task.out.with_suffix(".json")
-    if task.out.exists() and (there := _finished(summary_file, task.run)):
+    if there := finished(task):
         return there, True
     wanted = {question.id for question in task.questions}
     kept = [record for record in read_records(task.out, task.run) if record.id in wanted]
-    summary_file.unlink(missing_ok=True)
+    task.out.with_suffix(".json").unlink(missing_ok=True)
     with replacing(task.out) as partial:
         partial.write_text("".join(map(line, kept)), encoding="utf-8")
     done = {record.id for record in kept}
@@ -208,12 +209,13 @@ def evaluate(
     return summary, False
 
 
-def _finished(path: Path, run: str) -> Summary | None:
+def finished(task: Task) -> Summary | None:
+    """Return the summary of an earlier run of this very task, or None."""
     try:
-        there = read_summary(path)
+        there = read_summary(task.out.with_suffix(".json"))
     except (InputError, FileNotFoundError):
         return None
-    return there if there.run == run else None
+    return there if there.run == task.run and task.out.exists() else None
 
 
 def made_with(task: Task, source: Source) -> dict[str, Any]:
@@ -257,9 +259,11 @@ def tasks(
     found = []
     for source in all_of:
         questions = source.parts.part(args.part)
-        for variant, backbone, adapter in variants(made, source.category.name):
-            if adapter:
-                check_split(folder, adapter, source, args.other_split)
+        if trained := made.find("adapter", None, source.category.name):
+            check_split(folder, trained, source, args.other_split)
+            if not trained.split:
+                cli.say(args, f"warning: {trained.path} names no split; it may know the questions")
+        for variant, backbone, adapter in variants(folder, made, source.category.name):
             out = cli.workspace(args).results(
                 made.backbone.name, variant.name, source.category.name
             )
@@ -280,7 +284,7 @@ def work(
     if not 0 < args.temperature < math.inf:
         raise InputError(f"--temperature {args.temperature}: a number above 0 is needed")
     if args.baselines:
-        need("sklearn", "report")
+        extras.check("sklearn", "report")
     backbone = backbones.find(args.backbone)
     folder = args.bundle or cli.workspace(args).bundle(backbone.name)
     made = bundle.read(folder)
@@ -290,7 +294,12 @@ def work(
         args.category = ",".join(made.adapters()) or "all"
     all_of = sources(args)
     summaries = []
-    for task, source, variant in tasks(args, folder, made, all_of):
+    todo = tasks(args, folder, made, all_of)
+    # All files before the first question: a damaged one is refused with nothing written.
+    fresh = [task for task, _, _ in todo if not finished(task)]
+    files = [file for task in fresh for file in (task.backbone, task.adapter) if file]
+    bundle.verify(folder, made, dict.fromkeys(files))
+    for task, source, variant in todo:
         summary, reused = evaluate(task, source, variant, opener, isolated)
         summaries.append(summary)
         print(

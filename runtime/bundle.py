@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tel_edge.runtime import manifest as manifests
@@ -78,14 +78,20 @@ def open_engine(
 
     Adapters are named by category. Raises `InputError` for any file that is not what it should be.
     """
+    paths = verify(bundle, made, (backbone, *adapters))
+    return opener(paths.pop(""), paths, threads, context)
+
+
+def verify(bundle: Path, made: Manifest, files: Iterable[BundleFile]) -> dict[str, Path]:
+    """Check the files and return their paths, adapters by category and the backbone as ""."""
     paths = {}
-    for file in (backbone, *adapters):
+    for file in files:
         path = manifests.verified(bundle, file)
         header = check(path)
         paths[file.category or ""] = path
         if file.kind == "adapter":
             _check_adapter(path, header.metadata, made)
-    return opener(paths.pop(""), paths, threads, context)
+    return paths
 
 
 def _check_adapter(path: Path, metadata: Mapping[str, object], made: Manifest) -> None:

@@ -68,4 +68,4 @@ def categories(name: str) -> tuple[Category, ...]:
     """Return the categories that `--category NAME|all` (or a comma list) stands for."""
     if name == "all":
         return tuple(CATEGORIES.values())
-    return tuple(category(part) for part in name.split(","))
+    return tuple(category(part) for part in dict.fromkeys(name.split(",")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 from tel_edge.runtime.errors import InputError
@@ -18,6 +19,14 @@ def need(module: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != module.partition(".")[0]:
             raise
-        raise InputError(
-            f"{module} is not installed; run: pip install 'tel-edge[{extra}]'"
-        ) from None
+        raise _missing(module, extra) from None
+
+
+def check(module: str, extra: str) -> None:
+    """Raise what `need` would for a missing module, without the seconds that an import takes."""
+    if importlib.util.find_spec(module) is None:
+        raise _missing(module, extra)
+
+
+def _missing(module: str, extra: str) -> InputError:
+    return InputError(f"{module} is not installed; run: pip install 'tel-edge[{extra}]'")

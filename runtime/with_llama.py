@@ -27,6 +27,13 @@ MESSAGES: deque[str] = deque(maxlen=10)
 CALLBACKS: list[Any] = []
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class LlamaEngine:
     """One GGUF backbone and its LoRA adapters in memory.
 
@@ -49,7 +56,7 @@ class LlamaEngine:
         self._load(path)
         for name, file in (adapters or {}).items():
             self._add(name, file)
-        self._open(threads or len(os.sched_getaffinity(0)), context)
+        self._open(threads or cores(), context)
         # What the cache holds: the adapter under which it was computed, and its tokens. A prefix
         # computed under another adapter gives that adapter's answers, silently.
         self._cached: tuple[str | None, list[int]] = (None, [])

@@ -202,11 +202,11 @@ def test_the_embedded_benchmark_gives_no_choice_away(name: str) -> None:
 # Published values are means over five folds of the whole data; here it is one test part.
 PUBLISHED = (
     ("srsranbench", "one letter", 0.758),
-    pytest.param("sixg_bench", "options only", 0.75, marks=pytest.mark.slow),
+    ("sixg_bench", "options only", 0.75),
     ("3gpp_tsg", "text classifier", 0.685),
     ("oranbench", "longest option", 0.422),
     ("teletables", "longest option", 0.24),
-    pytest.param("teleqna", "surface features", 0.40, marks=pytest.mark.slow),
+    ("teleqna", "surface features", 0.40),
 )
 
 

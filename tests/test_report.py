@@ -181,7 +181,7 @@ def test_json_is_the_last_line_and_the_file(tel_report: Command, home: Path) -> 
     assert document["settings"]["engine"] == "llama-cpp-python 0.3.36"
     assert document["settings"]["temperature"] == "0.7"
     assert document["settings"]["split teletables"] == "split of teletables"
-    assert document["settings"]["backbone"] == "800000000000 or 400000000000 or 250000000000"
+    assert document["settings"]["backbone"] == "800000000000 or 250000000000 or 400000000000"
     assert "adapter" not in document["settings"]
 
 

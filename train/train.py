@@ -7,7 +7,6 @@ import json
 import math
 import shutil
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from tel_edge.runtime.atomic import replace_folder, write_text
 from tel_edge.runtime.backbones import Backbone
 from tel_edge.runtime.categories import Category, categories
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.extras import need
+from tel_edge.runtime import extras
 from tel_edge.train.recipes import Recipe, recipe
 
 SCHEMA_VERSION = 1
@@ -75,7 +74,6 @@ def train(job: Job, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     write_text(mark, job.digest)
-    began = time.monotonic()
     made = fit(job, partial, quiet)
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -95,7 +93,6 @@ def train(job: Job, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
             "rejected": job.rejected,
         },
         **made,
-        "seconds": round(time.monotonic() - began + made.pop("seconds_before", 0.0), 1),
         "peak_memory": memory.now().peak,
         "versions": versions(),
     }
@@ -161,8 +158,8 @@ def jobs(args: argparse.Namespace) -> list[Job]:
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
     """Train what is not finished yet."""
-    need("torch", "train")
-    need("peft", "train")
+    for module in ("torch", "transformers", "peft", "accelerate"):
+        extras.check(module, "train")
     done = []
     todo = jobs(args)
     for job in todo:

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from tel_edge.eval.split import capped
+from tel_edge.runtime.atomic import write_text
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.train.data import Rows, collate, examples
 
@@ -53,11 +54,21 @@ class AnswerTrainer(Trainer):
 class Watch(TrainerCallback):
     """The progress bar on stderr, the loss curve, and the stop at a loss that is no number."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, work: Path, quiet: bool) -> None:
         from tqdm import tqdm
 
         self.bar: Any = tqdm(disable=quiet, file=sys.stderr, unit="step", leave=False)
+        self.clock = work / "seconds"
+        self.before = float(self.clock.read_text()) if self.clock.exists() else 0.0
         self.began = time.monotonic()
+
+    def seconds(self) -> float:
+        """Return the time spent so far, that of the runs before this one counted in."""
+        return self.before + time.monotonic() - self.began
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep the time with the checkpoint."""
+        write_text(self.clock, f"{self.seconds():.1f}")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Set the bar to where a resumed run is."""
@@ -119,6 +130,7 @@ def fit(job: Job, work: Path, quiet: bool) -> dict[str, Any]:
             task_type="CAUSAL_LM",
         ),
     )
+    watch = Watch(work, quiet)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = AnswerTrainer(
         model=peft,
@@ -127,13 +139,16 @@ def fit(job: Job, work: Path, quiet: bool) -> dict[str, Any]:
         eval_dataset=Rows(valid),
         data_collator=partial(collate, pad=pad),
         compute_metrics=right,
-        callbacks=[Watch(quiet), EarlyStoppingCallback(recipe.patience)],
+        callbacks=[watch, EarlyStoppingCallback(recipe.patience)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     # The best checkpoint is loaded at the end, so this is what the early stopping chose.
     peft.save_pretrained(work / "adapter", safe_serialization=True)
-    return measured(trainer, peft) | {"too_long": train_long + valid_long}
+    return measured(trainer, peft) | {
+        "seconds": round(watch.seconds(), 1),
+        "too_long": train_long + valid_long,
+    }
 
 
 def right(made: Any) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 from tel_edge.runtime import cli
 from tel_edge.runtime.categories import categories
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.extras import need
+from tel_edge.runtime import extras
 
 # Module that holds the command, its name, and what it needs, to say so before minutes of work.
 STAGES = {
@@ -75,7 +75,7 @@ def _entry(name: str) -> str:
 def work(args: argparse.Namespace) -> dict[str, Any]:
     """Train, export, score and report; each stage reuses what an earlier run finished."""
     for module, extra in NEEDS:
-        need(module, extra)
+        extras.check(module, extra)
     seconds = {}
     for command in commands(args):
         cli.say(args, f"\n$ {shlex.join(command)}")
