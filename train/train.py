@@ -14,12 +14,11 @@ from typing import Any
 
 from tel_edge.eval import benchmark
 from tel_edge.eval.split import Split, capped, split
-from tel_edge.runtime import backbones, cli, digest, memory, prompt
+from tel_edge.runtime import backbones, cli, digest, extras, memory, prompt
 from tel_edge.runtime.atomic import replace_folder, write_text
 from tel_edge.runtime.backbones import Backbone
 from tel_edge.runtime.categories import Category, categories
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime import extras
 from tel_edge.train.recipes import Recipe, recipe
 
 SCHEMA_VERSION = 1

@@ -10,10 +10,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tel_edge.runtime import cli
+from tel_edge.runtime import cli, extras
 from tel_edge.runtime.categories import categories
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime import extras
 
 # Module that holds the command, its name, and what it needs, to say so before minutes of work.
 STAGES = {

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Makes the tables of docs/results.md: `scripts/results.sh [ot-full folder]`.
+# Resumable: finished stages are reused. About 15 minutes for ot-mini, 30 for the real benchmark.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bin=.venv/bin
+
+$bin/tel-demo --category all --workspace results-workspace/ot-mini
+
+if [ $# -gt 0 ]; then
+  # tel-nano learns little from real questions whatever it is given, so the training is capped.
+  $bin/tel-demo --category all --workspace results-workspace/ot-full \
+    --dataset "$1" --max-train 1000 --epochs 3
+fi
