@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from typing import Any
 
 from tel_edge.runtime.errors import InputError
@@ -24,7 +25,8 @@ def need(module: str, extra: str) -> Any:
 
 def check(module: str, extra: str) -> None:
     """Raise what `need` would for a missing module, without the seconds that an import takes."""
-    if importlib.util.find_spec(module) is None:
+    loaded = sys.modules.get(module) if module in sys.modules else importlib.util.find_spec(module)
+    if loaded is None:
         raise _missing(module, extra)
 
 

@@ -243,12 +243,12 @@ def loss_of(
 
 
 def mixture(facts: list[Fact], seed: int) -> Iterator[Example]:
-    """Yield phase two: a third open-book, two thirds closed-book with some bare statements."""
+    """Yield phase two: closed-book questions, some with the statement, and bare statements."""
     rng = random.Random(seed)
     opened, closed = fresh(rng), memorised(facts, rng)
     while True:
         kind = rng.random()
-        if kind < 0.25:
+        if kind < 0.2:
             yield next(opened)
         elif kind < 0.35:
             said = [statement(rng.choice(facts), rng) for _ in range(3)]
@@ -263,8 +263,14 @@ def train(args: argparse.Namespace) -> list[dict[str, Any]]:
     torch.set_flush_denormal(True)
     torch.manual_seed(args.seed)
     random.seed(args.seed)
-    tok, device = tokenizer(), "cuda" if torch.cuda.is_available() else "cpu"
-    model = new_model().to(device)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.start:
+        tok = PreTrainedTokenizerFast.from_pretrained(args.start)
+        model = LlamaForCausalLM.from_pretrained(
+            args.start, dtype=torch.float32, attn_implementation="eager"
+        ).to(device)
+    else:
+        tok, model = tokenizer(), new_model().to(device)
     facts = invent(args.facts, args.seed)
     rng = random.Random(args.seed)
     phases = (
@@ -325,6 +331,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the options; the defaults made the weights in the repository."""
     made = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else None)
     made.add_argument("--out", required=True)
+    made.add_argument("--start", help="go on from the folder of an earlier run")
     made.add_argument("--seed", type=int, default=42)
     made.add_argument("--facts", type=int, default=2000)
     made.add_argument("--steps-guided", type=int, default=500)

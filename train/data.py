@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.prompt import labels, render
 from tel_edge.runtime.question import Question
@@ -44,6 +46,24 @@ def examples(
         if len(full) <= longest:
             made.append(Example(tuple(prompt), full[-1]))
     return made, len(questions) - len(made)
+
+
+def reordered(questions: Sequence[Question], orders: int, seed: int) -> list[Question]:
+    """Return each question `orders` times, its choices shuffled in all but the first.
+
+    Questions of a category with fixed labels are only repeated: their order is part of the prompt.
+    """
+    rng = random.Random(f"orders {seed}")
+    made = list(questions)
+    for _ in range(orders - 1):
+        for question in questions:
+            at = list(range(len(question.choices)))
+            if not CATEGORIES[question.category].labels:
+                rng.shuffle(at)
+            answer = None if question.answer is None else at.index(question.answer)
+            choices = tuple(question.choices[i] for i in at)
+            made.append(replace(question, choices=choices, answer=answer))
+    return made
 
 
 class Rows:
