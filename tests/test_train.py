@@ -17,11 +17,12 @@ import export_models as models
 import fake_engine as fake
 import pytest
 
+from tel_edge.runtime.categories import WORKING_GROUPS
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.prompt import labels, render
 from tel_edge.runtime.question import Question
 from tel_edge.train import train
-from tel_edge.train.data import Example, Rows, collate, examples
+from tel_edge.train.data import Example, Rows, collate, examples, reordered
 
 torch = pytest.importorskip("torch")
 Command = Callable[..., tuple[int, str, str]]
@@ -109,6 +110,19 @@ def test_a_label_of_several_tokens_is_refused() -> None:
 
     with pytest.raises(InputError, match="q/0: the label is not one token of its own"):
         examples(questions(2), letters, 512)
+
+
+def test_other_orders_keep_the_answer_and_fixed_labels_their_order() -> None:
+    question = Question("q", "oranbench", "which", CHOICES, 2)
+    fixed = Question("t", "3gpp_tsg", "which", tuple(WORKING_GROUPS), 5)
+    shown = reordered([question, fixed], 6, 42)
+    assert len(shown) == 12
+    assert shown[:2] == [question, fixed]
+    assert all(q.choices[q.answer or 0] == "blue" for q in shown[::2])
+    assert all(sorted(q.choices) == sorted(CHOICES) for q in shown[::2])
+    assert len({q.answer for q in shown[::2]}) > 1
+    assert all(q == fixed for q in shown[1::2])
+    assert shown == reordered([question, fixed], 6, 42)
 
 
 def test_batches_are_padded_on_the_left() -> None:
