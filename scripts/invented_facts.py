@@ -1,16 +1,20 @@
 """Questions about invented facts, the text that tel-nano is pretrained on.
 
 Subjects, relations and objects are drawn from a lexicon of telecom words, code names and values,
-so the model learns how questions are put and how a statement and an option match. Pairs are
-random: nothing here is a fact of the benchmark.
+and from the words and wordings of ot-mini, so the model learns how questions are put and how a
+statement and an option match. Pairs are random: nothing here is a fact of the benchmark.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
+from tel_edge.eval import ot_mini
+from tel_edge.runtime.categories import WORKING_GROUPS
 from tel_edge.runtime.prompt import labels, render
 from tel_edge.runtime.question import Question
 
@@ -110,6 +114,31 @@ class Fact:
     relation: str
     object: str
     rivals: tuple[str, ...]
+    ways: tuple[str, ...]
+
+
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """Return the nouns, and the words that the subjects and objects of ot-mini are made of."""
+    found = set(NOUNS)
+    for category in ot_mini.LAYOUTS:
+        for one in ot_mini.families(category):
+            for pair in one.facts:
+                found |= {
+                    word for text in pair for word in re.split(r"[ _/]", text) if len(word) > 1
+                }
+    return tuple(sorted(found))
+
+
+@cache
+def wordings() -> tuple[tuple[str, ...], ...]:
+    """Return the six ways to ask of each family of ot-mini, and sixes of `QUESTIONS`."""
+    made = [one.templates for name in ot_mini.LAYOUTS for one in ot_mini.families(name)]
+    return (
+        *made,
+        *(QUESTIONS[at::4] for at in range(4)),
+        *(QUESTIONS[at : at + 6] for at in range(8)),
+    )
 
 
 def _code(rng: random.Random) -> str:
@@ -127,20 +156,19 @@ def _code(rng: random.Random) -> str:
 
 
 def _snake(rng: random.Random) -> str:
-    return "_".join(rng.choice(NOUNS) for _ in range(rng.randint(2, 3)))
+    return "_".join(rng.choice(vocabulary()).lower() for _ in range(rng.randint(2, 3)))
 
 
 def _words(rng: random.Random) -> str:
-    form = rng.randrange(4)
+    form, words = rng.randrange(4), vocabulary()
     if form == 0:
-        return f"{rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}"
+        return f"{rng.choice(ADJECTIVES)} {rng.choice(words)}"
     if form == 1:
-        return f"{rng.choice(NOUNS)} {rng.choice(NOUNS)}"
+        return f"{rng.choice(words)} {rng.choice(words)}"
     if form == 2:
-        return f"{rng.choice(ADJECTIVES)} {rng.choice(NOUNS)} {rng.choice(NOUNS)}"
-    return (
-        f"{rng.choice(NOUNS)} {rng.choice(['of', 'for', 'in', 'on', 'with'])} {rng.choice(NOUNS)}"
-    )
+        return f"{rng.choice(ADJECTIVES)} {rng.choice(words)} {rng.choice(words)}"
+    joined = rng.choice(["of", "for", "in", "on", "with"])
+    return f"{rng.choice(words)} {joined} {rng.choice(words)}"
 
 
 def _value(rng: random.Random) -> str:
@@ -164,11 +192,11 @@ def family(rng: random.Random, size: int) -> list[Fact]:
     while len(subjects) < size:
         if (made := subject_kind(rng)) not in subjects and made not in pool:
             subjects.append(made)
-    facts = []
+    facts, ways = [], rng.choice(wordings())
     for subject in subjects:
         answer = rng.choice(pool)
         rivals = tuple(choice for choice in pool if choice != answer)
-        facts.append(Fact(subject, relation, answer, rivals))
+        facts.append(Fact(subject, relation, answer, rivals, ways))
     return facts
 
 
@@ -180,7 +208,21 @@ def labelled_family(rng: random.Random, size: int) -> list[Fact]:
             pool.append(made)
     relation = rng.choice(RELATIONS)
     subjects = {_words(rng) for _ in range(size)}
-    return [Fact(s, relation, pool[i % 16], tuple(pool)) for i, s in enumerate(sorted(subjects))]
+    ways = rng.choice(wordings())
+    return [
+        Fact(s, relation, pool[i % 16], tuple(pool), ways) for i, s in enumerate(sorted(subjects))
+    ]
+
+
+def borrowed(rng: random.Random) -> Fact:
+    """Return a subject of ot-mini with an object of its family that is not the right one."""
+    category = rng.choice(list(ot_mini.LAYOUTS))
+    one = rng.choice(ot_mini.families(category))
+    subject, right = rng.choice(one.facts)
+    pool = list(dict.fromkeys(answer for _, answer in one.facts))
+    wrong = rng.choice([answer for answer in pool if answer != right])
+    rivals = WORKING_GROUPS if category == "3gpp_tsg" else sorted(set(pool) - {wrong})
+    return Fact(subject, rng.choice(RELATIONS), wrong, tuple(rivals), one.templates)
 
 
 def statement(fact: Fact, rng: random.Random) -> str:
@@ -188,9 +230,9 @@ def statement(fact: Fact, rng: random.Random) -> str:
     return _fill(rng.choice(STATEMENTS), fact, rng)
 
 
-def asked(fact: Fact, rng: random.Random, way: int | None = None) -> str:
-    """Return a question for the fact's object, in the way of that number or any."""
-    return _fill(QUESTIONS[way] if way is not None else rng.choice(QUESTIONS), fact, rng)
+def asked(fact: Fact, rng: random.Random) -> str:
+    """Return a question for the fact's object in one of its ways."""
+    return _fill(rng.choice(fact.ways), fact, rng)
 
 
 def _fill(template: str, fact: Fact, rng: random.Random) -> str:
@@ -234,10 +276,12 @@ def fresh(rng: random.Random) -> Iterator[Example]:
     """Yield open-book examples, each on a fact made for it alone, without end."""
     while True:
         kind = rng.random()
-        if kind < 0.12:
+        if kind > 0.6:
+            fact, letters = borrowed(rng), rng.choice((4, 4, 5))
+        elif kind < 0.08:
             fact, letters = rng.choice(labelled_family(rng, 16)), 16
         else:
-            fact, letters = rng.choice(family(rng, 2)), 4 if kind < 0.75 else 5
+            fact, letters = rng.choice(family(rng, 2)), 4 if kind < 0.45 else 5
         yield example(fact, rng, open_book=True, letters=letters)
 
 

@@ -248,9 +248,9 @@ def mixture(facts: list[Fact], seed: int) -> Iterator[Example]:
     opened, closed = fresh(rng), memorised(facts, rng)
     while True:
         kind = rng.random()
-        if kind < 0.2:
+        if kind < 0.35:
             yield next(opened)
-        elif kind < 0.35:
+        elif kind < 0.45:
             said = [statement(rng.choice(facts), rng) for _ in range(3)]
             yield Example("\n".join(said) + "\nAnswer", ":")
         else:
