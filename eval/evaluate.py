@@ -338,7 +338,7 @@ def parser() -> cli.Parser:
         "category",
         "seed",
     )
-    made.add_argument("--bundle", type=Path, metavar="DIR", help="instead of the workspace's")
+    cli.engine_options(made)
     made.add_argument(
         "--part",
         choices=("test", "validation", "train"),
@@ -356,10 +356,6 @@ def parser() -> cli.Parser:
     )
     made.add_argument(
         "--other-split", action="store_true", help="allow adapters trained with another split"
-    )
-    made.add_argument("--threads", type=cli.positive, metavar="N", help="(all cores)")
-    made.add_argument(
-        "--context", type=cli.positive, default=4096, metavar="N", help="tokens (%(default)s)"
     )
     return made
 

@@ -74,6 +74,15 @@ def parser(prog: str, description: str, *options: str) -> Parser:
     return made
 
 
+def engine_options(made: Parser) -> None:
+    """Add the options of every command that opens an engine."""
+    made.add_argument("--bundle", type=Path, metavar="DIR", help="instead of the workspace's")
+    made.add_argument("--threads", type=positive, metavar="N", help="(all cores)")
+    made.add_argument(
+        "--context", type=positive, default=4096, metavar="N", help="tokens (%(default)s)"
+    )
+
+
 def folder(text: str) -> Path:
     """Return a folder that is there or can be made, as the `type` of an option."""
     path = Path(text)

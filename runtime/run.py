@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TextIO
 
 from tel_edge.runtime import backbones, bundle, cli
@@ -149,13 +148,9 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--choice", action="append", default=[], metavar="TEXT", help="an answer, once for each"
     )
-    made.add_argument("--bundle", type=Path, metavar="DIR", help="instead of the workspace's")
+    cli.engine_options(made)
     made.add_argument("--quant", metavar="TYPE", help="the variant to use (the smallest there is)")
     made.add_argument("--no-adapter", action="store_true", help="ask the bare backbone")
-    made.add_argument("--threads", type=cli.positive, metavar="N", help="(all cores)")
-    made.add_argument(
-        "--context", type=cli.positive, default=4096, metavar="N", help="tokens (%(default)s)"
-    )
     return made
 
 
