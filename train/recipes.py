@@ -49,7 +49,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe("paper"),
         # A backbone of a few million parameters needs more passes to take in a fact, and would
         # rather remember the letter of each question.
-        Recipe("nano", epochs=3, patience=2, orders=10),
+        Recipe("nano", epochs=3, patience=2, orders=8),
     )
 }
 
