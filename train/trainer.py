@@ -123,7 +123,7 @@ def fit(job: Job, work: Path, quiet: bool) -> dict[str, Any]:
     # Sharp attention leaves subnormal numbers behind, which slow a CPU step down several times.
     torch.set_flush_denormal(True)
     # The bars and notes of the library's own loading would hide the one bar that matters.
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     tokenizer = AutoTokenizer.from_pretrained(job.folder)
     model = AutoModelForCausalLM.from_pretrained(
