@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -230,10 +231,20 @@ def test_baselines_are_kept_beside(tel_eval: Command, home: Path) -> None:
     assert (home / "results" / "baselines" / "oranbench.json").is_file()
 
 
-def test_a_category_without_adapter_has_the_bare_backbone_alone(
+def test_a_category_without_its_adapter_is_refused(tel_eval: Command, home: Path) -> None:
+    fake.dataset(home / "data", "teleqna", fake.rows(30))
+    code, _, err = tel_eval("--category", "teleqna")
+    assert code == 2
+    assert "no adapter for teleqna (there: oranbench)" in err
+    assert not (home / "results").exists()
+
+
+def test_a_bundle_without_adapters_has_the_bare_backbone_alone(
     tel_eval: Command, home: Path
 ) -> None:
     fake.dataset(home / "data", "teleqna", fake.rows(30))
+    shutil.rmtree(home / "bundles")
+    fake.bundle(home / "bundles" / "tel-nano", adapters=())
     code, said, _ = tel_eval("--category", "teleqna")
     assert code == 0
     assert [line.split()[:2] for line in said.splitlines()] == [["teleqna", "base-F16"]]

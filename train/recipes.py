@@ -21,9 +21,6 @@ class Recipe:
     Each question is shown with its choices in `orders` different orders an epoch (1: as they are),
     so that what is learned is the answer and not its letter; fixed labels keep their order.
 
-    `prompt_loss` is the weight of the language-model loss on the prompt beside the loss on the
-    answer; 0 is the answer alone, and only then is a step's cost that of one position's logits.
-
     `epochs` is the most there can be: training ends when the validation loss has not improved for
     `patience` evaluations, of which there is one an epoch.
     """
@@ -40,7 +37,6 @@ class Recipe:
     patience: int = 3
     weight_decay: float = 0.0
     orders: int = 1
-    prompt_loss: float = 0.0
 
 
 RECIPES: dict[str, Recipe] = {

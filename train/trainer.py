@@ -36,12 +36,7 @@ if TYPE_CHECKING:
 
 
 class AnswerTrainer(Trainer):
-    """A `Trainer` whose loss is the cross-entropy of the one token after the prompt.
-
-    In training `prompt_loss` times the loss on the prompt's own tokens is added to it.
-    """
-
-    prompt_loss = 0.0
+    """A `Trainer` whose loss is the cross-entropy of the one token after the prompt."""
 
     def compute_loss(
         self,
@@ -52,15 +47,8 @@ class AnswerTrainer(Trainer):
     ) -> Any:
         """Return the loss, and the logits `[n, vocabulary]` if asked for."""
         target = inputs.pop("target")
-        whole = self.prompt_loss > 0 and model.training
-        made = model(**inputs, use_cache=False, logits_to_keep=0 if whole else 1).logits
-        logits = made[:, -1].float()
+        logits = model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
         loss = F.cross_entropy(logits, target)
-        if whole:
-            # Between padding and the first token there is nothing to predict.
-            seen = inputs["attention_mask"][:, :-1].bool()
-            said = F.cross_entropy(made[:, :-1][seen].float(), inputs["input_ids"][:, 1:][seen])
-            loss = loss + self.prompt_loss * said
         inputs["target"] = target
         return (loss, {"logits": logits.argmax(-1)}) if return_outputs else loss
 
@@ -162,7 +150,6 @@ def fit(job: Job, work: Path, quiet: bool) -> dict[str, Any]:
         compute_metrics=right,
         callbacks=[watch, EarlyStoppingCallback(recipe.patience)],
     )
-    trainer.prompt_loss = recipe.prompt_loss
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     # The best checkpoint is loaded at the end, so this is what the early stopping chose.
