@@ -13,6 +13,7 @@ import time
 import unicodedata
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,21 @@ BATCH = 512
 
 # The log belongs to the process, not to an engine: llama.cpp has one callback for all.
 MESSAGES: deque[str] = deque(maxlen=10)
-CALLBACKS: list[Any] = []
+
+
+@cache
+def listener() -> Any:
+    """Return the log callback that keeps warnings and errors, to explain a failure with.
+
+    The library may log after an engine is gone, so there is one for the life of the process.
+    """
+
+    # Levels as the library sends them: 3 is a warning, 4 an error.
+    def keep(level: int, text: bytes, _: Any) -> None:
+        if level in (3, 4):
+            MESSAGES.append(text.decode("utf-8", "replace").strip())
+
+    return need("llama_cpp.llama_cpp", "llama").llama_log_callback(keep)
 
 
 def cores() -> int:
@@ -63,16 +78,7 @@ class LlamaEngine:
         self._batch = self._llama.llama_batch_init(BATCH, 0, 1)
 
     def _listen(self) -> None:
-        # llama.cpp logs to stderr; its warnings and errors are kept to explain a failure with.
-        # Levels as the library sends them: 3 is a warning, 4 an error.
-        def keep(level: int, text: bytes, _: Any) -> None:
-            if level in (3, 4):
-                MESSAGES.append(text.decode("utf-8", "replace").strip())
-
-        callback = self._llama.llama_log_callback(keep)
-        # The library may log after this engine is gone, so the callback has to outlive it.
-        CALLBACKS.append(callback)
-        self._llama.llama_log_set(callback, ctypes.c_void_p(0))
+        self._llama.llama_log_set(listener(), ctypes.c_void_p(0))
         self._llama.llama_backend_init()
 
     def _load(self, path: Path) -> None:
