@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 
 from tel_edge.eval import ot_mini
@@ -248,12 +248,14 @@ def _fill(template: str, fact: Fact, rng: random.Random) -> str:
 class Example:
     """`prompt` and the `label` that follows it.
 
-    `clue` is the words in the prompt that say the answer, empty where nothing in it does.
+    `clue` is the words in the prompt that say the answer, empty where nothing in it does; `closed`
+    marks a question that has to be answered by heart.
     """
 
     prompt: str
     label: str
     clue: str = ""
+    closed: bool = False
 
 
 def example(fact: Fact, rng: random.Random, open_book: bool, letters: int = 4) -> Example:
@@ -269,7 +271,7 @@ def example(fact: Fact, rng: random.Random, open_book: bool, letters: int = 4) -
         text = f"{said} {text}" if rng.random() < 0.5 else f"{said}\n{text}"
     question = Question("", "teleqna", text, tuple(choices), choices.index(fact.object))
     label = labels(question)[choices.index(fact.object)]
-    return Example(render(question), label, fact.object if open_book else "")
+    return Example(render(question), label, fact.object if open_book else "", not open_book)
 
 
 def fresh(rng: random.Random) -> Iterator[Example]:
@@ -285,18 +287,46 @@ def fresh(rng: random.Random) -> Iterator[Example]:
         yield example(fact, rng, open_book=True, letters=letters)
 
 
-def memorised(facts: Sequence[Fact], rng: random.Random) -> Iterator[Example]:
-    """Yield closed-book examples over `facts`, without end."""
-    while True:
-        fact = rng.choice(facts)
-        yield example(fact, rng, open_book=False, letters=4 if rng.random() < 0.7 else 5)
+class Window:
+    """The facts to know by heart at present: families that are replaced when seen often enough.
 
+    A family stays for `views` questions a fact; then an unheard one takes its place. So the model
+    cannot settle on one set of facts, and has to stay able to take in new ones. Of a fact's six
+    wordings two are used at first and the others come one by one, so that a fact learned in one
+    wording alone is found out.
+    """
 
-def invent(count: int, seed: int) -> list[Fact]:
-    """Return `count` invented facts in families of 8 to 24, one family in eight with 16 labels."""
-    rng = random.Random(seed)
-    facts: list[Fact] = []
-    while len(facts) < count:
-        size = rng.randint(8, 24)
-        facts += labelled_family(rng, size) if rng.random() < 0.12 else family(rng, size)
-    return facts[:count]
+    def __init__(self, live: int, views: int, rng: random.Random) -> None:
+        self.rng, self.views = rng, views
+        self.families: list[list[Fact]] = []
+        while sum(map(len, self.families)) < live:
+            self.families.append(self.new())
+        # The first ones stay longer, since nothing is known by heart yet, and go one by one.
+        self.due = [rng.randint(views, 4 * views) * len(facts) for facts in self.families]
+        self.seen = [0] * len(self.families)
+
+    def new(self) -> list[Fact]:
+        """Return a family of 8 to 24 facts, each with its own order of wordings."""
+        size = self.rng.randint(8, 24)
+        # One family in twelve has 16 labels in a fixed order.
+        make = labelled_family if self.rng.random() < 1 / 12 else family
+        return [
+            replace(fact, ways=tuple(self.rng.sample(fact.ways, len(fact.ways))))
+            for fact in make(self.rng, size)
+        ]
+
+    def fact(self) -> Fact:
+        """Return one of the present facts in the wordings open by now; every fact is as likely."""
+        at = self.rng.choices(range(len(self.families)), [len(f) for f in self.families])[0]
+        fact = self.rng.choice(self.families[at])
+        age = self.seen[at] / self.due[at]
+        self.seen[at] += 1
+        if self.seen[at] >= self.due[at]:
+            self.families[at] = self.new()
+            self.due[at], self.seen[at] = self.views * len(self.families[at]), 0
+        return replace(fact, ways=fact.ways[: 2 + int(5 * age)])
+
+    def example(self) -> Example:
+        """Return a closed-book question for one of the present facts."""
+        letters = 4 if self.rng.random() < 0.7 else 5
+        return example(self.fact(), self.rng, open_book=False, letters=letters)

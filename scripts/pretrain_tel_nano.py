@@ -30,10 +30,8 @@ from invented_facts import (
     RELATIONS,
     VERBS,
     Example,
-    Fact,
+    Window,
     fresh,
-    invent,
-    memorised,
     statement,
 )
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -146,7 +144,8 @@ class Batch:
     """`ids` and `mask` `[n, width]`, padded on the right; the label is each row's last token.
 
     `own` `[n, width]` gives, for a token of an option, the position of its letter, else -1.
-    `clue` and `gold` `[n, width]` mark the words that say the answer and the right option.
+    `clue` and `gold` `[n, width]` mark the words that say the answer and the right option, `closed`
+    `[n]` the questions to be answered by heart.
     """
 
     ids: torch.Tensor
@@ -154,6 +153,7 @@ class Batch:
     own: torch.Tensor
     clue: torch.Tensor
     gold: torch.Tensor
+    closed: torch.Tensor
 
     def to(self, device: str) -> Batch:
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
@@ -195,7 +195,7 @@ def batch(part: list[Example], tok: PreTrainedTokenizerFast) -> Batch:
             clue[
                 row, bisect_right(starts, at) - 1 : bisect_right(starts, at + len(made.clue) - 1)
             ] = 1
-    return Batch(ids, mask, own, clue, gold)
+    return Batch(ids, mask, own, clue, gold, torch.tensor([made.closed for made in part]))
 
 
 def guidance(attentions: tuple[torch.Tensor, ...], made: Batch) -> torch.Tensor:
@@ -239,22 +239,21 @@ def loss_of(
     loss = loss + 0.5 * F.cross_entropy(logits[other].float(), following[other])
     if guide > 0:
         loss = loss + guide * guidance(out.attentions, made)
-    return loss, (answers.argmax(-1) == gold).float().mean()
+    return loss, answers.argmax(-1) == gold
 
 
-def mixture(facts: list[Fact], seed: int) -> Iterator[Example]:
-    """Yield phase two: closed-book questions, some with the statement, and bare statements."""
-    rng = random.Random(seed)
-    opened, closed = fresh(rng), memorised(facts, rng)
+def mixture(window: Window, rng: random.Random, share: float) -> Iterator[Example]:
+    """Yield phase two: `share` closed-book questions, a tenth statements, the rest open-book."""
+    opened = fresh(rng)
     while True:
         kind = rng.random()
-        if kind < 0.35:
-            yield next(opened)
-        elif kind < 0.45:
-            said = [statement(rng.choice(facts), rng) for _ in range(3)]
+        if kind < share:
+            yield window.example()
+        elif kind < share + 0.1:
+            said = [statement(window.fact(), rng) for _ in range(3)]
             yield Example("\n".join(said) + "\nAnswer", ":")
         else:
-            yield next(closed)
+            yield next(opened)
 
 
 def train(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -271,11 +270,11 @@ def train(args: argparse.Namespace) -> list[dict[str, Any]]:
         ).to(device)
     else:
         tok, model = tokenizer(), new_model().to(device)
-    facts = invent(args.facts, args.seed)
     rng = random.Random(args.seed)
+    window = Window(args.facts, args.views, rng)
     phases = (
         (args.steps_open, batches(fresh(rng), tok, args.batch)),
-        (args.steps_memory, batches(mixture(facts, args.seed), tok, args.batch)),
+        (args.steps_memory, batches(mixture(window, rng, args.closed), tok, args.batch)),
     )
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.05
@@ -283,10 +282,11 @@ def train(args: argparse.Namespace) -> list[dict[str, Any]]:
     total, step, began = sum(steps for steps, _ in phases), 0, time.monotonic()
     log: list[dict[str, Any]] = []
     for phase, (steps, source) in enumerate(phases, start=1):
-        recent: list[float] = []
+        recent: list[torch.Tensor] = []
+        by_heart: list[torch.Tensor] = []
         for made in itertools.islice(source, steps):
-            # Warm up, stay, and decay to a tenth over the last third.
-            rate = min(1.0, (step + 1) / 100) * (0.1 + 0.9 * min(1.0, 3 * (1 - step / total)))
+            # Warm up, stay, and decay over the last fifth, not so far that new facts come too late.
+            rate = min(1.0, (step + 1) / 100) * (0.3 + 0.7 * min(1.0, 5 * (1 - step / total)))
             for group in optimiser.param_groups:
                 group["lr"] = args.lr * rate
             guide = 1.0 * (step < args.steps_guided)
@@ -296,24 +296,32 @@ def train(args: argparse.Namespace) -> list[dict[str, Any]]:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             step += 1
-            recent.append(hits.item())
+            recent.append(hits[~made.closed])
+            by_heart.append(hits[made.closed])
             if step % args.every == 0 or step == total:
                 line = {
                     "step": step,
                     "phase": phase,
                     "loss": round(loss.item(), 4),
-                    "right": round(sum(recent) / len(recent), 4),
+                    "right": share(recent),
+                    "closed": share(by_heart),
                     "seconds": round(time.monotonic() - began, 1),
                 }
                 log.append(line)
                 print(json.dumps(line), flush=True)
-                recent = []
+                recent, by_heart = [], []
                 if math.isnan(loss.item()):
                     raise SystemExit(f"loss is not a number at step {step}")
             if step % 500 == 0:
                 save(model, tok, args, log)
     save(model, tok, args, log)
     return log
+
+
+def share(hits: list[torch.Tensor]) -> float:
+    """Return the share of right answers, nought where there were none."""
+    flat = torch.cat(hits).float()
+    return round(flat.mean().item(), 4) if len(flat) else 0.0
 
 
 def save(model: Any, tok: Any, args: argparse.Namespace, log: list[dict[str, Any]]) -> None:
@@ -333,13 +341,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", required=True)
     made.add_argument("--start", help="go on from the folder of an earlier run")
     made.add_argument("--seed", type=int, default=42)
-    made.add_argument("--facts", type=int, default=2000)
+    made.add_argument("--facts", type=int, default=400, help="facts known at a time")
+    made.add_argument("--views", type=int, default=80, help="questions a fact before it goes")
+    made.add_argument("--closed", type=float, default=0.7, help="share of closed-book questions")
     made.add_argument("--steps-guided", type=int, default=500)
     made.add_argument("--steps-open", type=int, default=600)
-    made.add_argument("--steps-memory", type=int, default=4000)
+    made.add_argument("--steps-memory", type=int, default=11000)
     made.add_argument("--batch", type=int, default=32)
-    made.add_argument("--lr", type=float, default=7e-4)
-    made.add_argument("--every", type=int, default=50)
+    made.add_argument("--lr", type=float, default=1e-3)
+    made.add_argument("--every", type=int, default=100)
     return made
 
 
