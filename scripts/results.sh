@@ -8,7 +8,8 @@ bin=.venv/bin
 $bin/tel-demo --category all --workspace results-workspace/ot-mini
 
 if [ $# -gt 0 ]; then
-  # tel-nano learns little from real questions whatever it is given, so the training is capped.
+  # tel-nano learns little from real questions whatever it is given, so the training is capped,
+  # and each question is shown in its own order only: prompts here are up to ten times as long.
   $bin/tel-demo --category all --workspace results-workspace/ot-full \
-    --dataset "$1" --max-train 1000 --epochs 3
+    --dataset "$1" --recipe paper --max-train 1000 --epochs 2
 fi

@@ -115,18 +115,19 @@ def test_a_label_of_several_tokens_is_refused() -> None:
 def test_other_orders_keep_the_answer_and_fixed_labels_their_order() -> None:
     question = Question("q", "oranbench", "which", CHOICES, 2)
     fixed = Question("t", "3gpp_tsg", "which", tuple(WORKING_GROUPS), 5)
-    shown = reordered([question, fixed], 6, 42)
+    shown = reordered([question, fixed], 6, "42 0")
     assert len(shown) == 12
-    assert shown[:2] == [question, fixed]
     assert all(q.choices[q.answer or 0] == "blue" for q in shown[::2])
     assert all(sorted(q.choices) == sorted(CHOICES) for q in shown[::2])
     assert len({q.answer for q in shown[::2]}) > 1
     assert all(q == fixed for q in shown[1::2])
-    assert shown == reordered([question, fixed], 6, 42)
+    assert shown == reordered([question, fixed], 6, "42 0")
+    assert shown != reordered([question, fixed], 6, "42 1")
+    assert reordered([question, fixed], 1, "42 0") == [question, fixed]
 
 
 def test_batches_are_padded_on_the_left() -> None:
-    rows = Rows([Example((5, 6, 7), 1), Example((8,), 2)])
+    rows = Rows(lambda _: [Example((5, 6, 7), 1), Example((8,), 2)])
     batch = collate([rows[0], rows[1]], pad=9)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [9, 9, 8]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
@@ -144,7 +145,7 @@ def test_the_loss_is_that_of_transformers_at_the_answer(made: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(made / "base")
     model = AutoModelForCausalLM.from_pretrained(made / "base").eval()
     found, _ = examples(questions(1, 20, 7), tokenizer, 512)
-    batch = collate([Rows(found)[at] for at in range(3)], pad=tokenizer.pad_token_id)
+    batch = collate([Rows(lambda _: found)[at] for at in range(3)], pad=tokenizer.pad_token_id)
     with torch.no_grad():
         compute: Any = AnswerTrainer.compute_loss
         loss, shown = compute(None, model, batch, return_outputs=True)

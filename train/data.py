@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,14 +48,16 @@ def examples(
     return made, len(questions) - len(made)
 
 
-def reordered(questions: Sequence[Question], orders: int, seed: int) -> list[Question]:
-    """Return each question `orders` times, its choices shuffled in all but the first.
+def reordered(questions: Sequence[Question], orders: int, seed: str) -> list[Question]:
+    """Return each question `orders` times with its choices shuffled; as it is if `orders` is 1.
 
     Questions of a category with fixed labels are only repeated: their order is part of the prompt.
     """
+    if orders == 1:
+        return list(questions)
     rng = random.Random(f"orders {seed}")
-    made = list(questions)
-    for _ in range(orders - 1):
+    made = []
+    for _ in range(orders):
         for question in questions:
             at = list(range(len(question.choices)))
             if not CATEGORIES[question.category].labels:
@@ -67,10 +69,18 @@ def reordered(questions: Sequence[Question], orders: int, seed: int) -> list[Que
 
 
 class Rows:
-    """A data set of examples as the trainer wants it; `length` lets it group by length."""
+    """A data set of examples as the trainer wants it; `length` lets it group by length.
 
-    def __init__(self, made: Sequence[Example]) -> None:
-        self.made = made
+    `draw(epoch)` gives the examples of an epoch, as many each time.
+    """
+
+    def __init__(self, draw: Callable[[int], Sequence[Example]]) -> None:
+        self.draw = draw
+        self.made = draw(0)
+
+    def turn(self, epoch: int) -> None:
+        """Go on to the examples of `epoch`."""
+        self.made = self.draw(epoch)
 
     def __len__(self) -> int:
         """Return the number of examples."""

@@ -29,7 +29,7 @@ from transformers.utils import logging
 from tel_edge.eval.split import capped
 from tel_edge.runtime.atomic import write_text
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.train.data import Rows, collate, examples, reordered
+from tel_edge.train.data import Example, Rows, collate, examples, reordered
 
 if TYPE_CHECKING:
     from tel_edge.train.train import Job
@@ -97,6 +97,17 @@ class Watch(TrainerCallback):
         self.bar.close()
 
 
+class Turn(TrainerCallback):
+    """Gives each epoch its own examples, a resumed one those it would have had."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Draw the examples of the epoch that begins."""
+        self.rows.turn(round(state.epoch or 0))
+
+
 def bf16_is_fast() -> bool:
     """Return whether this machine computes in bfloat16 natively."""
     if torch.cuda.is_available():
@@ -121,10 +132,9 @@ def fit(job: Job, work: Path, quiet: bool) -> dict[str, Any]:
     )
     longest = int(model.config.max_position_embeddings)
     questions = capped(job.parts.train, job.most, job.seed)
-    shown = reordered(questions, job.recipe.orders, job.seed)
-    train, train_long = examples(shown, tokenizer, longest)
+    train_long = examples(questions, tokenizer, longest)[1]
     valid, valid_long = examples(job.parts.validation, tokenizer, longest)
-    if not train or not valid:
+    if train_long == len(questions) or not valid:
         raise InputError(
             f"{job.category.name}: no question fits the backbone's {longest} tokens of context"
         )
@@ -139,16 +149,21 @@ def fit(job: Job, work: Path, quiet: bool) -> dict[str, Any]:
             task_type="CAUSAL_LM",
         ),
     )
-    watch = Watch(work, quiet)
+
+    def drawn(epoch: int) -> list[Example]:
+        shown = reordered(questions, recipe.orders, f"{job.seed} {epoch}")
+        return examples(shown, tokenizer, longest)[0]
+
+    watch, rows = Watch(work, quiet), Rows(drawn)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = AnswerTrainer(
         model=peft,
         args=settings(job, work),
-        train_dataset=Rows(train),
-        eval_dataset=Rows(valid),
+        train_dataset=rows,
+        eval_dataset=Rows(lambda _: valid),
         data_collator=partial(collate, pad=pad),
         compute_metrics=right,
-        callbacks=[watch, EarlyStoppingCallback(recipe.patience)],
+        callbacks=[watch, Turn(rows), EarlyStoppingCallback(recipe.patience)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
@@ -156,7 +171,7 @@ def fit(job: Job, work: Path, quiet: bool) -> dict[str, Any]:
     peft.save_pretrained(work / "adapter", safe_serialization=True)
     return measured(trainer, peft) | {
         "seconds": round(watch.seconds(), 1),
-        "too_long": train_long // job.recipe.orders + valid_long,
+        "too_long": train_long + valid_long,
     }
 
 

@@ -39,9 +39,10 @@ def commands(args: argparse.Namespace) -> list[list[str]]:
     quiet = ["--quiet"] if args.quiet else []
     cap = ["--max-train", str(args.max_train)] if args.max_train else []
     epochs = ["--epochs", str(args.epochs)] if args.epochs else []
+    recipe = ["--recipe", args.recipe] if args.recipe else []
     names = ",".join(row.name for row in categories(args.category))
     return [
-        ["tel-train", *shared, *data, *cap, *epochs, *quiet],
+        ["tel-train", *shared, *data, *recipe, *cap, *epochs, *quiet],
         ["tel-export", *shared, "--adapter", names, "--quant", args.quant, *quiet],
         ["tel-eval", *shared, *data, "--baselines", *quiet],
         ["tel-report", *shared, *quiet],
@@ -98,6 +99,7 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--quant", default="F16,Q8_0,Q4_K_M", metavar="TYPES", help="types to export (%(default)s)"
     )
+    made.add_argument("--recipe", metavar="NAME", help="of the training; see tel-train")
     made.add_argument(
         "--max-train", type=cli.positive, metavar="N", help="cap of questions to train on"
     )
