@@ -19,9 +19,11 @@ from tel_edge.export import architectures, container
 from tel_edge.export.architectures import LINEAR, Shape, Tensor, permuted
 from tel_edge.export.checkpoint import json_object
 from tel_edge.export.container import Planned
+from tel_edge.export.quantize import QUANTS
 from tel_edge.export.tensors import HALF_MOST, Stored, check, floats, listed, whole
 from tel_edge.runtime import digest, prompt
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.extras import need
 from tel_edge.runtime.manifest import BackboneInfo
 
 if TYPE_CHECKING:
@@ -256,11 +258,17 @@ def _check_values(pair: Pair, half: bool) -> None:
 def write_adapter(
     adapter: Adapter, out: Path, info: BackboneInfo, category: str, kind: str
 ) -> None:
-    """Write the adapter to `out`, its matrices as `kind` (F16 or F32)."""
+    """Write the adapter to `out`, its matrices as `kind` (F32, F16 or Q8_0).
+
+    Q8_0 has blocks of 32 along a row; a matrix whose rows are no multiple of that, as B's are at
+    ranks below 32, is written as F16.
+    """
     keys: dict[str, Any] = {
         "general.type": "adapter",
         "general.name": f"{info.name}-{category}",
-        "general.file_type": 1 if kind == "F16" else 0,
+        "general.file_type": QUANTS[kind].ftype,
+        "general.base_model.count": 1,
+        "general.base_model.0.name": adapter.base,
         "adapter.type": "lora",
         "adapter.lora.alpha": adapter.alpha,
         "tel_edge.category": category,
@@ -277,8 +285,14 @@ def write_adapter(
 
 
 def _matrix(name: str, source: Stored, kind: str, heads: int, fold: float) -> Planned:
+    kept = "F16" if kind == "Q8_0" and source.shape[-1] % 32 else kind
+
     def make() -> npt.NDArray[Any]:
         values = permuted(whole(source, "F32") * fold, heads)
-        return values.astype("<f2" if kind == "F16" else "<f4")
+        if kept == "Q8_0":
+            gguf = need("gguf", "export")
+            blocks: npt.NDArray[Any] = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
+            return blocks
+        return values.astype("<f2" if kept == "F16" else "<f4")
 
-    return Planned(name, source.shape, kind, make)
+    return Planned(name, source.shape, kept, make)

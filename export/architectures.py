@@ -23,26 +23,45 @@ class Architecture:
     """One row. `model_type` is that of config.json, `gguf` the name in GGUF.
 
     `permuted`: llama.cpp turns neighbouring values of a head where transformers turns halves, so
-    the rows of q and k change places. `qk_norm`: each block has q_norm and k_norm. `head_dim` is
-    what transformers takes where the configuration gives none; 0 is hidden size over heads.
-    `rope_factors`: the engine reads `rope_freqs.weight`, so Llama-3 scaling can be kept.
+    the rows of q and k change places. `qk_norm`: each block has q_norm and k_norm. `norms` are the
+    two others. `head_dim` is what transformers takes where the configuration gives none; 0 is
+    hidden size over heads. `rope_factors`: the engine reads `rope_freqs.weight`, so Llama-3 scaling
+    can be kept. `keys` are the optional metadata that llama.cpp's converter writes for it.
+    `sliding_layers`: how many layers a model must have for the engine to slide its window; 0 if it
+    never does.
     """
 
     model_type: str
     gguf: str
     permuted: bool
     qk_norm: bool
+    norms: tuple[tuple[str, str], ...]
     head_dim: int
     rope_factors: bool
+    keys: tuple[str, ...]
+    sliding_layers: int = 0
 
+
+NORMS_BEFORE = (("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm"))
+NORMS_AFTER = (
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+)
 
 ARCHITECTURES: dict[str, Architecture] = {
     row.model_type: row
     for row in (
-        Architecture("llama", "llama", True, False, 0, True),
-        Architecture("qwen3", "qwen3", False, True, 128, False),
+        Architecture(
+            "llama", "llama", True, False, NORMS_BEFORE, 0, True,
+            ("vocab_size", "rope.dimension_count"),
+        ),
+        Architecture("qwen3", "qwen3", False, True, NORMS_BEFORE, 128, False, ()),
+        # Only its 64-layer model slides in llama.cpp (src/models/exaone4.cpp).
+        Architecture(
+            "exaone4", "exaone4", False, True, NORMS_AFTER, 0, True, ("vocab_size",), 64
+        ),
     )
-}
+}  # fmt: skip
 
 # Hugging Face module in a block, GGUF name, and its [rows, columns] as fields of `Shape`.
 LINEAR = (
@@ -54,7 +73,6 @@ LINEAR = (
     ("mlp.up_proj", "ffn_up", "intermediate", "hidden"),
     ("mlp.down_proj", "ffn_down", "hidden", "intermediate"),
 )
-NORMS = (("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm"))
 QK_NORMS = (("self_attn.q_norm", "attn_q_norm"), ("self_attn.k_norm", "attn_k_norm"))
 
 # Fields that must have one value, since the engine computes nothing else for these rows.
@@ -81,7 +99,9 @@ class Llama3Rope:
 class Shape:
     """A model's numbers: widths in elements, context in tokens, `rope_base` without unit.
 
-    `tied` is what the configuration says about the head, None where it says nothing.
+    `tied` is what the configuration says about the head, None where it says nothing. `window` is
+    the tokens that sliding layers see, 0 for none; `sliding` tells which layers those are.
+    `stated` tells whether the configuration gives the head's width itself.
     """
 
     architecture: Architecture
@@ -97,6 +117,9 @@ class Shape:
     rope_base: float
     rope: Llama3Rope | None
     tied: bool | None
+    window: int = 0
+    sliding: tuple[bool, ...] = ()
+    stated: bool = True
 
     @property
     def query(self) -> int:
@@ -140,12 +163,8 @@ def shape_of(config: Mapping[str, Any], where: str) -> Shape:
             raise InputError(
                 f"{where}: {field} is {config[field]!r}; only {wanted!r} can be exported"
             )
-    layers = set(config.get("layer_types") or ["full_attention"])
-    if layers != {"full_attention"}:
-        raise InputError(
-            f"{where}: layer_types has {min(layers - {'full_attention'})!r}; "
-            "only full_attention can be exported"
-        )
+    layers = _whole(config, "num_hidden_layers", where)
+    sliding = _sliding(config, row, layers, where)
     heads, hidden = (
         _whole(config, "num_attention_heads", where),
         _whole(config, "hidden_size", where),
@@ -162,7 +181,7 @@ def shape_of(config: Mapping[str, Any], where: str) -> Shape:
     tied = config.get("tie_word_embeddings")
     return Shape(
         architecture=row,
-        layers=_whole(config, "num_hidden_layers", where),
+        layers=layers,
         context=_whole(config, "max_position_embeddings", where),
         hidden=hidden,
         intermediate=_whole(config, "intermediate_size", where),
@@ -174,7 +193,43 @@ def shape_of(config: Mapping[str, Any], where: str) -> Shape:
         rope_base=base,
         rope=rope,
         tied=tied if isinstance(tied, bool) else None,
+        window=_whole(config, "sliding_window", where) if any(sliding) else 0,
+        sliding=sliding if any(sliding) else (),
+        stated=config.get("head_dim") is not None,
     )
+
+
+def _sliding(
+    config: Mapping[str, Any], row: Architecture, layers: int, where: str
+) -> tuple[bool, ...]:
+    """Return which layers slide; refuse those that the engine would let see everything."""
+    kinds = config.get("layer_types")
+    if kinds is None:
+        # transformers' own default where the field is missing: every pattern-th layer is full.
+        every = config.get("sliding_window_pattern") or 0
+        slides = bool(row.sliding_layers and config.get("sliding_window") and every)
+        if slides and isinstance(every, str):
+            kinds = [
+                "sliding_attention" if every[at % len(every)] == "L" else "full_attention"
+                for at in range(layers)
+            ]
+        elif slides:
+            kinds = [
+                "sliding_attention" if (at + 1) % every else "full_attention"
+                for at in range(layers)
+            ]
+        else:
+            kinds = ["full_attention"] * layers
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        raise InputError(f"{where}: layer_types does not name {layers} layers")
+    other = set(kinds) - {"full_attention", "sliding_attention"}
+    if other or ("sliding_attention" in kinds and layers != row.sliding_layers):
+        raise InputError(
+            f"{where}: layer_types has {min(other or {'sliding_attention'})!r}, which the engine "
+            f"does not compute for {row.model_type} of {layers} layers; full_attention can be "
+            "exported"
+        )
+    return tuple(kind == "sliding_attention" for kind in kinds)
 
 
 def _whole(config: Mapping[str, Any], field: str, where: str) -> int:
@@ -226,7 +281,8 @@ def tensors(shape: Shape) -> tuple[Tensor, ...]:
     for block in range(shape.layers):
         source, name = f"model.layers.{block}.", f"blk.{block}."
         made += [
-            Tensor(f"{source}{a}.weight", f"{name}{b}.weight", (shape.hidden,)) for a, b in NORMS
+            Tensor(f"{source}{a}.weight", f"{name}{b}.weight", (shape.hidden,))
+            for a, b in shape.architecture.norms
         ]
         if shape.architecture.qk_norm:
             made += [
@@ -267,9 +323,9 @@ def permuted(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
     return pairs.swapaxes(1, 2).reshape(rows.shape)
 
 
-def metadata(shape: Shape) -> dict[str, int | float]:
+def metadata(shape: Shape) -> dict[str, int | float | tuple[bool, ...]]:
     """Return the GGUF keys of the architecture: whole numbers are uint32, others float32."""
-    keys: dict[str, int | float] = {
+    keys: dict[str, int | float | tuple[bool, ...]] = {
         "block_count": shape.layers,
         "context_length": shape.context,
         "embedding_length": shape.hidden,
@@ -277,12 +333,18 @@ def metadata(shape: Shape) -> dict[str, int | float]:
         "attention.head_count": shape.heads,
         "attention.head_count_kv": shape.kv_heads,
         "attention.layer_norm_rms_epsilon": shape.epsilon,
-        "attention.key_length": shape.head_dim,
-        "attention.value_length": shape.head_dim,
-        "rope.dimension_count": shape.head_dim,
         "rope.freq_base": shape.rope_base,
-        "vocab_size": shape.vocabulary,
     }
+    if shape.stated or shape.head_dim * shape.heads != shape.hidden:
+        keys |= {
+            "attention.key_length": shape.head_dim,
+            "attention.value_length": shape.head_dim,
+        }
+    optional = {"vocab_size": shape.vocabulary, "rope.dimension_count": shape.head_dim}
+    keys |= {name: optional[name] for name in shape.architecture.keys}
+    if shape.window:
+        keys["attention.sliding_window"] = shape.window
+        keys["attention.sliding_window_pattern"] = shape.sliding
     return {f"{shape.architecture.gguf}.{name}": value for name, value in keys.items()}
 
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tel_edge.export import architectures, container, tokenizer
+from tel_edge.export.adapter import Adapter, Pair
 from tel_edge.export.architectures import Tensor, permuted
-from tel_edge.export.checkpoint import Checkpoint
+from tel_edge.export.checkpoint import INSTEAD, Checkpoint
 from tel_edge.export.container import Planned, Step
 from tel_edge.export.quantize import Quant
-from tel_edge.export.tensors import Stored, whole
+from tel_edge.export.tensors import HALF_MOST, Stored, rounded, whole
 from tel_edge.export.tokenizer import Vocabulary
+from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.extras import need
 from tel_edge.runtime.manifest import BackboneInfo
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
+
+# The hub's cache calls a model's folder by its commit.
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def write_backbone(
@@ -26,17 +34,18 @@ def write_backbone(
     info: BackboneInfo,
     quant: Quant,
     step: Step,
+    merged: Adapter | None = None,
+    hollow: bool = False,
 ) -> None:
     """Write the checkpoint to `out` as F32, F16 or BF16, norms always F32.
 
     The values must have been checked; see `checkpoint.check_values`. `step` is called with the
-    number of values written.
+    number of values written. `merged` is an adapter whose product is added in float32; `hollow`
+    leaves the values out (see `container.write`).
     """
     shape = checkpoint.shape
     keys: dict[str, Any] = {
         "general.type": "model",
-        "general.name": info.name,
-        "general.license": info.licence,
         "general.file_type": quant.ftype,
         "general.quantization_version": container.QUANTIZATION_VERSION,
         "tel_edge.backbone.weights": info.weights,
@@ -44,17 +53,63 @@ def write_backbone(
         **architectures.metadata(shape),
         **tokenizer.metadata(vocabulary),
     }
-    planned = [_planned(tensor, source, quant.name) for tensor, source in checkpoint.tensors]
+    pairs = {pair.tensor.name: pair for pair in merged.pairs} if merged else {}
+    planned = [
+        _planned(tensor, source, quant.name, merged, pairs.get(tensor.name))
+        for tensor, source in checkpoint.tensors
+    ]
     factors = architectures.rope_factors(shape)
     if factors is not None:
         planned.append(Planned("rope_freqs.weight", factors.shape, "F32", lambda: factors))
-    container.write(out, shape.architecture.gguf, keys, planned, step)
+    parameters = checkpoint.parameters + (0 if factors is None else len(factors))
+
+    def describe(writer: Any) -> None:
+        _identity(checkpoint.folder, info, parameters).set_gguf_meta_model(writer)
+
+    container.write(
+        out, shape.architecture.gguf, keys, planned, step, describe=describe, hollow=hollow
+    )
 
 
-def _planned(tensor: Tensor, source: Stored, kind: str) -> Planned:
+def _identity(folder: Path, info: BackboneInfo, parameters: int) -> Any:
+    """Return gguf's `Metadata`: name, size label, licence and origin, from the folder and card."""
+    gguf = need("gguf", "export")
+    made = gguf.Metadata.load(None, folder, None, parameters)
+    if COMMIT.fullmatch(folder.name):
+        parts = gguf.Metadata.get_model_id_components(info.name, parameters)
+        name, _, made.basename, made.finetune, made.version, made.size_label = parts
+        made.name = gguf.Metadata.id_to_title(name)
+    if made.name is None:
+        made.name = info.name
+    if made.size_label is None:
+        made.size_label = gguf.size_label(parameters, 0, 0, 0)
+    if made.license is None and info.licence != "unknown":
+        made.license = info.licence
+    return made
+
+
+def _planned(
+    tensor: Tensor, source: Stored, kind: str, merged: Adapter | None, pair: Pair | None
+) -> Planned:
     stored = "F32" if len(tensor.shape) == 1 else kind
 
     def make() -> npt.NDArray[Any]:
-        return permuted(whole(source, stored), tensor.heads)
+        if merged is None or pair is None:
+            return permuted(whole(source, stored), tensor.heads)
+        return permuted(_added(source, pair, merged, stored), tensor.heads)
 
     return Planned(tensor.name, tensor.shape, stored, make)
+
+
+def _added(source: Stored, pair: Pair, merged: Adapter, kind: str) -> npt.NDArray[Any]:
+    import numpy as np
+
+    scale = np.float32(pair.fold * merged.alpha / pair.a.shape[0])
+    made: npt.NDArray[np.float32] = whole(source, "F32")
+    made += scale * (whole(pair.b, "F32") @ whole(pair.a, "F32"))
+    if kind == "F16" and np.abs(made).max() > HALF_MOST:
+        raise InputError(
+            f"{pair.b.file}: merged, {source.name} has values beyond {HALF_MOST:.0f}, the largest "
+            f"of F16; export with {INSTEAD}"
+        )
+    return rounded(made) if kind == "BF16" else made.astype("<f2" if kind == "F16" else "<f4")

@@ -13,14 +13,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 QUANTIZATION_VERSION = 2
+# Each tensor begins at a multiple of this many bytes.
+ALIGNMENT = 32
 Step = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor to be written: shape [rows, columns] or [length], type F32, F16 or BF16.
+    """A tensor to be written: shape [rows, columns] or [length], type F32, F16, BF16 or Q8_0.
 
-    `make` gives its values in that shape and type (BF16 as uint16) when their turn comes.
+    `make` gives its values in that shape and type when their turn comes, BF16 as uint16 and Q8_0
+    as the bytes of its rows.
     """
 
     name: str
@@ -30,11 +33,20 @@ class Planned:
 
 
 def write(
-    out: Path, architecture: str, keys: Mapping[str, Any], tensors: Sequence[Planned], step: Step
+    out: Path,
+    architecture: str,
+    keys: Mapping[str, Any],
+    tensors: Sequence[Planned],
+    step: Step,
+    *,
+    describe: Callable[[Any], None] | None = None,
+    hollow: bool = False,
 ) -> None:
     """Write `out`. Whole numbers become uint32, in a list int32; other numbers float32.
 
-    `step` is called with the number of values of each tensor after it is written.
+    `describe` may add keys to gguf's writer first; `keys` that it has given are left as they are.
+    `step` is called with the number of values of each tensor after it is written. A `hollow` file
+    has the header of a whole one and a hole for its values: what the quantizer's dry run needs.
     """
     import math
 
@@ -42,17 +54,28 @@ def write(
 
     gguf = need("gguf", "export")
     writer = gguf.GGUFWriter(out, architecture)
+    if describe:
+        describe(writer)
     for name, value in keys.items():
-        _add(writer, name, value)
+        if name not in writer.kv_data[0]:
+            _add(writer, name, value)
+    end = 0
     for tensor in tensors:
         kind = getattr(gguf.GGMLQuantizationType, tensor.kind)
-        width = np.dtype({"F32": "f4", "F16": "f2", "BF16": "u2"}[tensor.kind])
-        size = math.prod(tensor.shape)
-        writer.add_tensor_info(tensor.name, tensor.shape, width, size * width.itemsize, kind)
+        block, width = gguf.GGML_QUANT_SIZES[kind]
+        size = math.prod(tensor.shape) // block * width
+        # With the type given, the writer takes the shape as it is for any dtype but uint8.
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype("f4"), size, kind)
+        end += -(-size // ALIGNMENT) * ALIGNMENT
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
+        if hollow:
+            file = writer.fout[0]
+            writer.write_padding(file, file.tell())
+            file.truncate(file.tell() + end)
+            return
         for tensor in tensors:
             writer.write_tensor_data(np.ascontiguousarray(tensor.make()))
             step(math.prod(tensor.shape))

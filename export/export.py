@@ -3,263 +3,264 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tel_edge.export import adapter, selection, tokenizer
-from tel_edge.export import checkpoint as checkpoints
-from tel_edge.export.adapter import Adapter
+from tel_edge.export import adapter, calibration, card, importance, push
 from tel_edge.export.backbone import write_backbone
-from tel_edge.export.checkpoint import Checkpoint
-from tel_edge.export.container import Step
-from tel_edge.export.output import Output
-from tel_edge.export.quantize import BLOCK, QUANTS, Quant, quantize, rows
-from tel_edge.export.tokenizer import Vocabulary
-from tel_edge.runtime import backbones, cli, digest, prompt
-from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.extras import need
-from tel_edge.runtime.manifest import BackboneInfo, total_bytes
-
-HALF = QUANTS["F16"]
-# Small models take more than the table's bits, since their embedding weighs more.
-MARGIN = 1.3
-
-
-@dataclass(frozen=True)
-class Job:
-    """One adapter to be exported for one category."""
-
-    category: str
-    adapter: Adapter
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that is to be in the bundle, checked, and the backbone types still to be made."""
-
-    checkpoint: Checkpoint
-    vocabulary: Vocabulary
-    info: BackboneInfo
-    wanted: tuple[Quant, ...]
-    missing: tuple[Quant, ...]
-    jobs: tuple[Job, ...]
-    unfinished: tuple[Job, ...]
-    output: Output
+from tel_edge.export.importance import Importance
+from tel_edge.export.output import Accept
+from tel_edge.export.parity import CONTEXT, Gate
+from tel_edge.export.plan import HALF, MATRICES, Job, Model, Plan, bar, plan
+from tel_edge.export.quantize import QUANTS, Outcome, Quant, quantize, size
+from tel_edge.runtime import bundle, cli
+from tel_edge.runtime.atomic import write_text
+from tel_edge.runtime.manifest import BundleFile, total_bytes
 
 
 def work(args: argparse.Namespace) -> Mapping[str, Any]:
     """Check everything, then make what is missing; see `parser` for the arguments."""
-    plan = _plan(args)
-    plan.output.begin()
-    _backbones(args, plan)
-    for job in plan.unfinished:
-        _adapter(args, plan, job)
-    return _report(args, plan)
+    if args.check:
+        return _check(args)
+    made = plan(args)
+    if args.dry_run:
+        return _forecast(args, made)
+    gate = _gate(args, made)
+    made.output.begin()
+    for model in made.models:
+        _model(args, made, model, gate)
+    for job in made.unfinished:
+        _adapter(args, made, job, gate)
+    _card(made.output.folder / card.NAME, card.render(made.output.manifest))
+    document = _report(args, made)
+    if args.push:
+        url = push.push(made.output.folder, made.output.manifest, args.push)
+        print(f"pushed: {url}")
+        document["pushed"] = url
+    return document
 
 
-def _plan(args: argparse.Namespace) -> Plan:
-    wanted = rows(args.quant)
-    if args.format != "gguf":
-        raise InputError(f"--format {args.format} is not in this version; gguf is")
-    backbone = backbones.find(args.backbone)
-    home = cli.workspace(args)
-    chosen = selection.chosen(args.adapter, args.category, home, backbone.name)
-    need("gguf", "export")
-    folder = backbones.fetch(backbone)
-    opened = checkpoints.load(folder)
-    vocabulary = tokenizer.load(folder, opened.shape.vocabulary)
-    info = BackboneInfo(
-        name=backbone.name,
-        architecture=opened.shape.architecture.gguf,
-        weights=digest.of_weights(folder),
-        tokenizer=digest.of_tokenizer(folder),
-        prompt=prompt.digest(),
-        licence=backbone.licence,
-    )
-    jobs = _jobs(args, chosen, opened, info)
-    output = Output(args.out or home.bundle(info.name), info, args.force)
-    missing = tuple(
-        row for row in wanted
-        if args.force or not output.intact("backbone", row.name, None, info.weights)
-    )  # fmt: skip
-    unfinished = tuple(job for job in jobs if args.force or not _done(args, output, job))
-    plan = Plan(opened, vocabulary, info, wanted, missing, jobs, unfinished, output)
-    _check_backbone(args, plan)
-    _check_space(plan)
-    return plan
+def _card(path: Path, text: str) -> None:
+    # The same card is left alone, so a run that has nothing to do changes no file.
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
 
 
-def _jobs(
-    args: argparse.Namespace,
-    chosen: list[selection.Chosen],
-    opened: Checkpoint,
-    info: BackboneInfo,
-) -> tuple[Job, ...]:
-    jobs: dict[str, Job] = {}
-    for one in chosen:
-        loaded = adapter.load(one.folder, opened.shape, info, args.adapter_quant == "F16")
-        category = selection.agreed(one, loaded.category)
-        if category in jobs:
-            raise InputError(
-                f"two adapters for {category}: {jobs[category].adapter.folder} and {one.folder}; "
-                "export one of them"
-            )
-        if not loaded.bound:
-            cli.say(
-                args,
-                f"warning: {one.folder}: no {adapter.TRAINING}; only shapes bind it to "
-                f"{info.name}, it names {loaded.base} as its base",
-            )
-        jobs[category] = Job(category, loaded)
-    return tuple(jobs.values())
+def _gate(args: argparse.Namespace, made: Plan) -> Gate | None:
+    if not args.verify:
+        return None
+    folders = {job.category: job.adapter.folder for job in made.jobs}
+
+    def opened(path: Path, adapters: Mapping[str, Path]) -> Any:
+        return bundle.llama(path, adapters, None, CONTEXT)
+
+    return Gate(made.checkpoint.folder, folders, opened)
 
 
-def _done(args: argparse.Namespace, output: Output, job: Job) -> bool:
-    made = job.adapter
-    file = output.intact("adapter", args.adapter_quant, job.category, made.source)
-    return file is not None and (file.split, file.rank) == (made.split, made.rank)
-
-
-def _check_backbone(args: argparse.Namespace, plan: Plan) -> None:
-    quantized = [row for row in plan.missing if not row.plain]
-    if quantized:
-        need("llama_cpp", "export")
-    narrow = {t.shape[1] for t, _ in plan.checkpoint.tensors if len(t.shape) > 1}
-    narrow = {width for width in narrow if width % BLOCK}
-    blocky = [row.name for row in quantized if row.name not in ("Q8_0", "Q4_0")]
-    if narrow and blocky:
-        cli.say(
-            args,
-            f"warning: rows of {min(narrow)} are no multiple of {BLOCK}: in "
-            f"{' '.join(blocky)} those tensors get another type",
-        )
-    if plan.missing:
-        half = bool(quantized) or HALF in plan.missing
-        with _bar(args, plan.checkpoint.parameters, "checking") as step:
-            checkpoints.check_values(plan.checkpoint, half, step)
-
-
-def _check_space(plan: Plan) -> None:
-    weights = plan.checkpoint.parameters
-    needed = sum(weights * row.bits / 8 * (1 if row.plain else MARGIN) for row in plan.missing)
-    if any(not row.plain for row in plan.missing) and HALF not in plan.missing:
-        needed += weights * HALF.bits / 8
-    needed += (
-        sum(pair.a.size + pair.b.size for job in plan.unfinished for pair in job.adapter.pairs) * 4
-    )
-    place = plan.output.folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise WorkError(
-            f"{place}: {free / 1e6:,.0f} MB free, about {needed / 1e6:,.0f} MB needed; "
-            "make room, or pass --out on another disk"
-        )
-
-
-def _backbones(args: argparse.Namespace, plan: Plan) -> None:
-    for row in plan.missing:
+def _model(args: argparse.Namespace, made: Plan, model: Model, gate: Gate | None) -> None:
+    for row in model.missing:
         if row.plain:
-            with plan.output.file(
-                f"{plan.info.name}-{row.name}.gguf", **_known(plan, row)
-            ) as partial:
-                _plain(args, plan, row, partial)
-            cli.say(args, f"{row.name} backbone written")
-    quantized = [row for row in plan.missing if not row.plain]
+            with made.output.file(
+                f"{model.stem}-{row.name}.gguf", _of(gate, model, row), **made.known(model, row)
+            ) as out:
+                _plain(args, made, model, row, out)
+            cli.say(args, f"{model.stem} {row.name} written")
+    quantized = [row for row in model.missing if not row.plain]
     if not quantized:
         return
-    with _source(args, plan) as source:
+    matrix = _matrix(args, made, model)
+    with _source(args, made, model) as source:
         for row in quantized:
-            name = f"{plan.info.name}-{row.name}.gguf"
             with (
-                plan.output.file(name, **_known(plan, row)) as partial,
-                _bar(args, len(plan.checkpoint.tensors), row.name) as step,
+                made.output.file(
+                    f"{model.stem}-{row.name}.gguf", _of(gate, model, row), **made.known(model, row)
+                ) as out,
+                bar(args, len(made.checkpoint.tensors), row.name) as step,
             ):
-                quantize(source, partial, row, step)
-            cli.say(args, f"{row.name} backbone written")
+                outcome = quantize(
+                    source, out, row, step, overrides=made.overrides, importance=matrix
+                )
+            cli.say(args, f"{model.stem} {row.name} written")
+            _warn(args, row, outcome)
 
 
-def _known(plan: Plan, row: Quant) -> dict[str, str]:
-    return {"kind": "backbone", "quant": row.name, "source": plan.info.weights}
+def _of(gate: Gate | None, model: Model, row: Quant) -> Accept | None:
+    if gate is None:
+        return None
+    return partial(gate, row=row, category=model.category, merged=model.job is not None)
 
 
-def _plain(args: argparse.Namespace, plan: Plan, row: Quant, out: Path) -> None:
-    with _bar(args, plan.checkpoint.parameters, row.name) as step:
-        write_backbone(plan.checkpoint, plan.vocabulary, out, info=plan.info, quant=row, step=step)
+def _warn(args: argparse.Namespace, row: Quant, outcome: Outcome) -> None:
+    for fallback in outcome.fallbacks:
+        cli.say(
+            args,
+            f"warning: {row.name}: {fallback.tensor} is {fallback.got} instead of "
+            f"{fallback.wanted}, for its rows are no multiple of that type's blocks",
+        )
+
+
+def _plain(
+    args: argparse.Namespace, made: Plan, model: Model, row: Quant, out: Path, hollow: bool = False
+) -> None:
+    with bar(args, made.checkpoint.parameters, row.name) as step:
+        write_backbone(
+            made.checkpoint,
+            made.vocabulary,
+            out,
+            info=made.info,
+            quant=row,
+            step=step,
+            merged=model.job.adapter if model.job else None,
+            hollow=hollow,
+        )
 
 
 @contextmanager
-def _source(args: argparse.Namespace, plan: Plan) -> Iterator[Path]:
+def _source(args: argparse.Namespace, made: Plan, model: Model) -> Iterator[Path]:
     """Give the F16 file to quantize: the bundle's own if it is there, else a passing one."""
-    kept = plan.output.intact("backbone", HALF.name, None, plan.info.weights)
+    kept = made.output.intact(model.kind, HALF.name, model.category, model.source)
     if kept:
-        yield plan.output.folder / kept.path
+        yield made.output.folder / kept.path
         return
-    with plan.output.scratch(f"{plan.info.name}-{HALF.name}.gguf") as passing:
-        _plain(args, plan, HALF, passing)
+    with made.output.scratch(f"{model.stem}-{HALF.name}.gguf") as passing:
+        _plain(args, made, model, HALF, passing)
         yield passing
 
 
-def _adapter(args: argparse.Namespace, plan: Plan, job: Job) -> None:
-    made, kind = job.adapter, args.adapter_quant
-    with plan.output.file(
-        f"{plan.info.name}-{job.category}-r{made.rank}-{kind}-LoRA.gguf",
+def _matrix(args: argparse.Namespace, made: Plan, model: Model) -> Importance | None:
+    """Return the importance matrix of `--imatrix` and keep what was computed in the workspace."""
+    shape = made.checkpoint.shape
+    if args.imatrix == "none":
+        return None
+    if args.imatrix not in MATRICES:
+        given = importance.read(Path(args.imatrix))
+        importance.check_fit(given, calibration.widths(shape), Path(args.imatrix))
+        return given
+    jobs = [model.job] if model.job and args.imatrix == "category" else made.jobs
+    adapters = {job.category: job.adapter for job in jobs}
+    with bar(args, calibration.total(list(adapters)), "imatrix") as step:
+        found = calibration.calibrated(
+            made.checkpoint.folder, shape, adapters, args.dataset, args.seed, step
+        )
+    name = "-".join(adapters) if args.imatrix == "category" else "pooled"
+    out = cli.workspace(args).imatrix(made.info.name, name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    importance.write(found, out)
+    cli.say(args, f"importance matrix written to {out}")
+    return found
+
+
+def _adapter(args: argparse.Namespace, made: Plan, job: Job, gate: Gate | None) -> None:
+    loaded, kind = job.adapter, args.adapter_quant
+    accept = None
+    if gate is not None:
+        # Measured over the largest backbone that is there: the adapter's own error shows best.
+        largest = QUANTS[made.output.manifest.quants()[0]]
+        file = made.output.manifest.find("backbone", largest.name)
+        assert file is not None
+
+        def accept(path: Path) -> Mapping[str, float]:
+            backbone = made.output.folder / file.path
+            return gate(backbone, largest, adapter=path, category=job.category)
+
+    with made.output.file(
+        f"{made.info.name}-{job.category}-r{loaded.rank}-{kind}-LoRA.gguf",
+        accept,
         kind="adapter",
         quant=kind,
         category=job.category,
-        source=made.source,
-        backbone=plan.info.weights,
-        split=made.split,
-        rank=made.rank,
-    ) as partial:
-        adapter.write_adapter(made, partial, plan.info, job.category, kind)
+        source=loaded.source,
+        backbone=made.info.weights,
+        split=loaded.split,
+        rank=loaded.rank,
+    ) as out:
+        adapter.write_adapter(loaded, out, made.info, job.category, kind)
     cli.say(args, f"{job.category} adapter written")
 
 
-@contextmanager
-def _bar(args: argparse.Namespace, total: int, label: str) -> Iterator[Step]:
-    from tqdm import tqdm
+def _forecast(args: argparse.Namespace, made: Plan) -> Mapping[str, Any]:
+    """Print the size that each file would have; nothing is left behind."""
+    shapes = {tensor.name: tensor.shape for tensor, _ in made.checkpoint.tensors}
+    made.output.folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with made.output.scratch("dry-run") as hollow:
+        model = made.models[0]
+        _plain(args, made, model, HALF, hollow, hollow=True)
+        names = dict.fromkeys(shapes, HALF.name)
+        names |= {name: "F32" for name, shape in shapes.items() if len(shape) == 1}
+        header = hollow.stat().st_size - size(Outcome(names, ()), shapes)
+        for row in made.wanted:
+            if row.plain:
+                kinds = {name: "F32" if kind == "F32" else row.name for name, kind in names.items()}
+                outcome = Outcome(kinds, ())
+            else:
+                outcome = quantize(
+                    hollow, hollow, row, lambda _: None, overrides=made.overrides, dry=True
+                )
+                _warn(args, row, outcome)
+            rows.append({"quant": row.name, "bytes": header + size(outcome, shapes)})
+    print(f"{'quant':<8} {'MB':>9}")
+    for line in rows:
+        print(f"{line['quant']:<8} {line['bytes'] / 1e6:>9,.2f}")
+    print(f"dry run: nothing was written; {made.checkpoint.parameters:,} weights")
+    return {"dry_run": rows}
 
-    # None: no bar where stderr is no terminal.
-    off = True if args.quiet else None
-    with tqdm(total=total, desc=label, disable=off, leave=False, unit_scale=True) as bar:
-        yield bar.update
 
-
-def _report(args: argparse.Namespace, plan: Plan) -> Mapping[str, Any]:
-    made = {row.name for row in plan.missing}
-    renewed = {job.category for job in plan.unfinished}
-    bundle, files = plan.output.manifest, []
-    for row in plan.wanted:
-        file = bundle.find("backbone", row.name)
-        files.append((file, row.name in made))
-    for job in plan.jobs:
-        files.append(
-            (bundle.find("adapter", args.adapter_quant, job.category), job.category in renewed)
-        )
+def _report(args: argparse.Namespace, made: Plan) -> dict[str, Any]:
+    manifest, files = made.output.manifest, []
+    for model in made.models if args.merge else made.models[:1]:
+        for row in made.wanted:
+            file = manifest.find(model.kind, row.name, model.category)
+            files.append((file, row in model.missing))
+    for job in () if args.merge else made.jobs:
+        file = manifest.find("adapter", args.adapter_quant, job.category)
+        files.append((file, job in made.unfinished))
     listed = [(file, "written" if new else "reused") for file, new in files if file]
     width = max(len(file.path) for file, _ in listed)
-    print(f"{'file':<{width}}  {'quant':<7} {'MB':>9}  state")
+    print(f"{'file':<{width}}  {'quant':<7} {'MB':>9}  {'parity':<22}  state")
     for file, state in listed:
-        print(f"{file.path:<{width}}  {file.quant:<7} {file.bytes / 1e6:>9,.2f}  {state}")
-    size = total_bytes(bundle.files) / 1e6
-    print(f"bundle: {plan.output.folder} ({len(bundle.files)} files, {size:,.2f} MB)")
+        mb = f"{file.bytes / 1e6:>9,.2f}"
+        print(f"{file.path:<{width}}  {file.quant:<7} {mb}  {_figures(file):<22}  {state}")
+    megabytes = total_bytes(manifest.files) / 1e6
+    print(f"bundle: {made.output.folder} ({len(manifest.files)} files, {megabytes:,.2f} MB)")
     return {
-        "bundle": str(plan.output.folder),
+        "bundle": str(made.output.folder),
         "files": [{**asdict(file), "state": state} for file, state in listed],
     }
+
+
+def _figures(file: BundleFile) -> str:
+    if file.parity is None:
+        return "not verified"
+    return f"KL {file.parity['kl']:.1e} picks {file.parity['picks']:.0%}"
+
+
+def _check(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Verify every file of a bundle against its manifest and its own header."""
+    made = bundle.read(args.check)
+    for file in made.files:
+        bundle.verify(args.check, made, [file])
+        print(f"{file.path}: {file.bytes:,} bytes, SHA-256 and header are right")
+    unmeasured = [file.path for file in made.files if file.parity is None]
+    for path in unmeasured:
+        cli.say(args, f"warning: {path} was never measured against PEFT")
+    print(f"{args.check}: {len(made.files)} files are whole")
+    return {"bundle": str(args.check), "files": len(made.files), "not_verified": unmeasured}
 
 
 def parser() -> cli.Parser:
     """Return the options of `tel-export`."""
     made = cli.parser(
-        "tel-export", "Export a backbone and its adapters to a bundle of GGUF files.", "backbone"
+        "tel-export",
+        "Export a backbone and its adapters to a bundle of GGUF files.",
+        "backbone",
+        "dataset",
+        "seed",
     )
     made.add_argument(
         "--adapter",
@@ -277,8 +278,36 @@ def parser() -> cli.Parser:
         help=f"types of the backbone: {', '.join(QUANTS)} (%(default)s)",
     )
     made.add_argument(
-        "--adapter-quant", choices=("F16", "F32"), default="F16", help="(%(default)s)"
+        "--adapter-quant", choices=("F16", "F32", "Q8_0"), default="F16", help="(%(default)s)"
     )
+    made.add_argument(
+        "--tensor-type",
+        action="append",
+        default=[],
+        metavar="PATTERN=TYPE",
+        help="another type for tensors whose GGUF name the regular expression finds; repeatable",
+    )
+    made.add_argument(
+        "--imatrix",
+        default="none",
+        metavar="none|pooled|category|FILE",
+        help="importance matrix for the quantizer: from the training prompts of all adapters, of "
+        "the one, or llama.cpp's file (%(default)s)",
+    )
+    made.add_argument(
+        "--merge",
+        action="store_true",
+        help="instead of adapters write models with one adapter each merged in",
+    )
+    made.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="accept files without comparing their answers with PEFT's",
+    )
+    made.add_argument("--dry-run", action="store_true", help="print the sizes, write nothing")
+    made.add_argument("--check", type=Path, metavar="BUNDLE", help="only verify a bundle's files")
+    made.add_argument("--push", metavar="REPO", help="upload the bundle to the hub afterwards")
     made.add_argument(
         "--format", choices=("gguf", "onnx"), default="gguf", help="only gguf so far (%(default)s)"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.gguf_header import check
 from tel_edge.runtime.manifest import BackboneInfo, BundleFile, Manifest
 
+# Takes a written file, gives its figures or raises.
+Accept = Callable[[Path], Mapping[str, float]]
 PARTIAL = re.compile(r"\..+\.(\d+)\.partial")
 
 
@@ -49,10 +51,17 @@ class Output:
                 return
         self.manifest = Manifest(self.info, old.files)
 
-    def intact(self, kind: str, quant: str, category: str | None, source: str) -> BundleFile | None:
-        """Return the manifest's entry if it was made of `source` and its file is whole."""
+    def intact(
+        self,
+        kind: str,
+        quant: str,
+        category: str | None,
+        source: str,
+        options: str | None = None,
+    ) -> BundleFile | None:
+        """Return the manifest's entry if it was made of `source` so, and its file is whole."""
         file = self.manifest.find(kind, quant, category)
-        if file is None or file.source != source:
+        if file is None or (file.source, file.options) != (source, options):
             return None
         try:
             manifests.verified(self.folder, file)
@@ -73,15 +82,20 @@ class Output:
                 (self.folder / file.path).unlink(missing_ok=True)
 
     @contextmanager
-    def file(self, name: str, **known: Any) -> Iterator[Path]:
+    def file(self, name: str, gate: Accept | None, **known: Any) -> Iterator[Path]:
         """Give a temporary path to write a GGUF file to; on success it is in the manifest.
 
-        `known` is what the manifest says of it beside its size and digest.
+        `gate` measures the file before it is accepted, None lets every file pass; `known` is what
+        the manifest says of it beside its size, digest and those figures.
         """
+        parity = None
         with replacing(self.folder / name) as partial:
             yield partial
             check(partial)
-        made = manifests.describe(self.folder, self.folder / name, format="gguf", **known)
+            parity = gate(partial) if gate else None
+        made = manifests.describe(
+            self.folder, self.folder / name, format="gguf", parity=parity, **known
+        )
         old = self.manifest.find(made.kind, made.quant, made.category)
         self.manifest = self.manifest.with_file(made)
         manifests.write(self.manifest, self.folder)

@@ -26,17 +26,22 @@ _QWEN_2 = ("split " + _HEAD + r"\p{N}" + _TAIL, "bytes")
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """One row: the engine's name, the rules it stands for, and whether whole words skip merges."""
+    """One row: the engine's name, the rules it stands for, and whether whole words skip merges.
+
+    `architecture` is the only one that the row is for, "" where any may have it.
+    """
 
     name: str
     rules: tuple[str, ...]
     ignore_merges: bool
+    architecture: str = ""
 
 
 PRE_TOKENIZERS = (
     PreTokenizer("llama-bpe", _LLAMA_3, True),
     PreTokenizer("dbrx", _LLAMA_3, False),
     PreTokenizer("qwen2", _QWEN_2, False),
+    PreTokenizer("exaone4", ("words and bytes",), False, "exaone4"),
     PreTokenizer("gpt-2", ("words and bytes",), False),
 )
 
@@ -61,8 +66,10 @@ class Vocabulary:
     normalizer: str
 
 
-def load(folder: Path, size: int) -> Vocabulary:
+def load(folder: Path, size: int, architecture: str = "") -> Vocabulary:
     """Read a folder's tokenizer and pad it to `size` ids, the rows of the embedding.
+
+    `architecture` is the model's GGUF name.
 
     Raises `InputError` for anything the engine would not do in the same way, naming the rule.
     """
@@ -86,7 +93,7 @@ def load(folder: Path, size: int) -> Vocabulary:
         bos = _id(first, ids) if first else bos
         eos = _id(last, ids) if last else eos
         return Vocabulary(
-            pre=_pre(document.get("pre_tokenizer"), bool(model.get("ignore_merges"))),
+            pre=_pre(document.get("pre_tokenizer"), bool(model.get("ignore_merges")), architecture),
             tokens=tuple(tokens),
             types=tuple(types),
             merges=tuple(_merges(model)),
@@ -160,10 +167,11 @@ def _merges(model: Mapping[str, Any]) -> Iterator[str]:
         yield text
 
 
-def _pre(given: Mapping[str, Any] | None, ignore_merges: bool) -> str:
+def _pre(given: Mapping[str, Any] | None, ignore_merges: bool, architecture: str) -> str:
     rules = tuple(_rules(given))
     for row in PRE_TOKENIZERS:
-        if (row.rules, row.ignore_merges) == (rules, ignore_merges):
+        fits = row.architecture in ("", architecture)
+        if fits and (row.rules, row.ignore_merges) == (rules, ignore_merges):
             return row.name
     raise InputError(
         f"the pre-tokenizer {' then '.join(rules) or 'none'} (ignore_merges={ignore_merges}) "

@@ -72,7 +72,7 @@ def fetch(backbone: Backbone) -> Path:
             folder = Path(
                 hub.snapshot_download(
                     backbone.hub,
-                    allow_patterns=["*.safetensors", "*.json", "LICENSE*"],
+                    allow_patterns=["*.safetensors", "*.json", "*.jinja", "LICENSE*", "README.md"],
                     ignore_patterns=["original/*"],
                 )
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -42,7 +42,9 @@ class BundleFile:
 
     For an adapter `category` is set, `backbone` is the weights digest of the backbone it was
     trained on, `split` the digest of the split it was trained with, `rank` its rank, and `source`
-    the digest of the PEFT folder; for a backbone `source` is the weights digest.
+    the digest of the PEFT folder; for a backbone `source` is the weights digest. `options` says
+    what else the values depend on. `parity` holds the figures of the check against
+    PEFT (`tel_edge.export.parity.Parity`), None where it was turned off.
     """
 
     path: str
@@ -56,6 +58,8 @@ class BundleFile:
     backbone: str | None = None
     split: str | None = None
     rank: int | None = None
+    options: str | None = None
+    parity: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,8 @@ def _file(entry: Any, at: int) -> BundleFile:
         optional: dict[str, Any] = {
             name: None if entry.get(name) is None else _field(entry, name, kind)
             for name, kind in (
-                ("category", str), ("source", str), ("backbone", str), ("split", str), ("rank", int)
+                ("category", str), ("source", str), ("backbone", str), ("split", str),
+                ("rank", int), ("options", str), ("parity", dict),
             )
         }  # fmt: skip
         file = BundleFile(**strings, bytes=_field(entry, "bytes", int), **optional)

@@ -20,6 +20,10 @@ class Workspace:
         """Return the folder with `manifest.json` and the files it lists."""
         return self.root / "bundles" / backbone
 
+    def imatrix(self, backbone: str, name: str) -> Path:
+        """Return llama.cpp's file of an importance matrix."""
+        return self.root / "imatrix" / backbone / f"{name}.gguf"
+
     def results(self, backbone: str, variant: str, category: str) -> Path:
         """Return the JSONL file of one scored variant; its summary has the suffix `.json`."""
         return self.root / "results" / backbone / variant / f"{category}.jsonl"

@@ -79,7 +79,14 @@ def tokenizer(kind: str, size: int = 512, ignore_merges: bool | None = None) -> 
 def backbone(folder: Path, kind: str, *, seed: int = 0, shards: bool = False, **more: Any) -> Path:
     """Write a random model of two layers with its tokenizer, in Hugging Face layout."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    from transformers import (
+        Exaone4Config,
+        Exaone4ForCausalLM,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
 
     torch.manual_seed(seed)
     made = tokenizer(kind)
@@ -101,6 +108,10 @@ def backbone(folder: Path, kind: str, *, seed: int = 0, shards: bool = False, **
     }
     if kind == "llama":
         model: Any = LlamaForCausalLM(LlamaConfig(bos_token_id=made.bos_token_id, **numbers))
+    elif kind == "exaone4":
+        full = ["full_attention"] * numbers["num_hidden_layers"]
+        settings = {"sliding_window": None, "layer_types": full, **numbers}
+        model = Exaone4ForCausalLM(Exaone4Config(bos_token_id=None, pad_token_id=None, **settings))
     else:
         # Its heads are not hidden size over heads wide, as in the published models.
         model = Qwen3ForCausalLM(Qwen3Config(head_dim=128, **numbers))

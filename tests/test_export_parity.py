@@ -56,7 +56,7 @@ class Exported:
     bundle: Path
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen3"])
+@pytest.fixture(scope="module", params=["llama", "qwen3", "exaone4"])
 def exported(request: Any, tmp_path_factory: Any) -> Exported:
     root = tmp_path_factory.mktemp(request.param)
     base = models.backbone(root / "base", request.param)
@@ -154,6 +154,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
             "rope_scaling": {k: v for k, v in LLAMA_3.items() if k != "rope_theta"},
         },
     ),
+    "exaone4 scaled": ("exaone4", {"rope_parameters": LLAMA_3, "tie_word_embeddings": False}, {}),
     "qwen3 untied": ("qwen3", {"tie_word_embeddings": False, "shards": True}, {}),
 }
 

@@ -1,0 +1,82 @@
+"""What `--imatrix` means: which prompts show the quantizer the weights that matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tel_edge.eval import benchmark
+from tel_edge.eval.split import capped, split
+from tel_edge.export import architectures, importance
+from tel_edge.export.adapter import Adapter
+from tel_edge.export.architectures import Shape
+from tel_edge.export.importance import Importance
+from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.prompt import labels, render
+
+# Questions of each category whose activations are collected.
+PROMPTS = 128
+
+
+def names(shape: Shape) -> Mapping[str, str]:
+    """Return the GGUF weight of each projection by its module in transformers."""
+    found = {}
+    for block in range(shape.layers):
+        for tensor in architectures.linear(shape, block):
+            found[tensor.source.removesuffix(".weight")] = tensor.name
+    return found
+
+
+def widths(shape: Shape) -> Mapping[str, int]:
+    """Return the input width of each projection by its GGUF name."""
+    return {
+        tensor.name: tensor.shape[1]
+        for block in range(shape.layers)
+        for tensor in architectures.linear(shape, block)
+    }
+
+
+def prompts(dataset: str, category: str, seed: int, wanted: str | None) -> list[str]:
+    """Return prompts with their answers from the category's train part.
+
+    `wanted` is the digest of the split that the adapter was trained with. Raises `InputError` if
+    this data gives another one: its train part may hold what the adapter is scored on.
+    """
+    parts = split(benchmark.read(dataset, CATEGORIES[category]).questions, seed)
+    if wanted is not None and parts.digest != wanted:
+        raise InputError(
+            f"--imatrix: {dataset} is not the data that the adapter for {category} was trained on; "
+            "pass that with --dataset (and its --seed)"
+        )
+    shown = capped(parts.train, PROMPTS, seed)
+    return [render(q) + labels(q)[q.answer or 0] for q in shown]
+
+
+def calibrated(
+    folder: Path,
+    shape: Shape,
+    adapters: Mapping[str, Adapter],
+    dataset: str,
+    seed: int,
+    step: Callable[[int], None],
+) -> Importance:
+    """Return the importance matrix pooled over `adapters`, each active on its own category.
+
+    Without adapters the bare backbone sees the prompts of all categories.
+    """
+    parts = []
+    for category in adapters or CATEGORIES:
+        made = adapters.get(category)
+        shown = prompts(dataset, category, seed, made.split if made else None)
+        parts.append(
+            importance.collect(
+                folder, made.folder if made else None, shown, names(shape), dataset, step
+            )
+        )
+    return importance.pooled(parts)
+
+
+def total(categories: Sequence[str]) -> int:
+    """Return about how many prompts `calibrated` will show, for its progress bar."""
+    return PROMPTS * len(categories or CATEGORIES)

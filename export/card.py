@@ -1,0 +1,78 @@
+"""The model card of a bundle: README.md with the front matter that the hub reads.
+
+Source of the fields: the hub's model card metadata (base_model, base_model_relation,
+library_name, license, pipeline_tag).
+"""
+
+from __future__ import annotations
+
+from tel_edge.runtime.backbones import BACKBONES
+from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.runtime.manifest import BundleFile, Manifest, total_bytes
+
+NAME = "README.md"
+
+
+def render(made: Manifest) -> str:
+    """Return the card of a bundle."""
+    return "\n".join([*_front(made), "", *_body(made)]) + "\n"
+
+
+def _front(made: Manifest) -> list[str]:
+    row = BACKBONES.get(made.backbone.name)
+    # A bundle that holds adapters is one of adapters to the hub, though backbones lie beside them.
+    relation = "adapter" if made.adapters() else "quantized"
+    lines = ["---"]
+    if row and row.hub:
+        lines += [f"base_model: {row.hub}", f"base_model_relation: {relation}"]
+    if made.backbone.licence != "unknown":
+        lines.append(f"license: {made.backbone.licence}")
+    lines += ["library_name: gguf", "pipeline_tag: text-generation", "language: en", "tags:"]
+    tags = ["telecom", "question-answering", "tel-edge", "gguf"]
+    tags += ["lora"] if made.adapters() else []
+    lines += [f"- {tag}" for tag in tags]
+    return [*lines, "---"]
+
+
+def _body(made: Manifest) -> list[str]:
+    name, asked = made.backbone.name, next(iter(made.adapters()), "oranbench")
+    lines = [
+        f"# {name}: telecom question answering on the device",
+        "",
+        f"A bundle of tel-edge: the backbone {name} ({made.backbone.architecture}) in "
+        f"{len(made.quants())} types and {len(made.adapters())} LoRA adapters, one a category. "
+        "`manifest.json` binds the files to each other by SHA-256.",
+        "",
+        "| file | kind | category | type | MB | KL to PEFT | equal picks |",
+        "|---|---|---|---|---:|---:|---:|",
+        *(_row(file) for file in made.files),
+        "",
+        f"Together {total_bytes(made.files) / 1e6:,.1f} MB.",
+        "",
+        "Answers are single letters: the prompt ends with the lettered options, and the letter "
+        "with the largest probability is the answer. An adapter belongs to this very backbone; "
+        "over another of the same size it loads and answers wrongly.",
+        "",
+        "```sh",
+        f"tel-run --bundle . --category {asked} --choice FIRST --choice SECOND QUESTION",
+        "```",
+    ]
+    if trained := [file for file in made.files if file.category]:
+        lines += ["", "## Training", ""]
+        lines += [
+            f"- {file.path}: {CATEGORIES[file.category].source}, rank {file.rank or '?'}, "
+            f"split `{(file.split or 'unknown')[:12]}`"
+            for file in trained
+            if file.category in CATEGORIES
+        ]
+    return lines
+
+
+def _row(file: BundleFile) -> str:
+    figures = ("not verified", "") if file.parity is None else (
+        f"{file.parity['kl']:.1e}", f"{file.parity['picks']:.0%}"
+    )  # fmt: skip
+    return (
+        f"| {file.path} | {file.kind} | {file.category or ''} | {file.quant} | "
+        f"{file.bytes / 1e6:,.2f} | {figures[0]} | {figures[1]} |"
+    )

@@ -1,0 +1,268 @@
+"""What an export has to do: everything is read and checked here before anything is written."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tel_edge.export import adapter, importance, quantize, selection, tokenizer
+from tel_edge.export import checkpoint as checkpoints
+from tel_edge.export.adapter import Adapter
+from tel_edge.export.checkpoint import Checkpoint
+from tel_edge.export.container import Step
+from tel_edge.export.output import Output
+from tel_edge.export.quantize import BLOCK, QUANTS, Override, Quant
+from tel_edge.export.tokenizer import Vocabulary
+from tel_edge.runtime import backbones, cli, digest, prompt
+from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.extras import need
+from tel_edge.runtime.manifest import BackboneInfo
+
+HALF = QUANTS["F16"]
+# Small models take more than the table's bits, since their embedding weighs more.
+MARGIN = 1.3
+# The values of --imatrix that are no file.
+MATRICES = ("none", "pooled", "category")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One adapter to be exported for one category."""
+
+    category: str
+    adapter: Adapter
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model and the types of it still to be made: the backbone, or it with a job merged in."""
+
+    stem: str
+    source: str
+    job: Job | None
+    missing: tuple[Quant, ...]
+
+    @property
+    def kind(self) -> str:
+        """Return what the manifest calls it."""
+        return "merged" if self.job else "backbone"
+
+    @property
+    def category(self) -> str | None:
+        """Return the category of the merged adapter."""
+        return self.job.category if self.job else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is to be in the bundle, checked; `unfinished` are the adapters still to be made.
+
+    `options` is what the quantized types depend on besides their source, None for nothing.
+    """
+
+    checkpoint: Checkpoint
+    vocabulary: Vocabulary
+    info: BackboneInfo
+    wanted: tuple[Quant, ...]
+    models: tuple[Model, ...]
+    jobs: tuple[Job, ...]
+    unfinished: tuple[Job, ...]
+    overrides: tuple[Override, ...]
+    options: str | None
+    output: Output
+
+    def known(self, model: Model, row: Quant) -> dict[str, str | None]:
+        """Return what the manifest says of a model's file beside its size and figures."""
+        return {
+            "kind": model.kind,
+            "quant": row.name,
+            "category": model.category,
+            "source": model.source,
+            "backbone": self.info.weights if model.job else None,
+            "split": model.job.adapter.split if model.job else None,
+            "options": None if row.plain else self.options,
+        }
+
+
+def plan(args: argparse.Namespace) -> Plan:
+    """Read and check all that the arguments name; raise `InputError` for what does not fit."""
+    wanted = quantize.rows(args.quant)
+    if args.format != "gguf":
+        raise InputError(f"--format {args.format} is not in this version; gguf is")
+    backbone = backbones.find(args.backbone)
+    home = cli.workspace(args)
+    chosen = selection.chosen(args.adapter, args.category, home, backbone.name)
+    need("gguf", "export")
+    folder = backbones.fetch(backbone)
+    opened = checkpoints.load(folder)
+    architecture = opened.shape.architecture.gguf
+    vocabulary = tokenizer.load(folder, opened.shape.vocabulary, architecture)
+    info = BackboneInfo(
+        name=backbone.name,
+        architecture=architecture,
+        weights=digest.of_weights(folder),
+        tokenizer=digest.of_tokenizer(folder),
+        prompt=prompt.digest(),
+        licence=backbone.licence,
+    )
+    jobs = _jobs(args, chosen, opened, info)
+    matrices = [tensor.name for tensor, _ in opened.tensors if len(tensor.shape) > 1]
+    overrides = quantize.overrides(args.tensor_type, matrices)
+    options = _options(args, jobs)
+    output = Output(args.out or home.bundle(info.name), info, args.force)
+    models = _models(args, wanted, jobs, info, options, output)
+    unfinished = () if args.merge else _unfinished(args, jobs, output)
+    made = Plan(
+        opened, vocabulary, info, wanted, models, jobs, unfinished, overrides, options, output
+    )
+    _check_models(args, made)
+    _check_space(args, made)
+    return made
+
+
+def _jobs(
+    args: argparse.Namespace,
+    chosen: list[selection.Chosen],
+    opened: Checkpoint,
+    info: BackboneInfo,
+) -> tuple[Job, ...]:
+    jobs: dict[str, Job] = {}
+    for one in chosen:
+        loaded = adapter.load(one.folder, opened.shape, info, args.adapter_quant != "F32")
+        category = selection.agreed(one, loaded.category)
+        if category in jobs:
+            raise InputError(
+                f"two adapters for {category}: {jobs[category].adapter.folder} and {one.folder}; "
+                "export one of them"
+            )
+        if not loaded.bound:
+            cli.say(
+                args,
+                f"warning: {one.folder}: no {adapter.TRAINING}; only shapes bind it to "
+                f"{info.name}, it names {loaded.base} as its base",
+            )
+        jobs[category] = Job(category, loaded)
+    if args.merge and not jobs:
+        raise InputError("--merge needs an adapter to merge; name it with --adapter")
+    if args.imatrix == "category" and not args.merge and len(jobs) != 1:
+        raise InputError(
+            "--imatrix category is for one adapter or with --merge; a backbone shared by several "
+            "takes --imatrix pooled"
+        )
+    return tuple(jobs.values())
+
+
+def _options(args: argparse.Namespace, jobs: tuple[Job, ...]) -> str | None:
+    parts = [f"tensor-type {text}" for text in args.tensor_type]
+    if args.imatrix not in MATRICES:
+        path = Path(args.imatrix)
+        if not path.is_file():
+            raise InputError(f"--imatrix: {path} is no file and none of {' '.join(MATRICES)}")
+        importance.read(path)
+        parts.append(f"imatrix {digest.of_file(path)[:16]}")
+    elif args.imatrix != "none":
+        sources = [job.adapter.source for job in jobs]
+        key = digest.of_value([sources, args.dataset, args.seed])
+        parts.append(f"imatrix {args.imatrix} {key[:16]}")
+    return "; ".join(parts) or None
+
+
+def _models(
+    args: argparse.Namespace,
+    wanted: tuple[Quant, ...],
+    jobs: tuple[Job, ...],
+    info: BackboneInfo,
+    options: str | None,
+    output: Output,
+) -> tuple[Model, ...]:
+    made = []
+    for job in jobs if args.merge else (None,):
+        stem = f"{info.name}-{job.category}" if job else info.name
+        source = job.adapter.source if job else info.weights
+        whole = Model(stem, source, job, ())
+        missing = tuple(
+            row
+            for row in wanted
+            if args.force
+            or not _there(args, output, whole.kind, row.name, whole.category, source,
+                          None if row.plain else options)
+        )  # fmt: skip
+        made.append(Model(stem, source, job, missing))
+    return tuple(made)
+
+
+def _unfinished(args: argparse.Namespace, jobs: tuple[Job, ...], output: Output) -> tuple[Job, ...]:
+    left = []
+    for job in jobs:
+        made = job.adapter
+        file = None if args.force else _there(
+            args, output, "adapter", args.adapter_quant, job.category, made.source
+        )  # fmt: skip
+        if file is None or (file.split, file.rank) != (made.split, made.rank):
+            left.append(job)
+    return tuple(left)
+
+
+def _there(args: argparse.Namespace, output: Output, *key: Any) -> Any:
+    """Return the finished file of that key, unless it still has to be measured."""
+    file = output.intact(*key)
+    return file if file and (file.parity or not args.verify) else None
+
+
+def _check_models(args: argparse.Namespace, made: Plan) -> None:
+    missing = {row for model in made.models for row in model.missing}
+    quantized = [row for row in missing if not row.plain]
+    if quantized or (args.verify and (missing or made.unfinished)):
+        need("llama_cpp", "export")
+    narrow = {t.shape[1] for t, _ in made.checkpoint.tensors if len(t.shape) > 1}
+    narrow = {width for width in narrow if width % BLOCK}
+    blocky = [row.name for row in quantized if row.name not in ("Q8_0", "Q4_0")]
+    if narrow and blocky:
+        cli.say(
+            args,
+            f"warning: rows of {min(narrow)} are no multiple of {BLOCK}: in "
+            f"{' '.join(sorted(blocky))} those tensors get another type",
+        )
+    if missing and not args.dry_run:
+        half = bool(quantized) or HALF in missing
+        with bar(args, made.checkpoint.parameters, "checking") as step:
+            checkpoints.check_values(made.checkpoint, half, step)
+
+
+def _check_space(args: argparse.Namespace, made: Plan) -> None:
+    if args.dry_run:
+        return
+    weights = made.checkpoint.parameters
+    needed = 0.0
+    for model in made.models:
+        needed += sum(weights * r.bits / 8 * (1 if r.plain else MARGIN) for r in model.missing)
+    if any(not row.plain for model in made.models for row in model.missing):
+        needed += weights * HALF.bits / 8
+    needed += (
+        sum(pair.a.size + pair.b.size for job in made.unfinished for pair in job.adapter.pairs) * 4
+    )
+    place = made.output.folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise WorkError(
+            f"{place}: {free / 1e6:,.0f} MB free, about {needed / 1e6:,.0f} MB needed; "
+            "make room, or pass --out on another disk"
+        )
+
+
+@contextmanager
+def bar(args: argparse.Namespace, total: int, label: str) -> Iterator[Step]:
+    """Give the step function of a progress bar on stderr."""
+    from tqdm import tqdm
+
+    # None: no bar where stderr is no terminal.
+    off = True if args.quiet else None
+    with tqdm(total=total, desc=label, disable=off, leave=False, unit_scale=True) as shown:
+        yield shown.update
