@@ -22,7 +22,7 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.prompt import labels, render
 from tel_edge.runtime.question import Question
 from tel_edge.train import train
-from tel_edge.train.data import Example, Rows, collate, examples, reordered
+from tel_edge.train.data import Example, Rows, collate, examples, varied
 
 torch = pytest.importorskip("torch")
 Command = Callable[..., tuple[int, str, str]]
@@ -115,15 +115,27 @@ def test_a_label_of_several_tokens_is_refused() -> None:
 def test_other_orders_keep_the_answer_and_fixed_labels_their_order() -> None:
     question = Question("q", "oranbench", "which", CHOICES, 2)
     fixed = Question("t", "3gpp_tsg", "which", tuple(WORKING_GROUPS), 5)
-    shown = reordered([question, fixed], 6, "42 0")
+    shown = varied([question, fixed], 6, 0.0, "42 0")
     assert len(shown) == 12
     assert all(q.choices[q.answer or 0] == "blue" for q in shown[::2])
     assert all(sorted(q.choices) == sorted(CHOICES) for q in shown[::2])
     assert len({q.answer for q in shown[::2]}) > 1
     assert all(q == fixed for q in shown[1::2])
-    assert shown == reordered([question, fixed], 6, "42 0")
-    assert shown != reordered([question, fixed], 6, "42 1")
-    assert reordered([question, fixed], 1, "42 0") == [question, fixed]
+    assert shown == varied([question, fixed], 6, 0.0, "42 0")
+    assert shown != varied([question, fixed], 6, 0.0, "42 1")
+    assert varied([question, fixed], 1, 1.0, "42 0") == [question, fixed]
+
+
+def test_wrong_choices_are_exchanged_for_those_beside_the_answer() -> None:
+    one = Question("q", "oranbench", "which", CHOICES, 2)
+    two = Question("r", "oranbench", "what", ("blue", "black", "pink", "grey"), 1)
+    far = Question("s", "oranbench", "who", ("up", "down", "left", "right"), 0)
+    shown = varied([one, two, far], 40, 1.0, "42 0")
+    assert all(q.choices[q.answer or 0] == "blue" for q in shown[::3])
+    seen = {choice for q in shown[::3] for choice in q.choices}
+    assert seen == {*CHOICES, "black", "pink", "grey"}
+    assert all(len(set(q.choices)) == 4 for q in shown)
+    assert {choice for q in shown[2::3] for choice in q.choices} == set(far.choices)
 
 
 def test_batches_are_padded_on_the_left() -> None:

@@ -48,23 +48,39 @@ def examples(
     return made, len(questions) - len(made)
 
 
-def reordered(questions: Sequence[Question], orders: int, seed: str) -> list[Question]:
+def rivals(questions: Sequence[Question]) -> dict[str, list[str]]:
+    """Return for each choice the others that stand beside it in any of the questions."""
+    found: dict[str, set[str]] = {}
+    for question in questions:
+        for choice in question.choices:
+            found.setdefault(choice, set()).update(question.choices)
+    return {choice: sorted(beside - {choice}) for choice, beside in found.items()}
+
+
+def varied(
+    questions: Sequence[Question], orders: int, exchanged: float, seed: str
+) -> list[Question]:
     """Return each question `orders` times with its choices shuffled; as it is if `orders` is 1.
 
-    Questions of a category with fixed labels are only repeated: their order is part of the prompt.
+    In a share `exchanged` of them the wrong choices are drawn from all that stand beside the right
+    one somewhere, so that neither a letter nor a set of choices tells the answer. Questions of a
+    category with fixed labels are only repeated: their order is part of the prompt.
     """
     if orders == 1:
         return list(questions)
     rng = random.Random(f"orders {seed}")
+    beside = rivals(questions) if exchanged else {}
     made = []
     for _ in range(orders):
         for question in questions:
-            at = list(range(len(question.choices)))
-            if not CATEGORIES[question.category].labels:
-                rng.shuffle(at)
-            answer = None if question.answer is None else at.index(question.answer)
-            choices = tuple(question.choices[i] for i in at)
-            made.append(replace(question, choices=choices, answer=answer))
+            choices, right = list(question.choices), question.answer
+            if not CATEGORIES[question.category].labels and right is not None:
+                answer = choices[right]
+                if rng.random() < exchanged:
+                    choices = [answer, *rng.sample(beside[answer], len(choices) - 1)]
+                rng.shuffle(choices)
+                right = choices.index(answer)
+            made.append(replace(question, choices=tuple(choices), answer=right))
     return made
 
 

@@ -18,8 +18,9 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 class Recipe:
     """How an adapter is trained. `warmup` is a share of all steps; `patience` counts epochs.
 
-    Each question is shown with its choices in `orders` different orders an epoch (1: as they are),
-    so that what is learned is the answer and not its letter; fixed labels keep their order.
+    Each question is shown `orders` times an epoch, if more than once with its choices in another
+    order each time, and in a share `exchanged` of them with other wrong choices
+    (`tel_edge.train.data.varied`), so that what is learned is the answer and not its letter.
 
     `epochs` is the most there can be: training ends when the validation loss has not improved for
     `patience` evaluations, of which there is one an epoch.
@@ -37,6 +38,7 @@ class Recipe:
     patience: int = 3
     weight_decay: float = 0.0
     orders: int = 1
+    exchanged: float = 0.0
 
 
 RECIPES: dict[str, Recipe] = {
@@ -45,7 +47,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe("paper"),
         # A backbone of a few million parameters needs more passes to take in a fact, and would
         # rather remember the letter of each question.
-        Recipe("nano", epochs=3, patience=2, orders=8),
+        Recipe("nano", learning_rate=1e-3, epochs=4, patience=4, orders=8, exchanged=0.5),
     )
 }
 

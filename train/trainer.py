@@ -29,7 +29,7 @@ from transformers.utils import logging
 from tel_edge.eval.split import capped
 from tel_edge.runtime.atomic import write_text
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.train.data import Example, Rows, collate, examples, reordered
+from tel_edge.train.data import Example, Rows, collate, examples, varied
 
 if TYPE_CHECKING:
     from tel_edge.train.train import Job
@@ -151,7 +151,7 @@ def fit(job: Job, work: Path, quiet: bool) -> dict[str, Any]:
     )
 
     def drawn(epoch: int) -> list[Example]:
-        shown = reordered(questions, recipe.orders, f"{job.seed} {epoch}")
+        shown = varied(questions, recipe.orders, recipe.exchanged, f"{job.seed} {epoch}")
         return examples(shown, tokenizer, longest)[0]
 
     watch, rows = Watch(work, quiet), Rows(drawn)
