@@ -298,7 +298,7 @@ def train(args: argparse.Namespace) -> list[dict[str, Any]]:
             step += 1
             recent.append(hits[~made.closed])
             by_heart.append(hits[made.closed])
-            if step % args.every == 0 or step == total:
+            if step % args.every == 0 or step in (total, args.stop):
                 line = {
                     "step": step,
                     "phase": phase,
@@ -312,8 +312,10 @@ def train(args: argparse.Namespace) -> list[dict[str, Any]]:
                 recent, by_heart = [], []
                 if math.isnan(loss.item()):
                     raise SystemExit(f"loss is not a number at step {step}")
-            if step % 500 == 0:
+            if step % 500 == 0 or step == args.stop:
                 save(model, tok, args, log)
+            if step == args.stop:
+                return log
     save(model, tok, args, log)
     return log
 
@@ -347,6 +349,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps-guided", type=int, default=500)
     made.add_argument("--steps-open", type=int, default=600)
     made.add_argument("--steps-memory", type=int, default=11000)
+    made.add_argument("--stop", type=int, default=8000, help="end here, before the rate decays")
     made.add_argument("--batch", type=int, default=32)
     made.add_argument("--lr", type=float, default=1e-3)
     made.add_argument("--every", type=int, default=100)
