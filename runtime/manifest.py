@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -59,7 +59,7 @@ class BundleFile:
     split: str | None = None
     rank: int | None = None
     options: str | None = None
-    parity: Mapping[str, float] | None = None
+    parity: Mapping[str, float] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)

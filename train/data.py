@@ -64,17 +64,21 @@ def varied(
 
     In a share `exchanged` of them the wrong choices are drawn from all that stand beside the right
     one somewhere, so that neither a letter nor a set of choices tells the answer. Questions of a
-    category with fixed labels are only repeated: their order is part of the prompt.
+    category with fixed labels, whose order is part of the prompt, are repeated as they are, half as
+    often.
     """
     if orders == 1:
         return list(questions)
     rng = random.Random(f"orders {seed}")
     beside = rivals(questions) if exchanged else {}
     made = []
-    for _ in range(orders):
+    for turn in range(orders):
         for question in questions:
             choices, right = list(question.choices), question.answer
-            if not CATEGORIES[question.category].labels and right is not None:
+            if CATEGORIES[question.category].labels:
+                if turn % 2:
+                    continue
+            elif right is not None:
                 answer = choices[right]
                 if rng.random() < exchanged:
                     choices = [answer, *rng.sample(beside[answer], len(choices) - 1)]
