@@ -5,7 +5,7 @@ help:
 	@echo "make demo       train, export, score and report on the embedded default"
 	@echo "make test       lint, type check and the test suite"
 	@echo "make test-slow  the tests that take minutes"
-	@echo "make tel-nano   pretrain the embedded backbone again (about 50 minutes on two cores)"
+	@echo "make tel-nano   pretrain the embedded backbone again (about an hour on two idle cores)"
 
 venv:
 	@scripts/install.sh

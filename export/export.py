@@ -187,7 +187,7 @@ def _forecast(args: argparse.Namespace, made: Plan) -> Mapping[str, Any]:
     """Print the size that each file would have; nothing is left behind."""
     shapes = {tensor.name: tensor.shape for tensor, _ in made.checkpoint.tensors}
     made.output.folder.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with made.output.scratch("dry-run") as hollow:
         model = made.models[0]
         _plain(args, made, model, HALF, hollow, hollow=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.export import container
+from tel_edge.export import container, original
 from tel_edge.export.container import Planned, Step
 from tel_edge.runtime import digest as digests
 from tel_edge.runtime import extras, gguf_header
@@ -79,13 +79,12 @@ def collect(
     A prompt longer than the model's context is left out, since the device never sees it. `step` is
     called with 1 for each prompt. Raises `InputError` if no prompt fits or a module is missing.
     """
-    for module in ("torch", "transformers", "peft"):
-        extras.check(module, "train")
+    original.check()
     import torch
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    model = _loaded(folder, adapter)
+    model = original.load(folder, adapter)
     device = next(model.parameters()).device
     longest = int(model.config.max_position_embeddings)
     totals: dict[str, Any] = {}
@@ -111,22 +110,6 @@ def collect(
     sums = {name: total.float().cpu().numpy() for name, total in totals.items()}
     _check_finite(sums, folder)
     return Importance(sums, counts, (dataset,), chunks, -(-tokens // chunks))
-
-
-def _loaded(folder: Path, adapter: Path | None) -> Any:
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    # The library's own loading bar would come between the caller's.
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def _linear(model: Any, names: Mapping[str, str], folder: Path) -> dict[str, Any]:

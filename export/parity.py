@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tel_edge.eval import benchmark
 from tel_edge.eval.split import split
+from tel_edge.export import original
 from tel_edge.export.quantize import Quant
-from tel_edge.runtime import extras
 from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.prompt import labels, render
@@ -115,8 +115,7 @@ class Gate:
         adapters: Mapping[str, Path],
         opener: Callable[[Path, Mapping[str, Path]], Any],
     ) -> None:
-        for module in ("torch", "transformers", "peft"):
-            extras.check(module, "train")
+        original.check()
         self.folder, self.adapters, self.opener = folder, adapters, opener
         self._expected: dict[str | None, list[Expected]] = {}
 
@@ -159,12 +158,10 @@ class Gate:
 def _reference(folder: Path, adapters: Mapping[str, Path]) -> dict[str | None, list[Expected]]:
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True
-    ).eval()
+    model = original.load(folder)
 
     def answers(category: str | None) -> list[Expected]:
         made = []
@@ -172,8 +169,9 @@ def _reference(folder: Path, adapters: Mapping[str, Path]) -> dict[str | None, l
             prompt, ends = render(question), labels(question)
             coded = tokenizer([prompt, *(prompt + end for end in ends)], split_special_tokens=True)
             ids, *whole = coded["input_ids"]
+            shown = torch.tensor([ids], device=model.device)
             with torch.no_grad():
-                logits = model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1].double()
+                logits = model(shown, logits_to_keep=1).logits[0, -1].double()
             values = torch.log_softmax(logits, -1)
             last = tuple(line[-1] for line in whole)
             made.append(

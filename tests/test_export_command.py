@@ -77,7 +77,7 @@ def test_all(made: Path, home: Path, capsys: Any) -> None:
     assert manifest.adapters() == ("oranbench", "teleqna")
     sizes = {file.quant: file.bytes for file in manifest.files if file.kind == "backbone"}
     assert sizes["F16"] > sizes["Q8_0"] > sizes["Q4_K_M"] > sizes["IQ4_XS"]
-    assert said[0].split() == ["file", "quant", "MB", "state"]
+    assert said[0].split() == ["file", "quant", "MB", "parity", "state"]
     assert [line.split()[1] for line in said[1:5]] == ["F16", "Q8_0", "Q4_K_M", "IQ4_XS"]
     assert said[-1].startswith(f"bundle: {bundle} (6 files, ")
 

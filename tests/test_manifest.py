@@ -36,6 +36,8 @@ GOLDEN = """{
       "category": "oranbench",
       "format": "gguf",
       "kind": "adapter",
+      "options": null,
+      "parity": null,
       "path": "nano-oranbench-LoRA.gguf",
       "quant": "F16",
       "rank": 16,

@@ -1,0 +1,33 @@
+"""The model that an export is made from, as transformers and PEFT compute it in float32."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from tel_edge.runtime import extras
+
+
+def check() -> None:
+    """Raise `InputError` where what `load` needs is not installed."""
+    for module in ("torch", "transformers", "peft"):
+        extras.check(module, "train")
+
+
+def load(folder: Path, adapter: Path | None = None) -> Any:
+    """Return the model of a Hugging Face folder, with a PEFT adapter over it if one is given."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    # The library's own loading bar and notes would come between the caller's.
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
