@@ -352,14 +352,21 @@ def rope_factors(shape: Shape) -> npt.NDArray[np.float32] | None:
     """Return `rope_freqs.weight` [head_dim / 2]: what each frequency is divided by, or None.
 
     Source: Llama 3.1's reference (`apply_scaling`): wavelengths below original / high stay, those
-    above original / low are divided by the factor, those between are blended.
+    above original / low are divided by the factor, those between are blended. Each step is rounded
+    to float32 as llama.cpp's converter does, so the published models get its very bytes.
     """
     import numpy as np
 
-    rope = shape.rope
+    rope, single = shape.rope, np.float32
     if rope is None:
         return None
-    exponents = np.arange(0, shape.head_dim, 2, dtype=np.float64) / shape.head_dim
-    turns = rope.original * shape.rope_base**-exponents / (2 * math.pi)
-    blend = np.clip((turns - rope.low) / (rope.high - rope.low), 0.0, 1.0)
-    return (1.0 / ((1.0 - blend) / rope.factor + blend)).astype(np.float32)
+    exponents = np.arange(0, shape.head_dim, 2, dtype=single) / single(shape.head_dim)
+    powers = np.power(np.float64(shape.rope_base), exponents.astype(np.float64)).astype(single)
+    lengths = single(2 * math.pi) / (single(1) / powers)
+    blend = (single(rope.original) / lengths - single(rope.low)) / single(rope.high - rope.low)
+    between = single(1) / ((single(1) - blend) / single(rope.factor) + blend)
+    scaled = np.where(lengths > single(rope.original / rope.low), single(rope.factor), between)
+    kept: npt.NDArray[np.float32] = np.where(
+        lengths < single(rope.original / rope.high), single(1), scaled
+    ).astype(single)
+    return kept
