@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the tables of docs/results.md: `scripts/results.sh [ot-full folder]`.
-# Resumable: finished stages are reused. About 15 minutes for ot-mini, 30 for the real benchmark.
+# Resumable: finished stages are reused. About 10 minutes for ot-mini, 30 for the real benchmark.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
