@@ -84,10 +84,7 @@ def floats(tensor: Stored) -> Iterator[npt.NDArray[np.float32]]:
     """Yield the values in order, flat, at most `CHUNK` at a time."""
     import numpy as np
 
-    if tensor.kind not in WIDTHS:
-        raise InputError(
-            f"{tensor.file}: tensor {tensor.name} is {tensor.kind}; F32, F16 and BF16 are read"
-        )
+    _readable(tensor)
     kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[tensor.kind]
     if not tensor.size:
         return
@@ -100,24 +97,48 @@ def floats(tensor: Stored) -> Iterator[npt.NDArray[np.float32]]:
             yield part.astype(np.float32)
 
 
+def _readable(tensor: Stored) -> None:
+    if tensor.kind not in WIDTHS:
+        raise InputError(
+            f"{tensor.file}: tensor {tensor.name} is {tensor.kind}; F32, F16 and BF16 are read"
+        )
+
+
 def check(tensor: Stored, half: bool, instead: str) -> None:
     """Raise `InputError` for a value that is not finite or, with `half`, beyond F16.
 
     `instead` is the option that exports such a value.
     """
+    top = _largest(tensor)
+    if not math.isfinite(top):
+        raise InputError(
+            f"{tensor.file}: tensor {tensor.name} has NaN or infinite values; "
+            "its training went wrong, or the file is damaged"
+        )
+    if half and top > HALF_MOST:
+        raise InputError(
+            f"{tensor.file}: tensor {tensor.name} has values beyond {HALF_MOST:.0f}, the "
+            f"largest of F16; export with {instead}"
+        )
+
+
+def _largest(tensor: Stored) -> float:
+    """Return the largest magnitude, infinite or NaN where such a value is there.
+
+    Without its sign a float orders as its bits do, with infinity and NaN on top, so one pass over
+    whole numbers finds it without widening a value.
+    """
     import numpy as np
 
-    for part in floats(tensor):
-        if not np.isfinite(part).all():
-            raise InputError(
-                f"{tensor.file}: tensor {tensor.name} has NaN or infinite values; "
-                "its training went wrong, or the file is damaged"
-            )
-        if half and np.abs(part).max() > HALF_MOST:
-            raise InputError(
-                f"{tensor.file}: tensor {tensor.name} has values beyond {HALF_MOST:.0f}, the "
-                f"largest of F16; export with {instead}"
-            )
+    _readable(tensor)
+    if not tensor.size:
+        return 0.0
+    kind, sign = ("<u4", 0x7FFFFFFF) if tensor.kind == "F32" else ("<u2", 0x7FFF)
+    data = np.memmap(tensor.file, kind, "r", tensor.offset, (tensor.size,))
+    top = max((data[at : at + CHUNK] & sign).max() for at in range(0, tensor.size, CHUNK))
+    if tensor.kind == "BF16":
+        return float((np.array([top], np.uint32) << 16).view(np.float32)[0])
+    return float(np.array([top], kind).view("<f4" if tensor.kind == "F32" else "<f2")[0])
 
 
 def whole(tensor: Stored, kind: str) -> npt.NDArray[Any]:
