@@ -55,6 +55,26 @@ def test_head_dim_has_the_default_of_transformers() -> None:
         assert made == known(**CONFIG | {"model_type": kind}).head_dim, kind
 
 
+@pytest.mark.parametrize("pattern", [4, "LLLG", None])
+def test_the_64_layers_of_exaone_slide_as_in_transformers(pattern: int | str | None) -> None:
+    from transformers import Exaone4Config
+
+    config = {**CONFIG, "model_type": "exaone4", "num_hidden_layers": 64, "sliding_window": 128}
+    if isinstance(pattern, str) or pattern is None:
+        kinds = ["full_attention" if at % 4 == 3 else "sliding_attention" for at in range(64)]
+        config |= {"sliding_window_pattern": pattern} if pattern else {"layer_types": kinds}
+    else:
+        config |= {"sliding_window_pattern": pattern}
+        kinds = Exaone4Config(**config).layer_types
+    shape = architectures.shape_of(config, "x")
+    assert shape.sliding == tuple(kind == "sliding_attention" for kind in kinds)
+    keys = architectures.metadata(shape)
+    assert keys["exaone4.attention.sliding_window"] == 128
+    assert keys["exaone4.attention.sliding_window_pattern"] == shape.sliding
+    full = architectures.shape_of({**config, "sliding_window": None, "layer_types": None}, "x")
+    assert not [name for name in architectures.metadata(full) if "sliding" in name]
+
+
 def test_rows_of_q_are_interleaved_by_head() -> None:
     import numpy as np
 
@@ -104,7 +124,14 @@ def test_bfloat16_is_rounded_as_torch_rounds() -> None:
         ({"rope_parameters": [1]}, r"rope_parameters is \[1\]"),
         ({"rope_parameters": {**SCALED, "low_freq_factor": 4.0}}, "low_freq_factor 4.0 is not"),
         ({"model_type": "qwen3", "rope_parameters": SCALED}, "'llama3' cannot .* for qwen3"),
-        ({"model_type": ["llama"]}, "cannot be exported; these can: llama qwen3"),
+        ({"model_type": ["llama"]}, "cannot be exported; these can: llama qwen3 exaone4"),
+        ({"layer_types": ["full_attention"]}, "does not name 2 layers"),
+        ({"layer_types": ["chunked_attention"] * 2}, "'chunked_attention'"),
+        # The engine would let these layers see everything: it slides in the 64-layer form only.
+        (
+            {"model_type": "exaone4", "sliding_window": 64, "sliding_window_pattern": 2},
+            "'sliding_attention', which the engine does not compute for exaone4 of 2 layers",
+        ),
     ],
 )
 def test_refusals(changed: dict[str, Any], said: str) -> None:

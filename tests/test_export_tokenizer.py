@@ -86,6 +86,60 @@ def test_real_vocabularies(name: str, pre: str, tmp_path: Path) -> None:
         assert made(text) == ids_wanted(tok, text), text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama-3", "qwen2"])
+def test_every_real_question(name: str, shared: Path, tmp_path: Path) -> None:
+    """Prompt and answer of all questions of the benchmark, in both real vocabularies."""
+    import unicodedata
+
+    from transformers import AutoTokenizer
+
+    from tel_edge.eval import benchmark
+    from tel_edge.runtime.categories import CATEGORIES
+    from tel_edge.runtime.prompt import labels, render
+
+    folder = shared / "tokenizers" / name
+    tok = AutoTokenizer.from_pretrained(folder)
+    vocabulary = tokenizer.load(folder, len(tok) + 10)
+    made = ids_of(vocabulary, tmp_path / "v.gguf")
+    form: Any = vocabulary.normalizer
+    asked = 0
+    for row in CATEGORIES.values():
+        found = benchmark.read(str(shared / "ot-full"), row).questions
+        texts = [render(q) + labels(q)[q.answer or 0] for q in found]
+        wanted = tok(texts, split_special_tokens=True)["input_ids"]
+        for question, text, ids in zip(found, texts, wanted, strict=True):
+            # The runtime normalizes, since the engine does not.
+            shown = unicodedata.normalize(form, text) if form else text
+            assert made(shown) == ids, question.id
+        asked += len(found)
+    assert asked > 15_000
+
+
+@pytest.mark.parametrize(
+    ("add_bos", "template", "wanted"),
+    [
+        (None, True, 1),
+        # The template alone, the setting alone, and both: never two, never none.
+        (True, True, 1),
+        (True, False, 1),
+        (False, True, 0),
+        (None, False, 0),
+    ],
+)
+def test_one_bos_or_none(add_bos: bool | None, template: bool, wanted: int, tmp_path: Path) -> None:
+    tok = models.tokenizer("llama")
+    tok.save_pretrained(tmp_path)
+    if add_bos is not None:
+        models.edit(tmp_path / "tokenizer_config.json", add_bos_token=add_bos)
+    if not template:
+        models.edit(tmp_path / "tokenizer.json", post_processor=None)
+    made = ids_of(tokenizer.load(tmp_path, len(tok)), tmp_path / "v.gguf")
+    assert made("which one").count(tok.bos_token_id) == wanted
+    # What a text says of it is text.
+    assert made(models.BOS + "x").count(tok.bos_token_id) == wanted
+
+
 def test_merges_in_the_old_form(tmp_path: Path) -> None:
     models.tokenizer("llama").save_pretrained(tmp_path)
     new = tokenizer.load(tmp_path, 600)
