@@ -19,6 +19,7 @@ VERSION = 3
 MOST_TENSORS = 100_000
 MOST_KEYS = 10_000
 MOST_DEPTH = 2
+TOKENS = "tokenizer.ggml.tokens"
 
 # Value types by number: struct code of the fixed-size ones; 8 is a string, 9 an array.
 SCALARS = {
@@ -103,6 +104,15 @@ class _Reader:
                 self.value(inner, depth + 1)
         return count
 
+    def tokens(self) -> int:
+        """Read the array of tokens; equal ones abort the process that loads them."""
+        inner, count = self.number("I"), self.number("Q")
+        if inner != STRING or count * 8 > len(self.data):
+            raise InputError(f"{TOKENS} is no array of {count:,} strings")
+        if len({self.take(self.number("Q")) for _ in range(count)}) < count:
+            raise InputError(f"{TOKENS} has a token twice")
+        return count
+
 
 def check(path: Path) -> Header:
     """Read the header and check that every tensor lies inside the file.
@@ -130,7 +140,9 @@ def _check(reader: _Reader, size: int) -> Header:
     metadata: dict[str, Any] = {}
     for _ in range(keys):
         name = reader.string(65_535)
-        metadata[name] = reader.value(reader.number("I"))
+        kind = reader.number("I")
+        whole = name == TOKENS and kind == ARRAY
+        metadata[name] = reader.tokens() if whole else reader.value(kind)
     names, spans = [], []
     for _ in range(tensors):
         name = reader.string(65_535)

@@ -154,7 +154,7 @@ def test_what_passes_the_check_does_not_crash_the_loader(model: Path, tmp_path: 
     rng = random.Random(9)
     crashes = []
     child = None
-    for turn in range(500):
+    for turn in range(1_500):
         file = tmp_path / "m.gguf"
         file.write_bytes(mutated(data, rng, head))
         if child is None:

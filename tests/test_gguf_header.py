@@ -150,3 +150,21 @@ def test_a_named_alignment_is_used(tmp_path: Path) -> None:
     assert checked(made, tmp_path).tensors == ("t",)
     with pytest.raises(InputError, match="ends past"):
         checked(made[:-1], tmp_path)
+
+
+def test_a_token_twice_is_refused(tmp_path: Path) -> None:
+    """llama.cpp aborts the whole process for it."""
+    import gguf
+
+    for tokens in (["a", "b"], ["a", "a"]):
+        writer = gguf.GGUFWriter(tmp_path / "t.gguf", "llama")
+        writer.add_array("tokenizer.ggml.tokens", tokens)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        if tokens[0] == tokens[1]:
+            with pytest.raises(InputError, match="has a token twice"):
+                check(tmp_path / "t.gguf")
+        else:
+            assert check(tmp_path / "t.gguf").metadata["tokenizer.ggml.tokens"] == 2
