@@ -106,7 +106,7 @@ class _Reader:
 
     def tokens(self) -> int:
         """Read the array of tokens; equal ones abort the process that loads them."""
-        inner, count = self.number("I"), self.number("Q")
+        inner, count = self.number("I"), int(self.number("Q"))
         if inner != STRING or count * 8 > len(self.data):
             raise InputError(f"{TOKENS} is no array of {count:,} strings")
         if len({self.take(self.number("Q")) for _ in range(count)}) < count:
