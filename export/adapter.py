@@ -176,15 +176,14 @@ def _pairs(folder: Path, config: Mapping[str, Any], shape: Shape) -> tuple[Pair,
             raise InputError(f"{path}: tensor {name} cannot be exported: {_strange(name)}")
         found[match[1], match[2]] = stored
     made = []
-    for block in range(shape.layers):
-        for tensor in architectures.linear(shape, block):
-            module = tensor.source.removesuffix(".weight")
-            a, b = found.pop((module, "A"), None), found.pop((module, "B"), None)
-            if a and b:
-                _check_fit(tensor, a, b, int(_pattern(config, "rank_pattern", module, "r")))
-                made.append(Pair(tensor, a, b, _fold(config, module)))
-            elif a or b:
-                raise InputError(f"{path}: {module} has only one of lora_A and lora_B")
+    for tensor in architectures.projections(shape):
+        module = tensor.source.removesuffix(".weight")
+        a, b = found.pop((module, "A"), None), found.pop((module, "B"), None)
+        if a and b:
+            _check_fit(tensor, a, b, int(_pattern(config, "rank_pattern", module, "r")))
+            made.append(Pair(tensor, a, b, _fold(config, module)))
+        elif a or b:
+            raise InputError(f"{path}: {module} has only one of lora_A and lora_B")
     if found:
         module = next(iter(found))[0]
         raise InputError(

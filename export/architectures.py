@@ -311,6 +311,11 @@ def linear(shape: Shape, block: int) -> list[Tensor]:
     ]
 
 
+def projections(shape: Shape) -> list[Tensor]:
+    """Return the projections of all blocks in order."""
+    return [tensor for block in range(shape.layers) for tensor in linear(shape, block)]
+
+
 def permuted(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
     """Return `rows` [heads * head_dim, columns] in llama.cpp's order, heads = 0 as they are.
 

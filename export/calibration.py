@@ -21,20 +21,15 @@ PROMPTS = 128
 
 def names(shape: Shape) -> Mapping[str, str]:
     """Return the GGUF weight of each projection by its module in transformers."""
-    found = {}
-    for block in range(shape.layers):
-        for tensor in architectures.linear(shape, block):
-            found[tensor.source.removesuffix(".weight")] = tensor.name
-    return found
+    return {
+        tensor.source.removesuffix(".weight"): tensor.name
+        for tensor in architectures.projections(shape)
+    }
 
 
 def widths(shape: Shape) -> Mapping[str, int]:
     """Return the input width of each projection by its GGUF name."""
-    return {
-        tensor.name: tensor.shape[1]
-        for block in range(shape.layers)
-        for tensor in architectures.linear(shape, block)
-    }
+    return {tensor.name: tensor.shape[1] for tensor in architectures.projections(shape)}
 
 
 def prompts(dataset: str, category: str, seed: int, wanted: str | None) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tel_edge.export.backbone import write_backbone
 from tel_edge.export.importance import Importance
 from tel_edge.export.output import Accept
 from tel_edge.export.parity import CONTEXT, Gate
-from tel_edge.export.plan import HALF, MATRICES, Job, Model, Plan, bar, plan
+from tel_edge.export.plan import HALF, Job, Model, Plan, bar, plan
 from tel_edge.export.quantize import QUANTS, Outcome, Quant, quantize, size
 from tel_edge.runtime import bundle, cli
 from tel_edge.runtime.atomic import write_text
@@ -32,8 +32,10 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
         return _forecast(args, made)
     gate = _gate(args, made)
     made.output.begin()
+    # One matrix may serve several models.
+    matrix = cache(partial(_matrix, args, made))
     for model in made.models:
-        _model(args, made, model, gate)
+        _model(args, made, model, gate, matrix)
     for job in made.unfinished:
         _adapter(args, made, job, gate)
     _card(made.output.folder / card.NAME, card.render(made.output.manifest))
@@ -62,28 +64,35 @@ def _gate(args: argparse.Namespace, made: Plan) -> Gate | None:
     return Gate(made.checkpoint.folder, folders, opened)
 
 
-def _model(args: argparse.Namespace, made: Plan, model: Model, gate: Gate | None) -> None:
+def _model(
+    args: argparse.Namespace,
+    made: Plan,
+    model: Model,
+    gate: Gate | None,
+    matrix: Callable[[tuple[Job, ...]], Importance | None],
+) -> None:
+    def file(row: Quant) -> AbstractContextManager[Path]:
+        name = f"{model.stem}-{row.name}.gguf"
+        return made.output.file(name, _of(gate, model, row), **made.known(model, row))
+
     for row in model.missing:
         if row.plain:
-            with made.output.file(
-                f"{model.stem}-{row.name}.gguf", _of(gate, model, row), **made.known(model, row)
-            ) as out:
+            with file(row) as out:
                 _plain(args, made, model, row, out)
             cli.say(args, f"{model.stem} {row.name} written")
     quantized = [row for row in model.missing if not row.plain]
     if not quantized:
         return
-    matrix = _matrix(args, made, model)
+    alone = model.job if args.imatrix == "category" else None
+    weights = matrix((alone,) if alone else made.jobs)
     with _source(args, made, model) as source:
         for row in quantized:
             with (
-                made.output.file(
-                    f"{model.stem}-{row.name}.gguf", _of(gate, model, row), **made.known(model, row)
-                ) as out,
+                file(row) as out,
                 bar(args, len(made.checkpoint.tensors), row.name) as step,
             ):
                 outcome = quantize(
-                    source, out, row, step, overrides=made.overrides, importance=matrix
+                    source, out, row, step, overrides=made.overrides, importance=weights
                 )
             cli.say(args, f"{model.stem} {row.name} written")
             _warn(args, row, outcome)
@@ -132,16 +141,11 @@ def _source(args: argparse.Namespace, made: Plan, model: Model) -> Iterator[Path
         yield passing
 
 
-def _matrix(args: argparse.Namespace, made: Plan, model: Model) -> Importance | None:
+def _matrix(args: argparse.Namespace, made: Plan, jobs: tuple[Job, ...]) -> Importance | None:
     """Return the importance matrix of `--imatrix` and keep what was computed in the workspace."""
     shape = made.checkpoint.shape
-    if args.imatrix == "none":
-        return None
-    if args.imatrix not in MATRICES:
-        given = importance.read(Path(args.imatrix))
-        importance.check_fit(given, calibration.widths(shape), Path(args.imatrix))
-        return given
-    jobs = [model.job] if model.job and args.imatrix == "category" else made.jobs
+    if args.imatrix not in ("pooled", "category"):
+        return made.given
     adapters = {job.category: job.adapter for job in jobs}
     with bar(args, calibration.total(list(adapters)), "imatrix") as step:
         found = calibration.calibrated(

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tel_edge.export import adapter, importance, quantize, selection, tokenizer
+from tel_edge.export import adapter, calibration, importance, quantize, selection, tokenizer
 from tel_edge.export import checkpoint as checkpoints
 from tel_edge.export.adapter import Adapter
 from tel_edge.export.checkpoint import Checkpoint
 from tel_edge.export.container import Step
+from tel_edge.export.importance import Importance
 from tel_edge.export.output import Output
 from tel_edge.export.quantize import BLOCK, QUANTS, Override, Quant
 from tel_edge.export.tokenizer import Vocabulary
@@ -62,7 +63,8 @@ class Model:
 class Plan:
     """All that is to be in the bundle, checked; `unfinished` are the adapters still to be made.
 
-    `options` is what the quantized types depend on besides their source, None for nothing.
+    `options` is what the quantized types depend on besides their source, None for nothing; `given`
+    is the matrix of `--imatrix FILE`.
     """
 
     checkpoint: Checkpoint
@@ -74,6 +76,7 @@ class Plan:
     unfinished: tuple[Job, ...]
     overrides: tuple[Override, ...]
     options: str | None
+    given: Importance | None
     output: Output
 
     def known(self, model: Model, row: Quant) -> dict[str, str | None]:
@@ -113,12 +116,22 @@ def plan(args: argparse.Namespace) -> Plan:
     jobs = _jobs(args, chosen, opened, info)
     matrices = [tensor.name for tensor, _ in opened.tensors if len(tensor.shape) > 1]
     overrides = quantize.overrides(args.tensor_type, matrices)
-    options = _options(args, jobs)
+    given, options = _given(args, opened), _options(args, jobs)
     output = Output(args.out or home.bundle(info.name), info, args.force)
     models = _models(args, wanted, jobs, info, options, output)
     unfinished = () if args.merge else _unfinished(args, jobs, output)
     made = Plan(
-        opened, vocabulary, info, wanted, models, jobs, unfinished, overrides, options, output
+        opened,
+        vocabulary,
+        info,
+        wanted,
+        models,
+        jobs,
+        unfinished,
+        overrides,
+        options,
+        given,
+        output,
     )
     _check_models(args, made)
     _check_space(args, made)
@@ -157,14 +170,21 @@ def _jobs(
     return tuple(jobs.values())
 
 
+def _given(args: argparse.Namespace, opened: Checkpoint) -> Importance | None:
+    if args.imatrix in MATRICES:
+        return None
+    path = Path(args.imatrix)
+    if not path.is_file():
+        raise InputError(f"--imatrix: {path} is no file and none of {' '.join(MATRICES)}")
+    made = importance.read(path)
+    importance.check_fit(made, calibration.widths(opened.shape), path)
+    return made
+
+
 def _options(args: argparse.Namespace, jobs: tuple[Job, ...]) -> str | None:
     parts = [f"tensor-type {text}" for text in args.tensor_type]
     if args.imatrix not in MATRICES:
-        path = Path(args.imatrix)
-        if not path.is_file():
-            raise InputError(f"--imatrix: {path} is no file and none of {' '.join(MATRICES)}")
-        importance.read(path)
-        parts.append(f"imatrix {digest.of_file(path)[:16]}")
+        parts.append(f"imatrix {digest.of_file(Path(args.imatrix))[:16]}")
     elif args.imatrix != "none":
         sources = [job.adapter.source for job in jobs]
         key = digest.of_value([sources, args.dataset, args.seed])

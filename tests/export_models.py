@@ -19,6 +19,15 @@ SPLITS = {
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# Llama 3.1's frequency scaling at a context that tiny models reach.
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 CORPUS = [
     "The near-RT RIC hosts xApps that steer the E2 nodes' behaviour within 10 ms to 1 s.",
     "A gNB splits into CU and DU; the F1 interface joins them. It's defined in TS 38.470.",

@@ -38,15 +38,6 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     },
 }
 
-LLAMA_3 = {
-    "rope_type": "llama3",
-    "rope_theta": 5000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-
 
 @dataclass
 class Exported:
@@ -141,20 +132,24 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     # A head of its own, bfloat16 shards, Llama 3.1's frequencies.
     "llama 3.1": (
         "llama",
-        {"tie_word_embeddings": False, "shards": True, "rope_parameters": LLAMA_3},
+        {"tie_word_embeddings": False, "shards": True, "rope_parameters": models.LLAMA_3},
         {},
     ),
     # The spelling of transformers 4.
     "transformers 4": (
         "llama",
-        {"rope_parameters": LLAMA_3},
+        {"rope_parameters": models.LLAMA_3},
         {
             "rope_parameters": None,
             "rope_theta": 5000.0,
-            "rope_scaling": {k: v for k, v in LLAMA_3.items() if k != "rope_theta"},
+            "rope_scaling": {k: v for k, v in models.LLAMA_3.items() if k != "rope_theta"},
         },
     ),
-    "exaone4 scaled": ("exaone4", {"rope_parameters": LLAMA_3, "tie_word_embeddings": False}, {}),
+    "exaone4 scaled": (
+        "exaone4",
+        {"rope_parameters": models.LLAMA_3, "tie_word_embeddings": False},
+        {},
+    ),
     "qwen3 untied": ("qwen3", {"tie_word_embeddings": False, "shards": True}, {}),
 }
 

@@ -67,14 +67,6 @@ class Variant:
     card: bool = False
 
 
-LLAMA_3 = {
-    "rope_type": "llama3",
-    "rope_theta": 5000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 # transformers cannot make this list up where no layer slides.
 FULL = {"layer_types": ["full_attention"] * 2}
 VARIANTS = {
@@ -93,8 +85,10 @@ VARIANTS = {
         tokenizer="qwen2",
         ids={"bos_token_id": 151643, "eos_token_id": 151643},
     ),
-    "llama 3.1": Variant("llama", {"rope_parameters": LLAMA_3}),
-    "exaone4 scaled": Variant("exaone4", {**FULL, "rope_parameters": LLAMA_3}, dtype="float16"),
+    "llama 3.1": Variant("llama", {"rope_parameters": models.LLAMA_3}),
+    "exaone4 scaled": Variant(
+        "exaone4", {**FULL, "rope_parameters": models.LLAMA_3}, dtype="float16"
+    ),
     "qwen3 untied": Variant("qwen3", {"tie_word_embeddings": False, "shards": True}, "float32"),
     "llama with a card": Variant("llama", name="Some-Model-1M-Instruct-v2", card=True),
 }

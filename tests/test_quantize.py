@@ -30,14 +30,6 @@ NAMES = (
     "blk.0.ffn_down.weight",
     "blk.1.attn_q.weight",
 )
-LLAMA_3 = {
-    "rope_type": "llama3",
-    "rope_theta": 5000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 
 
 # What --tensor-type means.
@@ -191,7 +183,7 @@ def exported(root: Path, **numbers: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: Any) -> Path:
-    return exported(tmp_path_factory.mktemp("quantize"), rope_parameters=LLAMA_3)
+    return exported(tmp_path_factory.mktemp("quantize"), rope_parameters=models.LLAMA_3)
 
 
 def tensors(path: Path) -> dict[str, Any]:
