@@ -1,11 +1,12 @@
 # `make demo` and `make test` do all their own set-up on a fresh machine.
-.PHONY: help venv demo test test-slow lint tel-nano clean
+.PHONY: help venv demo test test-slow test-optimum lint tel-nano clean
 
 help:
-	@echo "make demo       train, export, score and report on the embedded default"
-	@echo "make test       lint, type check and the test suite"
-	@echo "make test-slow  the tests that take minutes"
-	@echo "make tel-nano   pretrain the embedded backbone again (about an hour on two idle cores)"
+	@echo "make demo          train, export, score and report on the embedded default"
+	@echo "make test          lint, type check and the test suite"
+	@echo "make test-slow     the tests that take minutes"
+	@echo "make test-optimum  ONNX to and from optimum, in an environment of its own"
+	@echo "make tel-nano      pretrain the embedded backbone again (about an hour on two idle cores)"
 
 venv:
 	@scripts/install.sh
@@ -19,6 +20,11 @@ test: lint
 test-slow: venv
 	.venv/bin/pytest -m slow $(ARGS)
 
+test-optimum: venv
+	@scripts/install_optimum.sh
+	TEL_EXPORT=.venv/bin/tel-export .venv-optimum/bin/pytest -q -p no:cacheprovider \
+	  --disable-warnings --confcutdir tests/optimum tests/optimum $(ARGS)
+
 lint: venv
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -28,4 +34,4 @@ tel-nano: venv
 	cd scripts && ../.venv/bin/python pretrain_tel_nano.py --out ../src/tel_edge/tel_nano
 
 clean:
-	rm -rf .venv tel-workspace build src/*.egg-info
+	rm -rf .venv .venv-optimum tel-workspace build src/*.egg-info

@@ -225,7 +225,7 @@ def _engine(
 
 
 def work(
-    args: argparse.Namespace, opener: bundle.Opener = bundle.llama, isolated: bool = True
+    args: argparse.Namespace, opener: bundle.Opener = bundle.native, isolated: bool = True
 ) -> dict[str, Any]:
     """Score everything that is not scored yet, and the trivial baselines if asked for."""
     cli.check_draws(args)

@@ -52,7 +52,7 @@ class Task:
     quiet: bool
 
 
-def score(task: Task, opener: bundle.Opener = bundle.llama) -> tuple[int, memory.Memory]:
+def score(task: Task, opener: bundle.Opener = bundle.native) -> tuple[int, memory.Memory]:
     """Append a record for each question of `task`; return (questions too long, memory used).
 
     Runs in a process of its own, so that memory is the engine's and not the evaluation's.

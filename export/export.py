@@ -78,7 +78,7 @@ def _gate(args: argparse.Namespace, made: Plan) -> Gate | None:
     def opened(path: Path, adapters: Mapping[str, Path]) -> Any:
         # One prompt at a time: the figures are the file's, and no other prompt's.
         settings = EngineSettings(context=CONTEXT, exact=True)
-        return bundle.llama(path, bundle.loose_adapters(path, adapters), settings)
+        return bundle.native(path, bundle.loose_adapters(path, adapters), settings)
 
     return Gate(made.checkpoint.folder, folders, opened)
 

@@ -15,8 +15,11 @@ def check() -> None:
         extras.check(module, "train")
 
 
-def load(folder: Path, adapter: Path | None = None) -> Any:
-    """Return the model of a Hugging Face folder, with a PEFT adapter over it if one is given."""
+def load(folder: Path, adapter: Path | None = None, attention: str | None = None) -> Any:
+    """Return the model of a Hugging Face folder, with a PEFT adapter over it if one is given.
+
+    `attention` is transformers' implementation of it, None leaving that to the library.
+    """
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -26,7 +29,11 @@ def load(folder: Path, adapter: Path | None = None) -> Any:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        folder,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        attn_implementation=attention,
     )
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)

@@ -15,10 +15,10 @@ from tel_edge.runtime.engine import EngineSettings
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.manifest import BundleFile, Manifest
 from tel_edge.runtime.measurement import K, Measurement, measure
+from tel_edge.runtime.packed import cores
 from tel_edge.runtime.probe import Subject
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.requests import Defaults, from_lines
-from tel_edge.runtime.with_llama import cores
 
 # Fewer would mostly measure the one decode that they share.
 FEWEST = 8
@@ -80,9 +80,11 @@ def subject(args: argparse.Namespace) -> Subject:
     """Return the files and questions that the arguments name."""
     folder = args.bundle or cli.workspace(args).bundle(backbones.find(args.backbone).name)
     made = bundle.read(folder)
-    backbone = bundle.backbone_file(folder, made, args.quant)
-    adapter = _adapter(args, folder, made)
-    there = (adapter.category if adapter else None) or next(iter(made.adapters()), None)
+    backbone = bundle.backbone_file(folder, made, args.quant, args.format)
+    adapter = _adapter(args, folder, made, backbone.format)
+    there = (adapter.category if adapter else None) or next(
+        iter(made.adapters(backbone.format)), None
+    )
     of = category(args.category or there or next(iter(CATEGORIES)))
     wanted = args.questions or (TUNING_QUESTIONS if args.tune else QUESTIONS)
     asked = from_file(args.jsonl, of.name, wanted) if args.jsonl else probe.questions(of, wanted)
@@ -91,14 +93,16 @@ def subject(args: argparse.Namespace) -> Subject:
     return Subject(folder, made, backbone, adapter, asked)
 
 
-def _adapter(args: argparse.Namespace, folder: Path, made: Manifest) -> BundleFile | None:
-    name = args.category or next(iter(made.adapters()), None)
+def _adapter(
+    args: argparse.Namespace, folder: Path, made: Manifest, format: str
+) -> BundleFile | None:
+    name = args.category or next(iter(made.adapters(format)), None)
     if args.no_adapter:
         return None
     if name is None:
         cli.say(args, "the bundle has no adapter: the bare backbone is measured")
         return None
-    return bundle.adapter_file(folder, made, name)
+    return bundle.adapter_file(folder, made, name, format)
 
 
 def from_file(path: Path, name: str, most: int) -> tuple[Question, ...]:
@@ -122,7 +126,7 @@ def from_file(path: Path, name: str, most: int) -> tuple[Question, ...]:
 
 
 def work(
-    args: argparse.Namespace, opener: bundle.Opener = bundle.llama, isolated: bool = True
+    args: argparse.Namespace, opener: bundle.Opener = bundle.native, isolated: bool = True
 ) -> dict[str, Any]:
     """Measure, or tune; `isolated` tunes in processes of their own, which can crash alone."""
     what = subject(args)

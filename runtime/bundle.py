@@ -6,24 +6,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from tel_edge.runtime import digest, prompt, router
+from tel_edge.runtime import digest, formats, prompt, router
 from tel_edge.runtime import manifest as manifests
 from tel_edge.runtime.engine import Adapter, Engine, EngineSettings
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.gguf_header import check
+from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.manifest import BundleFile, Manifest
 
 # (backbone file, adapters by name, settings) to an engine.
 Opener = Callable[[Path, Mapping[str, Adapter], EngineSettings], Engine]
 
-WEIGHTS = "tel_edge.backbone.weights"
 
-
-def llama(path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings) -> Engine:
-    """Open the llama.cpp engine."""
-    from tel_edge.runtime.with_llama import LlamaEngine
-
-    return LlamaEngine(path, adapters, settings)
+def native(path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings) -> Engine:
+    """Open the engine of the file's format."""
+    return formats.of_file(path).engine(path, adapters, settings)
 
 
 def read(bundle: Path) -> Manifest:
@@ -34,35 +30,51 @@ def read(bundle: Path) -> Manifest:
             f"{bundle}: made for another prompt than this version's; "
             "train and export again, or use the version that made it"
         )
+    for file in made.files:
+        if file.kind in ("backbone", "adapter", "merged") and file.format not in FORMATS:
+            raise InputError(
+                f"{bundle}: {file.path} is of format {file.format!r}, this version reads "
+                f"{' '.join(FORMATS)}; use the version that made it"
+            )
     return made
 
 
-def backbone_file(bundle: Path, made: Manifest, quant: str | None) -> BundleFile:
-    """Return the backbone of that type, or the smallest if `quant` is None."""
-    there = made.quants()
-    wanted = quant or (there[-1] if there else "")
-    file = made.find("backbone", wanted)
-    if file is None:
-        raise InputError(
-            f"{bundle}: no {wanted or 'GGUF'} backbone (there: {' '.join(there) or 'none'}); "
-            f"run: tel-export --quant {wanted or 'Q4_K_M'}"
-        )
-    return file
+def backbone_file(
+    bundle: Path, made: Manifest, quant: str | None, format: str | None = None
+) -> BundleFile:
+    """Return the backbone of that type and format.
+
+    Where `quant` is None it is the smallest, where `format` is None one whose engine is installed.
+    """
+    there = made.formats()
+    for name in [format] if format else sorted(there, key=lambda one: not FORMATS[one].installed()):
+        quants = made.quants(format=name)
+        if quants and (file := made.find("backbone", quant or quants[-1], format=name)):
+            return file
+    listed = " ".join(quant for name in there for quant in made.quants(format=name)) or "none"
+    options = (f" --format {format}" if format == "onnx" else "") + (
+        f" --quant {quant or 'Q4_K_M'}" if quant or format != "onnx" else ""
+    )
+    raise InputError(
+        f"{bundle}: no {quant or (format or 'GGUF').upper()} backbone (there: {listed}); "
+        f"run: tel-export{options}"
+    )
 
 
-def adapter_file(bundle: Path, made: Manifest, category: str) -> BundleFile:
+def adapter_file(bundle: Path, made: Manifest, category: str, format: str = "gguf") -> BundleFile:
     """Return the category's adapter, checked to belong to the bundle's backbone."""
-    file = made.find("adapter", None, category)
+    file = made.find("adapter", None, category, format)
+    with_format = " --format onnx" if format == "onnx" else ""
     if file is None:
-        there = " ".join(made.adapters()) or "none"
+        there = " ".join(made.adapters(format)) or "none"
         raise InputError(
             f"{bundle}: no adapter for {category} (there: {there}); "
-            f"run: tel-train --category {category}; tel-export --adapter {category}"
+            f"run: tel-train --category {category}; tel-export{with_format} --adapter {category}"
         )
     if file.backbone != made.backbone.weights:
         raise InputError(
             f"{bundle / file.path}: made for another backbone than {made.backbone.name}; "
-            f"run: tel-train --category {category}; tel-export --adapter {category}"
+            f"run: tel-train --category {category}; tel-export{with_format} --adapter {category}"
         )
     return file
 
@@ -74,7 +86,7 @@ def open_engine(
     adapters: Sequence[BundleFile],
     *,
     settings: EngineSettings | None = None,
-    opener: Opener = llama,
+    opener: Opener = native,
     lazily: bool = False,
 ) -> Engine:
     """Verify the files against the manifest and their own headers, then open the engine.
@@ -104,25 +116,33 @@ def verify(bundle: Path, made: Manifest, files: Iterable[BundleFile], again: boo
 
 
 def verified(bundle: Path, made: Manifest, file: BundleFile, again: bool = False) -> Path:
-    """Check a file against the manifest and its own header and return its path."""
-    path = manifests.verified(bundle, file, again)
+    """Check a file, and what it needs, against the manifest and its own header; return its path.
+
+    Raises `InputError` where one of them is missing, damaged or of another backbone.
+    """
+    for part in made.parts(file):
+        manifests.verified(bundle, part, again)
+    path = bundle / file.path
     if file.kind == "router":
         router.load(path)
-        return path
-    header = check(path)
-    if file.kind == "adapter":
-        _check_adapter(path, header.metadata, made.backbone.weights, made.backbone.name)
+    elif file.kind in ("backbone", "merged"):
+        _check_backbone(bundle, made, file)
+    elif file.kind == "adapter":
+        row = FORMATS[file.format]
+        row.adapter(path, made.backbone.weights, made.backbone.name)
     return path
 
 
-def _check_adapter(
-    path: Path, metadata: Mapping[str, object], weights: object, backbone: str
-) -> None:
-    if metadata.get("general.type") != "adapter":
-        raise InputError(f"{path}: no LoRA adapter (general.type); export it again")
-    bound = metadata.get(WEIGHTS)
-    if None not in (bound, weights) and bound != weights:
-        raise InputError(f"{path}: made for another backbone than {backbone}; export it again")
+def _check_backbone(bundle: Path, made: Manifest, file: BundleFile) -> None:
+    path, row = bundle / file.path, FORMATS[file.format]
+    weights = row.weights(path)
+    if file.kind == "backbone" and weights not in (None, made.backbone.weights):
+        raise InputError(f"{path}: not {made.backbone.name}, as the manifest says; export it again")
+    if file.format == "onnx" and len(made.parts(file)) < 3:
+        raise InputError(
+            f"{path}: the manifest lists no data file or no tokenizer for it; "
+            f"export it again: tel-export --format onnx --quant {file.quant}"
+        )
 
 
 def loose_adapters(backbone: Path, files: Mapping[str, Path]) -> dict[str, Adapter]:
@@ -131,9 +151,10 @@ def loose_adapters(backbone: Path, files: Mapping[str, Path]) -> dict[str, Adapt
     Files that `tel-export` made still say which backbone they belong to, and are refused for
     another one.
     """
-    weights = check(backbone).metadata.get(WEIGHTS)
+    row = formats.of_file(backbone)
+    weights = row.weights(backbone)
     found = {}
     for name, path in files.items():
-        _check_adapter(path, check(path).metadata, weights, backbone.name)
+        row.adapter(path, weights, backbone.name)
         found[name] = Adapter(lambda path=path: path, digest.of_file(path))  # type: ignore[misc]
     return found

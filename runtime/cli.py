@@ -89,6 +89,19 @@ def engine_options(made: Parser) -> None:
         help="one question at a time, nothing shared: answers that no other question touches",
     )
     made.add_argument(
+        "--format",
+        choices=("gguf", "onnx"),
+        help="of the backbone (one whose engine is installed, gguf first)",
+    )
+    made.add_argument(
+        "--provider",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="onnxruntime's execution provider, such as cuda or openvino; repeatable, the first "
+        "that can computes (cpu)",
+    )
+    made.add_argument(
         "--gpu-layers",
         type=int,
         metavar="N",
@@ -102,6 +115,7 @@ def engine_settings(args: argparse.Namespace) -> EngineSettings:
         threads=args.threads,
         context=args.context,
         gpu_layers=args.gpu_layers,
+        providers=tuple(args.provider),
         max_adapters=getattr(args, "max_adapters", None),
         exact=args.exact,
     )

@@ -1,4 +1,4 @@
-"""What an engine does for the runtime; `with_llama` is one."""
+"""What an engine does for the runtime; `with_llama` and `with_onnx` are two."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class EngineSettings:
     engine. `kv` is the type of the KV cache. `extra_buffers` copies the weights into the layout
     that the processor likes best, where the engine has one. `gpu_layers` go to the GPU, -1 all,
     None (and 0) none.
+    `providers` are onnxruntime's execution providers in their order, none meaning the CPU.
     `max_adapters` stay loaded, None any number. `exact` answers one question at a time, with
     nothing kept from another one.
     """
@@ -28,6 +29,7 @@ class EngineSettings:
     kv: str = "F16"
     extra_buffers: bool = False
     gpu_layers: int | None = None
+    providers: tuple[str, ...] = ()
     max_adapters: int | None = None
     exact: bool = False
 

@@ -14,36 +14,14 @@ from __future__ import annotations
 import ctypes
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from tel_edge.runtime import packing
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.extras import need
+from tel_edge.runtime.packed import KEEPER, Key
 
-# The cache's sequences: the first holds the prefix, the others the prompts of a decode.
-KEEPER = 0
-FREE = packing.BRANCHES
-SEQUENCES = 1 + FREE
 # Bytes of prefixes outside of the cache; the least recently used make room.
 MOST_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class Key:
-    """What a prefix was computed of: the adapter's digest ("" for none) and scale, and tokens.
-
-    `units` are the parts, each computed in one go.
-    """
-
-    adapter: str
-    scale: float
-    units: tuple[tuple[int, ...], ...]
-
-    @property
-    def tokens(self) -> int:
-        """Return the length of the prefix."""
-        return sum(map(len, self.units))
 
 
 class PrefixCache:

@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 NAME = "manifest.json"
 # Names that become parts of paths: of results and reports.
 PLAIN = re.compile(r"(?!\.\.?$)[A-Za-z0-9._-]+")
-KINDS = ("backbone", "adapter", "merged", "tokenizer", "router")
+KINDS = ("backbone", "adapter", "merged", "data", "tokenizer", "router")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class BundleFile:
 
     For an adapter `category` is set, `backbone` is the weights digest of the backbone it was
     trained on, `split` the digest of the split it was trained with, `rank` its rank, and `source`
-    the digest of the PEFT folder; for a backbone `source` is the weights digest. `options` says
+    the digest of the PEFT folder; for a backbone `source` is the weights digest. A file of kind
+    "data" holds the weights of the ONNX backbone of the same type. `options` says
     what else the values depend on. `parity` holds the figures of the check against
     PEFT (`tel_edge.export.parity.Parity`), None where it was turned off.
     """
@@ -85,9 +86,26 @@ class Manifest:
                 return file
         return None
 
+    def parts(self, file: BundleFile) -> tuple[BundleFile, ...]:
+        """Return the files that an engine needs for this one: itself, its data, the tokenizer."""
+        if (file.kind, file.format) != ("backbone", "onnx"):
+            return (file,)
+        data = self.find("data", file.quant, format=file.format)
+        tokenizer = self.find("tokenizer", format=file.format)
+        return tuple(part for part in (file, data, tokenizer) if part)
+
+    def disk(self, file: BundleFile) -> int:
+        """Return the bytes of a file and of what it needs."""
+        return total_bytes(self.parts(file))
+
+    def formats(self) -> tuple[str, ...]:
+        """Return the formats that a backbone is there in."""
+        return tuple(dict.fromkeys(f.format for f in self.files if f.kind == "backbone"))
+
     def quants(self, kind: str = "backbone", format: str = "gguf") -> tuple[str, ...]:
-        """Return the types in which that kind of file is there, in the manifest's order."""
-        return tuple(f.quant for f in self.files if f.kind == kind and f.format == format)
+        """Return the types in which that kind of file is there, the largest first."""
+        there = [f for f in self.files if f.kind == kind and f.format == format]
+        return tuple(f.quant for f in sorted(there, key=lambda f: -self.disk(f)))
 
     def adapters(self, format: str = "gguf") -> tuple[str, ...]:
         """Return the categories that have an adapter."""

@@ -16,7 +16,7 @@ from tel_edge.runtime import backbones, bundle, cli, clock, profile, protocol, r
 from tel_edge.runtime.categories import CATEGORIES, Category, category
 from tel_edge.runtime.engine import Engine, Generation, Score
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.gguf_header import check
+from tel_edge.runtime.formats import of_file
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.requests import Defaults, Request, from_arguments, from_lines
 from tel_edge.runtime.scoring import Scorer
@@ -129,11 +129,11 @@ def open_bundle(
     """Open the workspace's bundle or that of `--bundle`."""
     folder = args.bundle or cli.workspace(args).bundle(backbones.find(args.backbone).name)
     made = bundle.read(folder)
-    backbone = bundle.backbone_file(folder, made, args.quant)
-    names = [default.name] if default else list(made.adapters())
+    backbone = bundle.backbone_file(folder, made, args.quant, args.format)
+    names = [default.name] if default else list(made.adapters(backbone.format))
     if args.no_adapter:
         names = []
-    adapters = [bundle.adapter_file(folder, made, name) for name in names]
+    adapters = [bundle.adapter_file(folder, made, name, backbone.format) for name in names]
     routes = None
     if default is None and names and (file := made.find("router", format=router.FORMAT)):
         routes = router.load(bundle.verified(folder, made, file))
@@ -169,7 +169,7 @@ def open_files(args: argparse.Namespace, opener: bundle.Opener) -> Source:
                 raise InputError(f"--adapter-file {text}: pass --category, or CATEGORY={text}")
             name, file = args.category, text
         files[category(name).name] = Path(file)
-    check(path)
+    of_file(path).weights(path)
     adapters = bundle.loose_adapters(path, files)
     print(
         f"tel-run: warning: nothing binds {path.name} and its {len(files)} adapters to each other "
@@ -180,7 +180,7 @@ def open_files(args: argparse.Namespace, opener: bundle.Opener) -> Source:
     return Source(engine, path.name, tuple(files) or None)
 
 
-def work(args: argparse.Namespace, opener: bundle.Opener = bundle.llama) -> dict[str, Any]:
+def work(args: argparse.Namespace, opener: bundle.Opener = bundle.native) -> dict[str, Any]:
     """Answer everything; the exit code is 1 if some line got an error record."""
     began, started = time.perf_counter(), clock.since_start()
     cli.check_draws(args)
@@ -296,14 +296,14 @@ def parser() -> cli.Parser:
         help="below it a request without a category goes to the bare backbone (the router's)",
     )
     made.add_argument(
-        "--backbone-file", type=Path, metavar="FILE", help="a GGUF file instead of a bundle"
+        "--backbone-file", type=Path, metavar="FILE", help="a GGUF or ONNX file instead of a bundle"
     )
     made.add_argument(
         "--adapter-file",
         action="append",
         default=[],
         metavar="[CATEGORY=]FILE",
-        help="a LoRA GGUF file for --backbone-file, once for each",
+        help="a LoRA file of the same format for --backbone-file, once for each",
     )
     return made
 

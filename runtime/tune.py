@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from tel_edge.runtime import bundle, extras, profile
 from tel_edge.runtime.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.packed import cores
 from tel_edge.runtime.probe import WARM, Subject, ask, opened, picked
 from tel_edge.runtime.scoring import Scorer
-from tel_edge.runtime.with_llama import cores
 
 # A value has to be this much faster; less is within what one machine varies from run to run.
 GAIN = 1.02

@@ -19,7 +19,7 @@ from tel_edge.export import export
 from tel_edge.runtime import bundle, cli, llama_cache, packing
 from tel_edge.runtime.engine import Adapter, EngineSettings, Generation, Item, Sampling, Score
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.llama_cache import Key
+from tel_edge.runtime.packed import Key
 from tel_edge.runtime.prompt import LETTERS
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.scoring import Scorer, label_ids
@@ -387,7 +387,7 @@ def test_kept_beginnings_make_room_for_each_other(
     wanted = [cold(engine, asked, "oranbench").logprobs for asked in items]
     engine.forget()
     one(engine, items[-1], "oranbench")
-    (copy,) = engine._cache._copies.values()
+    (copy,) = engine.cache._copies.values()
     monkeypatch.setattr(llama_cache, "MOST_BYTES", 3 * len(copy))
     for turn in (0, 1):
         for at, asked in enumerate(items):
@@ -395,7 +395,7 @@ def test_kept_beginnings_make_room_for_each_other(
             assert made.logprobs == wanted[at]
             # What was dropped is computed again.
             assert made.decoded == len(asked.prompt) or turn == 0
-            assert sum(map(len, engine._cache._copies.values())) <= 3 * len(copy)
+            assert sum(map(len, engine.cache._copies.values())) <= 3 * len(copy)
     assert one(engine, items[-1], "oranbench").decoded == len(items[-1].prompt) - 19
 
 

@@ -1,0 +1,109 @@
+"""The formats of a bundle, one row each: how a file is checked and which engine opens it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tel_edge.runtime import gguf_header, onnx_adapter, onnx_header
+from tel_edge.runtime.engine import Adapter, Engine, EngineSettings
+from tel_edge.runtime.errors import InputError
+
+# Key of a backbone's metadata in both formats: the digest of the weights it was made of.
+WEIGHTS = "tel_edge.backbone.weights"
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row. `package` is what the engine is made of, by import and by distribution name.
+
+    `weights` checks a backbone's file and returns the digest in it, None where there is none.
+    `adapter` checks an adapter's file against the backbone's (path, digest, name); `pair` does so
+    for files that no manifest describes, and takes the backbone's path.
+    """
+
+    name: str
+    suffix: str
+    package: tuple[str, str]
+    engine: Callable[[Path, Mapping[str, Adapter], EngineSettings], Engine]
+    weights: Callable[[Path], str | None]
+    adapter: Callable[[Path, str | None, str], None]
+
+    def installed(self) -> bool:
+        """Return whether the engine can be imported, without importing it."""
+        return importlib.util.find_spec(self.package[0]) is not None
+
+    def version(self) -> str:
+        """Return the engine's name and version without loading it."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return f"{self.package[1]} {version(self.package[1])}"
+        except PackageNotFoundError:
+            return "unknown"
+
+
+def _llama(path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings) -> Engine:
+    from tel_edge.runtime.with_llama import LlamaEngine
+
+    return LlamaEngine(path, adapters, settings)
+
+
+def _onnx(path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings) -> Engine:
+    from tel_edge.runtime.with_onnx import OnnxEngine
+
+    return OnnxEngine(path, adapters, settings)
+
+
+def _gguf_weights(path: Path) -> str | None:
+    return _text(gguf_header.check(path).metadata.get(WEIGHTS))
+
+
+def _onnx_weights(path: Path) -> str | None:
+    return _text(onnx_header.check(path).metadata.get(WEIGHTS))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _gguf_adapter(path: Path, weights: str | None, backbone: str) -> None:
+    metadata = gguf_header.check(path).metadata
+    if metadata.get("general.type") != "adapter":
+        raise InputError(f"{path}: no LoRA adapter (general.type); export it again")
+    bound = metadata.get(WEIGHTS)
+    if None not in (bound, weights) and bound != weights:
+        raise _foreign(path, backbone)
+
+
+def _onnx_adapter(path: Path, weights: str | None, backbone: str) -> None:
+    # Its tensors are compared with the graph's slots when the engine loads it.
+    header = onnx_adapter.read(path)
+    if weights is not None and header.model_version != onnx_adapter.stamp(weights):
+        raise _foreign(path, backbone)
+
+
+def _foreign(path: Path, backbone: str) -> InputError:
+    return InputError(f"{path}: made for another backbone than {backbone}; export it again")
+
+
+# In the order in which one is chosen where a bundle has both.
+FORMATS: dict[str, Format] = {
+    row.name: row
+    for row in (
+        Format(
+            "gguf", ".gguf", ("llama_cpp", "llama-cpp-python"), _llama, _gguf_weights,
+            _gguf_adapter,
+        ),
+        Format(
+            "onnx", ".onnx", ("onnxruntime", "onnxruntime"), _onnx, _onnx_weights, _onnx_adapter
+        ),
+    )
+}  # fmt: skip
+
+
+def of_file(path: Path) -> Format:
+    """Return the format of a loose backbone file, by its name; GGUF unless it says otherwise."""
+    return next((row for row in FORMATS.values() if path.suffix == row.suffix), FORMATS["gguf"])
