@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tel_edge.eval.records import (
 from tel_edge.eval.scored import Settings, Task, in_child, score
 from tel_edge.eval.split import Split, split
 from tel_edge.eval.statistics import Share
+from tel_edge.eval.variants import Types, adapters, types, variants
 from tel_edge.runtime import (
     backbones,
     bundle,
@@ -35,7 +37,16 @@ from tel_edge.runtime.atomic import replacing
 from tel_edge.runtime.categories import Category, categories
 from tel_edge.runtime.engine import EngineSettings
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.manifest import BundleFile, Manifest
+
+
+# Fields of `EngineSettings` that change no number: for all formats, and those an engine lacks.
+WITHOUT_EFFECT = {"threads", "max_adapters"}
+UNKNOWN = {
+    "gguf": {"providers"},
+    "onnx": {"flash", "kv", "extra_buffers", "gpu_layers"},
+}
 
 
 @dataclass(frozen=True)
@@ -46,38 +57,6 @@ class Source:
     dataset: str
     parts: Split
     rejected: int
-
-
-def variants(
-    folder: Path, made: Manifest, category: str, protocol: str = "letters"
-) -> list[tuple[Variant, BundleFile, BundleFile | None]]:
-    """Return what there is to score: the bare backbone at its best type, the adapter at each.
-
-    The bare backbone is the reference "before" and is scored once, in the largest type. Raises
-    `InputError` where the bundle has adapters, but none for the category.
-    """
-    found: list[tuple[Variant, BundleFile, BundleFile | None]] = []
-    adapter = bundle.adapter_file(folder, made, category) if made.adapters() else None
-    for at, quant in enumerate(made.quants()):
-        backbone = made.find("backbone", quant)
-        if backbone is None:
-            continue
-        if at == 0:
-            found.append((_variant("base", backbone, None, protocol), backbone, None))
-        if adapter:
-            found.append((_variant("lora", backbone, adapter, protocol), backbone, adapter))
-    return found
-
-
-def _variant(kind: str, backbone: BundleFile, adapter: BundleFile | None, protocol: str) -> Variant:
-    return Variant(
-        f"{kind}-{backbone.quant}" + ("" if protocol == "letters" else f"-{protocol}"),
-        backbone.quant,
-        backbone.format,
-        adapter is not None,
-        backbone.bytes,
-        adapter.bytes if adapter else 0,
-    )
 
 
 def check_split(folder: Path, adapter: BundleFile, source: Source, allowed: bool) -> None:
@@ -146,29 +125,26 @@ def finished(task: Task) -> Summary | None:
 def made_with(task: Task, source: Source) -> dict[str, Any]:
     """Return everything that a record depends on; its digest is the record's `run`."""
     # What the numbers depend on; not the threads, whose number changes none.
-    engine = {k: v for k, v in asdict(task.engine).items() if k not in ("threads", "max_adapters")}
+    format = task.backbone.format
+    passed = WITHOUT_EFFECT | UNKNOWN.get(format, set())
+    engine = {name: value for name, value in asdict(task.engine).items() if name not in passed}
+    if not engine.get("providers"):
+        engine.pop("providers", None)
     if task.settings.protocol != "letters":
         engine["protocol_prompt"] = protocol.digest()
+    # An ONNX backbone's weights and tokenizer are files of their own.
+    parts = task.manifest.parts(task.backbone)
     return {
         "backbone": task.backbone.sha256,
+        **{f"backbone_{part.kind}": part.sha256 for part in parts if part != task.backbone},
         "adapter": task.adapter.sha256 if task.adapter else None,
         "weights": task.manifest.backbone.weights,
         "prompt": task.manifest.backbone.prompt,
-        "engine": engine_version(),
+        "engine": FORMATS[format].version(),
         "engine_settings": engine,
         "split": source.parts.digest,
         "settings": asdict(task.settings),
     }
-
-
-def engine_version() -> str:
-    """Return the engine's name and version without loading it."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return f"llama-cpp-python {version('llama-cpp-python')}"
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def sources(args: argparse.Namespace) -> list[Source]:
@@ -182,7 +158,7 @@ def sources(args: argparse.Namespace) -> list[Source]:
 
 
 def tasks(
-    args: argparse.Namespace, folder: Path, made: Manifest, all_of: Sequence[Source]
+    args: argparse.Namespace, folder: Path, made: Manifest, all_of: Sequence[Source], of: Types
 ) -> list[tuple[Task, Source, Variant]]:
     """Return what is to be scored, after checking every adapter against its split."""
     settings = Settings(
@@ -192,12 +168,16 @@ def tasks(
     said: set[str] = set()
     for source in all_of:
         questions = source.parts.part(args.part)
-        if trained := made.find("adapter", None, source.category.name):
+        fitting = adapters(folder, made, source.category.name, of)
+        for trained in fitting.values():
             check_split(folder, trained, source, args.other_split)
             if not trained.split:
                 cli.say(args, f"warning: {trained.path} names no split; it may know the questions")
+        for name in of if fitting else ():
+            if name not in fitting:
+                cli.say(args, f"{source.category.name}: no {name.upper()} adapter, not scored")
         for variant, backbone, adapter in variants(
-            folder, made, source.category.name, args.protocol
+            folder, made, source.category.name, of, args.protocol
         ):
             out = cli.workspace(args).results(
                 made.backbone.name, variant.name, source.category.name
@@ -234,13 +214,14 @@ def work(
     backbone = backbones.find(args.backbone)
     folder = args.bundle or cli.workspace(args).bundle(backbone.name)
     made = bundle.read(folder)
-    # Without any backbone there would be nothing to score, and nothing said.
-    bundle.backbone_file(folder, made, None)
+    of = types(folder, made, args.format, args.quant, partial(cli.say, args))
     if args.category == "all":
-        args.category = ",".join(made.adapters()) or "all"
+        there = dict.fromkeys(category for name in of for category in made.adapters(name))
+        args.category = ",".join(there) or "all"
     all_of = sources(args)
     summaries = []
-    todo = tasks(args, folder, made, all_of)
+    todo = tasks(args, folder, made, all_of, of)
+    width = max([12, *(len(variant.name) for _, _, variant in todo)])
     # All files before the first question: a damaged one is refused with nothing written.
     fresh = [task for task, _, _ in todo if not finished(task)]
     files = [file for task in fresh for file in (task.backbone, task.adapter) if file]
@@ -249,7 +230,7 @@ def work(
         summary, reused = evaluate(task, source, variant, opener, isolated)
         summaries.append(summary)
         print(
-            f"{source.category.name:<12} {variant.name:<12} "
+            f"{source.category.name:<12} {variant.name:<{width}} "
             f"Pass@1 {_share(summary.pass1)}  Maj@{summary.k} {_share(summary.majority)}  "
             f"{summary.milliseconds_p50:.1f} ms" + ("  (scored before)" if reused else ""),
             flush=True,
@@ -286,6 +267,12 @@ def parser() -> cli.Parser:
     )
     cli.engine_options(made)
     made.add_argument(
+        "--quant",
+        type=_names,
+        metavar="TYPE,...",
+        help="score these types only, such as Q4_K_M,int4 (all that are in the bundle)",
+    )
+    made.add_argument(
         "--part",
         choices=("test", "validation", "train"),
         default="test",
@@ -299,6 +286,14 @@ def parser() -> cli.Parser:
         "--other-split", action="store_true", help="allow adapters trained with another split"
     )
     return made
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return the names of a list with commas, as the `type` of an option."""
+    found = tuple(filter(None, map(str.strip, text.split(","))))
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return found
 
 
 def main() -> None:

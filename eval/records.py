@@ -45,8 +45,9 @@ class Record:
 class Variant:
     """What was scored: a backbone in one type, alone or with the category's adapter.
 
-    The sizes are those of the files in the bundle, in bytes; `adapter_bytes` is 0 for the bare
-    backbone.
+    The sizes are those of the files in the bundle, in bytes: of the backbone with all that it
+    needs, of which `tokenizer_bytes` are a file that all types share (0 where it is inside), and
+    of the adapter, 0 for the bare backbone.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Variant:
     adapter: bool
     backbone_bytes: int
     adapter_bytes: int
+    tokenizer_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,11 @@ class Adapter:
     split: str | None
     source: str
 
+    @property
+    def size(self) -> int:
+        """Return the number of values."""
+        return sum(pair.a.size + pair.b.size for pair in self.pairs)
+
 
 def load(folder: Path, shape: Shape, info: BackboneInfo, half: bool) -> Adapter:
     """Open a PEFT folder and check all of it against the backbone; `half` if it is to be F16.

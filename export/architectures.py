@@ -145,8 +145,8 @@ class Tensor:
     heads: int = 0
 
 
-def shape_of(config: Mapping[str, Any], where: str) -> Shape:
-    """Read a Hugging Face configuration.
+def shape_of(config: Mapping[str, Any], where: str, slides: bool = False) -> Shape:
+    """Read a Hugging Face configuration; with `slides` layers of any model may slide.
 
     Raises `InputError`, beginning with `where`, for an architecture, field or rope scaling that
     is not supported.
@@ -164,7 +164,7 @@ def shape_of(config: Mapping[str, Any], where: str) -> Shape:
                 f"{where}: {field} is {config[field]!r}; only {wanted!r} can be exported"
             )
     layers = _whole(config, "num_hidden_layers", where)
-    sliding = _sliding(config, row, layers, where)
+    sliding = _sliding(config, row, layers, where, slides)
     heads, hidden = (
         _whole(config, "num_attention_heads", where),
         _whole(config, "hidden_size", where),
@@ -200,7 +200,7 @@ def shape_of(config: Mapping[str, Any], where: str) -> Shape:
 
 
 def _sliding(
-    config: Mapping[str, Any], row: Architecture, layers: int, where: str
+    config: Mapping[str, Any], row: Architecture, layers: int, where: str, anywhere: bool
 ) -> tuple[bool, ...]:
     """Return which layers slide; refuse those that the engine would let see everything."""
     kinds = config.get("layer_types")
@@ -223,11 +223,12 @@ def _sliding(
     if not isinstance(kinds, list) or len(kinds) != layers:
         raise InputError(f"{where}: layer_types does not name {layers} layers")
     other = set(kinds) - {"full_attention", "sliding_attention"}
-    if other or ("sliding_attention" in kinds and layers != row.sliding_layers):
+    refused = "sliding_attention" in kinds and not anywhere and layers != row.sliding_layers
+    if other or refused:
         raise InputError(
             f"{where}: layer_types has {min(other or {'sliding_attention'})!r}, which the engine "
             f"does not compute for {row.model_type} of {layers} layers; full_attention can be "
-            "exported"
+            "exported, and --format onnx takes sliding_attention too"
         )
     return tuple(kind == "sliding_attention" for kind in kinds)
 

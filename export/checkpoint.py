@@ -36,14 +36,14 @@ class Checkpoint:
         return sum(source.size for _, source in self.tensors)
 
 
-def load(folder: Path) -> Checkpoint:
-    """Open a model folder without reading its values.
+def load(folder: Path, slides: bool = False) -> Checkpoint:
+    """Open a model folder without reading its values; with `slides` any layer may slide.
 
     Raises `InputError` for an unsupported architecture, a missing shard or tensor, a shape that
     is not the configuration's, and a tensor that has no place.
     """
     config = json_object(folder / "config.json")
-    shape = architectures.shape_of(config, str(folder / "config.json"))
+    shape = architectures.shape_of(config, str(folder / "config.json"), slides)
     found = _tensors(folder)
     wanted = list(architectures.tensors(shape))
     head = wanted[-1].source

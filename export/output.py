@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 from tel_edge.runtime import manifest as manifests
 from tel_edge.runtime.atomic import replacing
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.gguf_header import check
+from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.manifest import BackboneInfo, BundleFile, Manifest
 
 # Takes a written file, gives its figures or raises.
 Accept = Callable[[Path], Mapping[str, float]]
+TOKENIZER = "tokenizer.json"
 PARTIAL = re.compile(r"\..+\.(\d+)\.partial")
 
 
@@ -58,13 +60,15 @@ class Output:
         category: str | None,
         source: str,
         options: str | None = None,
+        format: str = "gguf",
     ) -> BundleFile | None:
         """Return the manifest's entry if it was made of `source` so, and its file is whole."""
-        file = self.manifest.find(kind, quant, category)
+        file = self.manifest.find(kind, quant, category, format)
         if file is None or (file.source, file.options) != (source, options):
             return None
         try:
-            manifests.verified(self.folder, file)
+            for part in self.manifest.parts(file):
+                manifests.verified(self.folder, part)
         except InputError:
             return None
         return file
@@ -75,7 +79,7 @@ class Output:
         for path in self.folder.glob(".*.partial"):
             match = PARTIAL.fullmatch(path.name)
             if match and not _alive(int(match[1])):
-                path.unlink(missing_ok=True)
+                _remove(path)
         if self._left:
             manifests.write(self.manifest, self.folder)
             for file in self._left:
@@ -83,7 +87,7 @@ class Output:
 
     @contextmanager
     def file(self, name: str, gate: Accept | None, **known: Any) -> Iterator[Path]:
-        """Give a temporary path to write a GGUF file to; on success it is in the manifest.
+        """Give a temporary path to write a file to; on success it is in the manifest.
 
         `gate` measures the file before it is accepted, None lets every file pass; `known` is what
         the manifest says of it beside its size, digest and those figures.
@@ -91,12 +95,60 @@ class Output:
         parity = None
         with replacing(self.folder / name) as partial:
             yield partial
-            check(partial)
+            check = FORMATS[known["format"]]
+            if known["kind"] == "adapter":
+                check.adapter(partial, self.info.weights, self.info.name)
+            else:
+                check.weights(partial)
             parity = gate(partial) if gate else None
-        made = manifests.describe(
-            self.folder, self.folder / name, format="gguf", parity=parity, **known
-        )
-        old = self.manifest.find(made.kind, made.quant, made.category)
+        self._replace(manifests.describe(self.folder, self.folder / name, parity=parity, **known))
+
+    @contextmanager
+    def model(self, name: str, gate: Accept | None, **known: Any) -> Iterator[Path]:
+        """Give a path for an ONNX backbone that has a data file beside it; see `file`.
+
+        The tokenizer, which the engine reads, is beside it already.
+        """
+        with self.room(name) as room:
+            yield room / name
+            FORMATS[known["format"]].weights(room / name)
+            parity = gate(room / name) if gate else None
+            # The data first: with another one beside it the old model is refused by its digest.
+            for part in (f"{name}.data", name):
+                with replacing(self.folder / part) as partial:
+                    os.replace(room / part, partial)
+        about = {"format": known["format"], "quant": known["quant"]}
+        data = manifests.describe(self.folder, self.folder / f"{name}.data", kind="data", **about)
+        self.manifest = self.manifest.with_file(data)
+        self._replace(manifests.describe(self.folder, self.folder / name, parity=parity, **known))
+
+    @contextmanager
+    def room(self, name: str) -> Iterator[Path]:
+        """Give a folder beside the bundle's files, with the bundle's tokenizer in it."""
+        with self.scratch(f"{name}.room") as room:
+            room.mkdir()
+            tokenizer = self.folder / TOKENIZER
+            if tokenizer.is_file():
+                shutil.copyfile(tokenizer, room / TOKENIZER)
+            yield room
+
+    def tokenizer(self, source: Path) -> None:
+        """Put the tokenizer of a Hugging Face folder into the bundle, if it is not there."""
+        there = self.manifest.find("tokenizer", format="onnx")
+        if there is not None and self.intact("tokenizer", there.quant, None, self.info.tokenizer,
+                                             format="onnx"):  # fmt: skip
+            return
+        with replacing(self.folder / TOKENIZER) as partial:
+            shutil.copyfile(source / TOKENIZER, partial)
+        self.add(
+            manifests.describe(
+                self.folder, self.folder / TOKENIZER, kind="tokenizer", format="onnx",
+                quant="json", source=self.info.tokenizer,
+            )
+        )  # fmt: skip
+
+    def _replace(self, made: BundleFile) -> None:
+        old = self.manifest.find(made.kind, made.quant, made.category, made.format)
         self.add(made)
         if old is not None and old.path != made.path:
             (self.folder / old.path).unlink(missing_ok=True)
@@ -108,12 +160,19 @@ class Output:
 
     @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
-        """Give a path in the bundle's folder for a file that is not kept."""
+        """Give a path in the bundle's folder for a file or folder that is not kept."""
         path = self.folder / f".{name}.{os.getpid()}.partial"
         try:
             yield path
         finally:
-            path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:

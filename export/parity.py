@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tel_edge.eval import benchmark
 from tel_edge.eval.split import split
 from tel_edge.export import original
-from tel_edge.export.quantize import Quant
+from tel_edge.runtime import bundle
 from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.runtime.engine import EngineSettings
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.prompt import labels, render
 from tel_edge.runtime.question import Question
@@ -25,12 +26,31 @@ from tel_edge.runtime.scoring import Scorer
 from tel_edge.runtime.votes import pick, probabilities
 
 if TYPE_CHECKING:
+    from tel_edge.export.plan import Job
     from tel_edge.runtime.engine import Engine
 
 # Prompts a file is measured on, and the most tokens of context that any of them needs.
 PROMPTS = 12
 CONTEXT = 1024
 SEED = 42
+# Questions of ot-mini's validation part for the types whose accuracy is checked as well.
+CHECKED = 96
+# A loss that chance alone gives more seldom than this is one.
+CHANCE = 0.05
+
+
+class Bound(Protocol):
+    """A row of a table of types: its name, and the largest `Parity.error` that it may have."""
+
+    @property
+    def name(self) -> str:
+        """Return the type's name."""
+        ...
+
+    @property
+    def apart(self) -> float:
+        """Return the bound."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,15 +79,22 @@ class Expected:
     labels: tuple[int, ...]
     logprobs: tuple[float, ...]
 
+    def right(self, logprobs: Sequence[float]) -> bool:
+        """Return whether these log-probabilities pick the right answer."""
+        return pick(logprobs) == self.question.answer
 
-def questions(category: str | None) -> list[Question]:
-    """Return the prompts for a category's adapter, or for the bare backbone some of each."""
+
+def questions(category: str | None, checked: bool = False) -> list[Question]:
+    """Return the prompts for a category's adapter, or for the bare backbone some of each.
+
+    With `checked` those of a category that its accuracy is measured on.
+    """
     names = [category] if category else list(CATEGORIES)
     most = -(-PROMPTS // len(names))
     made: list[Question] = []
     for name in names:
-        found = benchmark.read("ot-mini", CATEGORIES[name]).questions
-        made += split(found, SEED).train[:most]
+        parts = split(benchmark.read("ot-mini", CATEGORIES[name]).questions, SEED)
+        made += parts.validation[:CHECKED] if checked else parts.train[:most]
     return made
 
 
@@ -121,18 +148,18 @@ class Gate:
     ) -> None:
         original.check()
         self.folder, self.adapters, self.opener = folder, adapters, opener
-        self._expected: dict[str | None, list[Expected]] = {}
+        self._expected: dict[bool, dict[str | None, list[Expected]]] = {}
 
-    def expected(self, category: str | None) -> list[Expected]:
+    def expected(self, category: str | None, checked: bool = False) -> list[Expected]:
         """Return PEFT's answers with the category's adapter, None for the bare backbone."""
-        if not self._expected:
-            self._expected = _reference(self.folder, self.adapters)
-        return self._expected[category]
+        if checked not in self._expected:
+            self._expected[checked] = _reference(self.folder, self.adapters, checked)
+        return self._expected[checked][category]
 
     def __call__(
         self,
         backbone: Path,
-        row: Quant,
+        row: Bound,
         adapter: Path | None = None,
         category: str | None = None,
         merged: bool = False,
@@ -158,8 +185,57 @@ class Gate:
             )
         return asdict(made)
 
+    def accuracy(
+        self, backbone: Path, row: Bound, adapter: Path, category: str, lost: float
+    ) -> tuple[float, float]:
+        """Return Pass@1 as PEFT has it and as the engine has it, on `CHECKED` questions.
 
-def _reference(folder: Path, adapters: Mapping[str, Path]) -> dict[str | None, list[Expected]]:
+        Raises `WorkError` where the engine is worse by more than `lost`, and by more than chance
+        explains (one-sided sign test on the questions that only one of them has right).
+        """
+        expected = self.expected(category, checked=True)
+        engine = self.opener(backbone, {category: adapter})
+        try:
+            scorer = Scorer(engine)
+            items = [scorer.item(wanted.question) for wanted in expected]
+            scores = dict(engine.score(items, category))
+        finally:
+            engine.close()
+        before = [wanted.right(wanted.logprobs) for wanted in expected]
+        after = [wanted.right(scores[at].logprobs) for at, wanted in enumerate(expected)]
+        gone = sum(b and not a for b, a in zip(before, after, strict=True))
+        won = sum(a and not b for b, a in zip(before, after, strict=True))
+        n = len(expected)
+        if (gone - won) / n > lost and sign_test(gone, won) < CHANCE:
+            raise WorkError(
+                f"{backbone.name} loses {100 * (gone - won) / n:.0f} points of Pass@1 on "
+                f"{category} ({sum(before)} right before, {sum(after)} after, of {n}); "
+                f"{100 * lost:.0f} are allowed\n"
+                f"{row.name} does not suit this model; export another type, or --no-verify keeps it"
+            )
+        return sum(before) / n, sum(after) / n
+
+
+def sign_test(worse: int, better: int) -> float:
+    """Return the chance of so many cases being worse, or more, if either is as likely."""
+    n = worse + better
+    return sum(math.comb(n, k) for k in range(worse, n + 1)) / 2**n
+
+
+def opened(folder: Path, jobs: Sequence[Job]) -> Gate:
+    """Return the gate of a backbone's folder and its adapters, with the real engines."""
+
+    def opener(path: Path, adapters: Mapping[str, Path]) -> Any:
+        # One prompt at a time: the figures are the file's, and no other prompt's.
+        settings = EngineSettings(context=CONTEXT, exact=True)
+        return bundle.native(path, bundle.loose_adapters(path, adapters), settings)
+
+    return Gate(folder, {job.category: job.adapter.folder for job in jobs}, opener)
+
+
+def _reference(
+    folder: Path, adapters: Mapping[str, Path], checked: bool
+) -> dict[str | None, list[Expected]]:
     import torch
     from peft import PeftModel
     from transformers import AutoTokenizer
@@ -169,7 +245,7 @@ def _reference(folder: Path, adapters: Mapping[str, Path]) -> dict[str | None, l
 
     def answers(category: str | None) -> list[Expected]:
         made = []
-        for question in questions(category):
+        for question in questions(category, checked):
             prompt, ends = render(question), labels(question)
             coded = tokenizer([prompt, *(prompt + end for end in ends)], split_special_tokens=True)
             ids, *whole = coded["input_ids"]
@@ -183,7 +259,7 @@ def _reference(folder: Path, adapters: Mapping[str, Path]) -> dict[str | None, l
             )
         return made
 
-    found: dict[str | None, list[Expected]] = {None: answers(None)}
+    found: dict[str | None, list[Expected]] = {} if checked else {None: answers(None)}
     for category, path in adapters.items():
         model = PeftModel.from_pretrained(model, path, adapter_name=category).eval()
         found[category] = answers(category)

@@ -95,31 +95,18 @@ class Plan:
 def plan(args: argparse.Namespace) -> Plan:
     """Read and check all that the arguments name; raise `InputError` for what does not fit."""
     wanted = quantize.rows(args.quant)
-    if args.format != "gguf":
-        raise InputError(f"--format {args.format} is not in this version; gguf is")
-    backbone = backbones.find(args.backbone)
-    home = cli.workspace(args)
-    chosen = selection.chosen(args.adapter, args.category, home, backbone.name)
     need("gguf", "export")
-    folder = backbones.fetch(backbone)
-    opened = checkpoints.load(folder)
-    architecture = opened.shape.architecture.gguf
-    vocabulary = tokenizer.load(folder, opened.shape.vocabulary, architecture)
-    info = BackboneInfo(
-        name=backbone.name,
-        architecture=architecture,
-        weights=digest.of_weights(folder),
-        tokenizer=digest.of_tokenizer(folder),
-        prompt=prompt.digest(),
-        licence=backbone.licence,
-    )
-    jobs = _jobs(args, chosen, opened, info)
+    home = cli.workspace(args)
+    source = sources(args, half=args.adapter_quant != "F32")
+    opened, info, jobs = source.checkpoint, source.info, source.jobs
+    vocabulary = tokenizer.load(opened.folder, opened.shape.vocabulary, info.architecture)
+    _check_jobs(args, jobs)
     matrices = [tensor.name for tensor, _ in opened.tensors if len(tensor.shape) > 1]
     overrides = quantize.overrides(args.tensor_type, matrices)
     given, options = _given(args, opened), _options(args, jobs)
     output = Output(args.out or home.bundle(info.name), info, args.force)
     models = _models(args, wanted, jobs, info, options, output)
-    unfinished = () if args.merge else _unfinished(args, jobs, output)
+    left = () if args.merge else unfinished(args, jobs, output, args.adapter_quant)
     made = Plan(
         opened,
         vocabulary,
@@ -127,7 +114,7 @@ def plan(args: argparse.Namespace) -> Plan:
         wanted,
         models,
         jobs,
-        unfinished,
+        left,
         overrides,
         options,
         given,
@@ -138,15 +125,45 @@ def plan(args: argparse.Namespace) -> Plan:
     return made
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What is exported, opened and checked against each other: a backbone and its adapters."""
+
+    checkpoint: Checkpoint
+    info: BackboneInfo
+    jobs: tuple[Job, ...]
+
+
+def sources(args: argparse.Namespace, half: bool, slides: bool = False) -> Sources:
+    """Open the backbone and the adapters that the arguments name.
+
+    `half`: values have to fit float16; `slides`: layers of any model may slide.
+    """
+    backbone = backbones.find(args.backbone)
+    chosen = selection.chosen(args.adapter, args.category, cli.workspace(args), backbone.name)
+    folder = backbones.fetch(backbone)
+    opened = checkpoints.load(folder, slides)
+    info = BackboneInfo(
+        name=backbone.name,
+        architecture=opened.shape.architecture.gguf,
+        weights=digest.of_weights(folder),
+        tokenizer=digest.of_tokenizer(folder),
+        prompt=prompt.digest(),
+        licence=backbone.licence,
+    )
+    return Sources(opened, info, _jobs(args, chosen, opened, info, half))
+
+
 def _jobs(
     args: argparse.Namespace,
     chosen: list[selection.Chosen],
     opened: Checkpoint,
     info: BackboneInfo,
+    half: bool,
 ) -> tuple[Job, ...]:
     jobs: dict[str, Job] = {}
     for one in chosen:
-        loaded = adapter.load(one.folder, opened.shape, info, args.adapter_quant != "F32")
+        loaded = adapter.load(one.folder, opened.shape, info, half)
         category = selection.agreed(one, loaded.category)
         if category in jobs:
             raise InputError(
@@ -160,6 +177,10 @@ def _jobs(
                 f"{info.name}, it names {loaded.base} as its base",
             )
         jobs[category] = Job(category, loaded)
+    return tuple(jobs.values())
+
+
+def _check_jobs(args: argparse.Namespace, jobs: tuple[Job, ...]) -> None:
     if args.merge and not jobs:
         raise InputError("--merge needs an adapter to merge; name it with --adapter")
     if args.imatrix == "category" and not args.merge and len(jobs) != 1:
@@ -167,7 +188,6 @@ def _jobs(
             "--imatrix category is for one adapter or with --merge; a backbone shared by several "
             "takes --imatrix pooled"
         )
-    return tuple(jobs.values())
 
 
 def _given(args: argparse.Namespace, opened: Checkpoint) -> Importance | None:
@@ -209,28 +229,35 @@ def _models(
             row
             for row in wanted
             if args.force
-            or not _there(args, output, whole.kind, row.name, whole.category, source,
+            or not there(args, output, whole.kind, row.name, whole.category, source,
                           None if row.plain else options)
         )  # fmt: skip
         made.append(Model(stem, source, job, missing))
     return tuple(made)
 
 
-def _unfinished(args: argparse.Namespace, jobs: tuple[Job, ...], output: Output) -> tuple[Job, ...]:
+def unfinished(
+    args: argparse.Namespace,
+    jobs: tuple[Job, ...],
+    output: Output,
+    quant: str,
+    format: str = "gguf",
+) -> tuple[Job, ...]:
+    """Return the jobs whose adapters are still to be made."""
     left = []
     for job in jobs:
         made = job.adapter
-        file = None if args.force else _there(
-            args, output, "adapter", args.adapter_quant, job.category, made.source
+        file = None if args.force else there(
+            args, output, "adapter", quant, job.category, made.source, format=format
         )  # fmt: skip
         if file is None or (file.split, file.rank) != (made.split, made.rank):
             left.append(job)
     return tuple(left)
 
 
-def _there(args: argparse.Namespace, output: Output, *key: Any) -> Any:
+def there(args: argparse.Namespace, output: Output, *key: Any, format: str = "gguf") -> Any:
     """Return the finished file of that key, unless it still has to be measured."""
-    file = output.intact(*key)
+    file = output.intact(*key, format=format)
     return file if file and (file.parity or not args.verify) else None
 
 
@@ -255,18 +282,21 @@ def _check_models(args: argparse.Namespace, made: Plan) -> None:
 
 
 def _check_space(args: argparse.Namespace, made: Plan) -> None:
-    if args.dry_run:
-        return
     weights = made.checkpoint.parameters
     needed = 0.0
     for model in made.models:
         needed += sum(weights * r.bits / 8 * (1 if r.plain else MARGIN) for r in model.missing)
     if any(not row.plain for model in made.models for row in model.missing):
         needed += weights * HALF.bits / 8
-    needed += (
-        sum(pair.a.size + pair.b.size for job in made.unfinished for pair in job.adapter.pairs) * 4
-    )
-    place = made.output.folder.absolute()
+    needed += sum(job.adapter.size for job in made.unfinished) * 4
+    check_space(args, made.output, needed)
+
+
+def check_space(args: argparse.Namespace, output: Output, needed: float) -> None:
+    """Raise `WorkError` unless so many bytes are free where the bundle is."""
+    if args.dry_run:
+        return
+    place = output.folder.absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free

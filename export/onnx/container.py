@@ -40,6 +40,12 @@ def load(path: Path) -> Any:
         raise InputError(f"{path}: no ONNX model ({type(error).__name__})") from None
 
 
+def data_names(model: Any) -> list[str]:
+    """Return the names of the data files that a model's tensors lie in."""
+    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
+    return sorted({entry.value for entry in entries if entry.key == "location"})
+
+
 def values(tensor: Any, folder: Path) -> npt.NDArray[Any]:
     """Return an initializer's values; those of a data file in `folder` are mapped, not read.
 

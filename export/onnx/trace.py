@@ -26,18 +26,14 @@ def trace(folder: Path, out: Path) -> None:
 
     model = original.load(folder, attention="eager").cpu()
     past = 2 * model.config.num_hidden_layers
+    inputs = ["input_ids", "attention_mask", "position_ids", *_names("past_key_values", past)]
     with _silence(), torch.no_grad():
         program = torch.onnx.export(
             _decoder(model),
             _example(model.config),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[
-                "input_ids",
-                "attention_mask",
-                "position_ids",
-                *_names("past_key_values", past),
-            ],
+            input_names=inputs,
             output_names=["logits", *_names("present", past)],
             dynamic_shapes=_dynamic(past),
             verbose=False,

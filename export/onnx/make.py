@@ -1,0 +1,311 @@
+"""The ONNX half of `tel-export`: one backbone with slots in several types, and adapters for it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tel_edge.export import checkpoint as checkpoints
+from tel_edge.export import parity
+from tel_edge.export.checkpoint import Checkpoint, json_object
+from tel_edge.export.onnx import container, quantize, slots, trace
+from tel_edge.export.onnx.adapter import write_adapter
+from tel_edge.export.onnx.quantize import ONNX_QUANTS, OnnxQuant, bits
+from tel_edge.export.output import TOKENIZER, Output
+from tel_edge.export.parity import Gate
+from tel_edge.export.plan import Job, bar, check_space, sources, there, unfinished
+from tel_edge.runtime import cli, digest, memory
+from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.extras import need
+from tel_edge.runtime.manifest import BackboneInfo, BundleFile
+
+FORMAT = "onnx"
+REFERENCE = ONNX_QUANTS["fp32"]
+ADAPTER_QUANT = "F32"
+# Options of the GGUF half that mean nothing here, and why.
+REFUSED = (
+    ("merge", False, "an ONNX adapter goes over the backbone as it is"),
+    ("imatrix", "none", "the quantizer of ONNX has no importance matrix"),
+    ("tensor_type", [], "the types of ONNX are whole"),
+)
+
+
+@dataclass(frozen=True)
+class OnnxPlan:
+    """All that is to be in the bundle, checked; `missing` and `unfinished` are still to be made.
+
+    `given` is the decoder of `--from-onnx`, `options` what the values depend on because of it.
+    """
+
+    checkpoint: Checkpoint
+    info: BackboneInfo
+    wanted: tuple[OnnxQuant, ...]
+    missing: tuple[OnnxQuant, ...]
+    jobs: tuple[Job, ...]
+    unfinished: tuple[Job, ...]
+    given: Path | None
+    options: str | None
+    output: Output
+
+    def name(self, row: OnnxQuant) -> str:
+        """Return the file name of the backbone in that type."""
+        return f"{self.info.name}-{row.name}.onnx"
+
+
+def plan(args: argparse.Namespace) -> OnnxPlan:
+    """Read and check all that the arguments name; raise `InputError` for what does not fit."""
+    wanted = quantize.rows(args.quant)
+    for name, default, reason in REFUSED:
+        if getattr(args, name) != default:
+            raise InputError(f"--{name.replace('_', '-')} is for --format gguf: {reason}")
+    if args.adapter_quant not in (None, ADAPTER_QUANT):
+        raise InputError(f"--adapter-quant {args.adapter_quant}: ONNX adapters are {ADAPTER_QUANT}")
+    given = _given(args.from_onnx) if args.from_onnx else None
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        need(module, "export")
+    source = sources(args, half=False, slides=True)
+    folder = source.checkpoint.folder
+    if not (folder / TOKENIZER).is_file():
+        raise InputError(f"{folder}: no {TOKENIZER}; the device reads no other form of tokenizer")
+    output = Output(
+        args.out or cli.workspace(args).bundle(source.info.name), source.info, args.force
+    )
+    options = f"from-onnx {_digest(given)[:16]}" if given else None
+    missing = tuple(
+        row
+        for row in wanted
+        if args.force
+        or not there(args, output, "backbone", row.name, None, source.info.weights, options,
+                     format=FORMAT)
+    )  # fmt: skip
+    left = unfinished(args, source.jobs, output, ADAPTER_QUANT, FORMAT)
+    made = OnnxPlan(
+        source.checkpoint, source.info, wanted, missing, source.jobs, left, given, options, output
+    )
+    if missing and not args.dry_run:
+        with bar(args, made.checkpoint.parameters, "checking") as step:
+            checkpoints.check_values(made.checkpoint, False, step)
+    check_space(args, output, _needed(made))
+    return made
+
+
+def _given(folder: Path) -> Path:
+    """Return the decoder in a folder that optimum wrote."""
+    if not folder.is_dir():
+        raise InputError(f"--from-onnx: {folder} is no folder")
+    for name in ("model.onnx", "decoder_with_past_model.onnx", "onnx/model.onnx"):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(folder.glob("*.onnx"))
+    if len(found) != 1:
+        raise InputError(
+            f"--from-onnx: {folder} has {len(found)} .onnx files and no model.onnx; "
+            "pass a folder with the one decoder"
+        )
+    return found[0]
+
+
+def _digest(model: Path) -> str:
+    parts = container.data_names(container.load(model))
+    return digest.of_value([digest.of_file(model.parent / name) for name in (model.name, *parts)])
+
+
+def _sizes(made: OnnxPlan) -> dict[OnnxQuant, int]:
+    """Return the bytes that each wanted type takes, about."""
+    shape = made.checkpoint.shape
+    head = shape.vocabulary * shape.hidden
+    tied = not any(tensor.name == "output.weight" for tensor, _ in made.checkpoint.tensors)
+    ends = head if tied else 2 * head
+    vectors = sum(t.shape[0] for t, _ in made.checkpoint.tensors if len(t.shape) == 1)
+    body = made.checkpoint.parameters - ends - vectors
+    return {
+        row: int(
+            (body * (row.body if row.dynamic else bits(row.body)) + ends * bits(row.head)) / 8
+            + 4 * vectors
+        )
+        for row in made.wanted
+    }
+
+
+def _needed(made: OnnxPlan) -> float:
+    sizes = _sizes(made)
+    needed = float(sum(sizes[row] for row in made.missing))
+    if made.missing:
+        # The decoder as it was traced, and with slots.
+        needed += made.checkpoint.parameters * 4 * (1 if made.given else 2)
+    return needed + 4 * sum(job.adapter.size for job in made.unfinished)
+
+
+def forecast(made: OnnxPlan) -> Mapping[str, Any]:
+    """Print the size that each file would have, but for the graph, which takes less than 1 MB."""
+    sizes = _sizes(made)
+    print(f"{'quant':<12} {'MB':>9}")
+    for row, size in sizes.items():
+        print(f"{row.name:<12} {size / 1e6:>9,.2f}")
+    print(f"dry run: nothing was written; {made.checkpoint.parameters:,} weights")
+    return {"dry_run": [{"quant": row.name, "bytes": size} for row, size in sizes.items()]}
+
+
+def make(args: argparse.Namespace, made: OnnxPlan) -> list[tuple[BundleFile, bool]]:
+    """Make what is missing; return all files that were asked for, and which of them are new."""
+    gate = parity.opened(made.checkpoint.folder, made.jobs) if args.verify else None
+    made.output.tokenizer(made.checkpoint.folder)
+    if made.missing:
+        with _reference(args, made, gate) as reference:
+            for row in made.missing:
+                if row != REFERENCE:
+                    _quantized(args, made, row, reference, gate)
+    for job in made.unfinished:
+        _adapter(args, made, job, gate)
+    peak = memory.now().peak
+    cli.say(args, f"peak memory {peak / 1e6:,.0f} MB")
+    find = made.output.manifest.find
+    files = [
+        (find("backbone", row.name, format=FORMAT), row in made.missing) for row in made.wanted
+    ]
+    files += [
+        (find("adapter", ADAPTER_QUANT, job.category, FORMAT), job in made.unfinished)
+        for job in made.jobs
+    ]
+    return [(file, new) for file, new in files if file]
+
+
+@contextmanager
+def _reference(args: argparse.Namespace, made: OnnxPlan, gate: Gate | None) -> Iterator[Path]:
+    """Give the float32 backbone with slots: the bundle's own if it has one, else a passing one."""
+    kept = made.output.intact(
+        "backbone", REFERENCE.name, None, made.info.weights, made.options, FORMAT
+    )
+    name = made.name(REFERENCE)
+    if kept and REFERENCE not in made.missing:
+        yield made.output.folder / kept.path
+    elif REFERENCE in made.missing:
+        with made.output.model(name, _of(gate, REFERENCE), **_known(made, REFERENCE)) as out:
+            _prepared(args, made, out)
+        cli.say(args, f"{made.info.name} {REFERENCE.name} written")
+        yield made.output.folder / name
+    else:
+        with made.output.room(name) as room:
+            _prepared(args, made, room / name)
+            yield room / name
+
+
+def _prepared(args: argparse.Namespace, made: OnnxPlan, out: Path) -> None:
+    """Write the float32 backbone with slots to `out`."""
+    with made.output.room(f"{made.info.name}-plain") as room:
+        plain = made.given
+        if plain is None:
+            cli.say(args, "tracing the model; about a minute for 0.6B parameters")
+            plain = room / "plain.onnx"
+            trace.trace(made.checkpoint.folder, plain)
+        model = container.load(plain)
+        slots.prepare(model, made.checkpoint.shape, str(made.given or made.checkpoint.folder))
+        slots.describe(model, _metadata(made))
+        with bar(args, made.checkpoint.parameters * 4, REFERENCE.name) as step:
+            container.write(model, out, plain.parent, step)
+
+
+def _metadata(made: OnnxPlan) -> dict[str, str]:
+    shape = made.checkpoint.shape
+    return {
+        "tel_edge.backbone.weights": made.info.weights,
+        "tel_edge.prompt": made.info.prompt,
+        "tel_edge.context": str(shape.context),
+        "tel_edge.window": str(shape.window),
+        "tel_edge.eos": ",".join(map(str, _ends(made.checkpoint))),
+        "tel_edge.quant": REFERENCE.name,
+    }
+
+
+def _ends(checkpoint: Checkpoint) -> list[int]:
+    """Return the ids that end a text, those of config.json and of generation_config.json."""
+    found: dict[int, None] = {}
+    generation = checkpoint.folder / "generation_config.json"
+    for config in (checkpoint.config, json_object(generation) if generation.is_file() else {}):
+        ends = config.get("eos_token_id")
+        found |= dict.fromkeys(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    return list(found)
+
+
+def _quantized(
+    args: argparse.Namespace, made: OnnxPlan, row: OnnxQuant, reference: Path, gate: Gate | None
+) -> None:
+    accept = _of(gate, row)
+    if gate and row.lost is not None:
+        accept = partial(_accurate, args, made, row, gate)
+    with (
+        made.output.model(made.name(row), accept, **_known(made, row)) as out,
+        bar(args, _sizes(made)[row], row.name) as step,
+    ):
+        quantize.quantize(reference, out, row, step)
+    cli.say(args, f"{made.info.name} {row.name} written")
+
+
+def _accurate(
+    args: argparse.Namespace, made: OnnxPlan, row: OnnxQuant, gate: Gate, backbone: Path
+) -> Mapping[str, float]:
+    """Measure a file as every other, and its accuracy under every adapter that was named."""
+    figures = gate(backbone, row)
+    assert row.lost is not None
+    if not made.jobs:
+        cli.say(
+            args,
+            f"warning: {row.name}: no --adapter, so its accuracy was not checked; "
+            "activations in int8 do not suit every model",
+        )
+    for job in made.jobs:
+        file = backbone.with_name("checked.onnx_adapter")
+        write_adapter(job.adapter, file, made.info.weights)
+        before, after = gate.accuracy(backbone, row, file, job.category, row.lost)
+        cli.say(args, f"{row.name} {job.category}: Pass@1 {after:.3f}, PEFT {before:.3f}")
+    return figures
+
+
+def _of(gate: Gate | None, row: OnnxQuant) -> Any:
+    return partial(gate, row=row) if gate else None
+
+
+def _known(made: OnnxPlan, row: OnnxQuant) -> dict[str, str | None]:
+    return {
+        "kind": "backbone",
+        "format": FORMAT,
+        "quant": row.name,
+        "category": None,
+        "source": made.info.weights,
+        "options": made.options,
+    }
+
+
+def _adapter(args: argparse.Namespace, made: OnnxPlan, job: Job, gate: Gate | None) -> None:
+    accept = None
+    if gate is not None:
+        # Measured over the largest backbone that is there: the adapter's own error shows best.
+        quants = made.output.manifest.quants(format=FORMAT)
+        file = made.output.manifest.find("backbone", quants[0], format=FORMAT) if quants else None
+        if file is None:
+            raise WorkError(f"{made.output.folder}: no ONNX backbone to measure the adapter over")
+        row, backbone = ONNX_QUANTS[file.quant], made.output.folder / file.path
+
+        def accept(path: Path) -> Mapping[str, float]:
+            return gate(backbone, row, adapter=path, category=job.category)
+
+    loaded = job.adapter
+    with made.output.file(
+        f"{made.info.name}-{job.category}-r{loaded.rank}.onnx_adapter",
+        accept,
+        kind="adapter",
+        format=FORMAT,
+        quant=ADAPTER_QUANT,
+        category=job.category,
+        source=loaded.source,
+        backbone=made.info.weights,
+        split=loaded.split,
+        rank=loaded.rank,
+    ) as out:
+        write_adapter(loaded, out, made.info.weights)
+    cli.say(args, f"{job.category} adapter written")
