@@ -23,7 +23,7 @@ test-slow: venv
 test-optimum: venv
 	@scripts/install_optimum.sh
 	TEL_EXPORT=.venv/bin/tel-export .venv-optimum/bin/pytest -q -p no:cacheprovider \
-	  --disable-warnings --confcutdir tests/optimum tests/optimum $(ARGS)
+	  --disable-warnings --confcutdir tests/with_optimum tests/with_optimum $(ARGS)
 
 lint: venv
 	.venv/bin/ruff check .

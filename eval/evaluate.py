@@ -40,13 +40,9 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.manifest import BundleFile, Manifest
 
-
-# Fields of `EngineSettings` that change no number: for all formats, and those an engine lacks.
+# Fields of `EngineSettings` that change no number: of all engines, and what a format's has not.
 WITHOUT_EFFECT = {"threads", "max_adapters"}
-UNKNOWN = {
-    "gguf": {"providers"},
-    "onnx": {"flash", "kv", "extra_buffers", "gpu_layers"},
-}
+UNKNOWN = {"gguf": {"providers"}, "onnx": {"flash", "kv", "extra_buffers", "gpu_layers"}}
 
 
 @dataclass(frozen=True)
@@ -124,10 +120,10 @@ def finished(task: Task) -> Summary | None:
 
 def made_with(task: Task, source: Source) -> dict[str, Any]:
     """Return everything that a record depends on; its digest is the record's `run`."""
-    # What the numbers depend on; not the threads, whose number changes none.
     format = task.backbone.format
     passed = WITHOUT_EFFECT | UNKNOWN.get(format, set())
     engine = {name: value for name, value in asdict(task.engine).items() if name not in passed}
+    # Left out where empty: the digests of GGUF results are older than the field.
     if not engine.get("providers"):
         engine.pop("providers", None)
     if task.settings.protocol != "letters":

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tel_edge.eval import baselines, records, router
+from tel_edge.eval import baselines, records, router, sizes
 from tel_edge.eval.baselines import Baseline, Baselines
 from tel_edge.eval.records import Summary
-from tel_edge.eval.statistics import Share
+from tel_edge.eval.sizes import Best, Footprint, Smallest
 from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.workspace import Workspace
@@ -20,7 +20,8 @@ from tel_edge.runtime.workspace import Workspace
 SCHEMA_VERSION = 1
 # Below this the 95 % interval of a share is wider than 19 points.
 FEW = 100
-REFERENCE = "lora-F16"
+# What has lost nothing yet: the first of them that was scored.
+REFERENCES = ("lora-F16", "lora-fp32")
 
 
 @dataclass(frozen=True)
@@ -41,29 +42,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """One category: its variants, bare backbones first and large before small."""
+    """One category: its variants, bare backbones first, by format, large before small."""
 
     category: str
     title: str
     rows: tuple[Row, ...]
     baselines: Baselines | None
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Disk of one type, in bytes: a backbone with all adapters, or one merged model each.
-
-    `merged` is computed, `categories` times the backbone.
-    """
-
-    format: str
-    quant: str
-    categories: int
-    backbone: int
-    adapters: int
-    together: int
-    merged: int
 
 
 @dataclass(frozen=True)
@@ -82,28 +67,18 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Smallest:
-    """The smallest variant whose Pass@1 intervals all overlap the reference's.
-
-    `bytes` is its backbone and all adapters; `bare` names the backbones without adapter whose
-    intervals overlap as well, in which case the adapters show nothing.
-    """
-
-    variant: str
-    bytes: int
-    categories: int
-    bare: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Report:
-    """Everything that the report says; `reference` is the variant that others are compared to."""
+    """Everything that the report says; `reference` is the variant that others are compared to.
+
+    `formats` has the best variant of each format that has one as good as the reference.
+    """
 
     backbone: str
     reference: str
     sections: tuple[Section, ...]
     footprints: tuple[Footprint, ...]
     smallest: Smallest
+    formats: tuple[Best, ...]
     trainings: tuple[Training, ...]
     settings: Mapping[str, str]
     router: router.Measured | None = None
@@ -126,12 +101,14 @@ def collect(workspace: Workspace, backbone: str) -> Report:
     names = [name for name in CATEGORIES if any(s.category == name for s in summaries)]
     names += sorted({s.category for s in summaries} - set(names))
     sections = tuple(_section(workspace, name, summaries, reference) for name in names)
+    compared = _compared(sections)
     return Report(
         backbone=backbone,
         reference=reference,
         sections=sections,
-        footprints=_footprints(summaries),
-        smallest=_smallest(sections, reference),
+        footprints=sizes.footprints(summaries),
+        smallest=sizes.smallest(compared, reference),
+        formats=sizes.best(compared, reference),
         trainings=tuple(
             training for name in names if (training := _training(workspace, backbone, name))
         ),
@@ -150,8 +127,10 @@ def document(report: Report) -> dict[str, Any]:
       `variants`: a list of all fields of the summary, `disk_bytes` and `points` (Pass@1 less the
       reference's, in hundredths, or null)
     - `footprint`: a list of `format`, `quant`, `categories` and, in bytes, `backbone`,
-      `adapters`, `together`, `merged`
+      `adapters`, `together`, `merged`, `tokenizer` (of `backbone`; `merged` has it once)
     - `smallest`: `variant`, `bytes`, `categories`, `bare`
+    - `formats`: the smallest variant of each format that overlaps the reference, where one does:
+      a list of `format`, `variant`, `bytes`, `milliseconds` (category to `milliseconds_p50`)
     - `training`: a list of `category`, `seconds`, `parameters`, `config`, `curve`
     - `router`: how requests without a category are sent on (`eval.router.Measured`), or null
 
@@ -165,6 +144,7 @@ def document(report: Report) -> dict[str, Any]:
         "categories": [_category_document(section) for section in report.sections],
         "footprint": [asdict(footprint) for footprint in report.footprints],
         "smallest": asdict(report.smallest),
+        "formats": [asdict(each) for each in report.formats],
         "training": [asdict(training) for training in report.trainings],
         "router": asdict(report.router) if report.router else None,
     }
@@ -175,15 +155,16 @@ def best(made: Baselines | None) -> Baseline | None:
     return max(made.baselines, key=lambda b: b.share.value, default=None) if made else None
 
 
-def overlap(one: Share, other: Share) -> bool:
-    """Return whether the two intervals have a point in common."""
-    return one.low <= other.high and other.low <= one.high
-
-
 def variants(report: Report) -> tuple[str, ...]:
     """Return the names of all variants, in the order of the rows."""
     rows = sorted((row for section in report.sections for row in section.rows), key=_order)
     return tuple(dict.fromkeys(row.summary.variant.name for row in rows))
+
+
+def formats(report: Report) -> tuple[str, ...]:
+    """Return the formats of all variants, in the order of the rows."""
+    made = {row.summary.variant.format for section in report.sections for row in section.rows}
+    return tuple(sorted(made, key=sizes.rank))
 
 
 def _category_document(section: Section) -> dict[str, Any]:
@@ -203,10 +184,10 @@ def _category_document(section: Section) -> dict[str, Any]:
 
 
 def _reference(summaries: Sequence[Summary]) -> str:
-    """Choose lora-F16, or without it the largest variant with an adapter, or else the largest."""
+    """Choose one of `REFERENCES`, or the largest variant with an adapter, or else the largest."""
     made = [s.variant for s in summaries]
-    if any(variant.name == REFERENCE for variant in made):
-        return REFERENCE
+    if known := [name for name in REFERENCES if any(variant.name == name for variant in made)]:
+        return known[0]
     among = [variant for variant in made if variant.adapter] or made
     # By name second: answers read from texts come after those by letters.
     return min(among, key=lambda variant: (-variant.backbone_bytes, variant.name)).name
@@ -283,48 +264,14 @@ def _notes(
     return tuple(notes)
 
 
-def _footprints(summaries: Sequence[Summary]) -> tuple[Footprint, ...]:
-    made = []
-    with_adapter = [summary for summary in summaries if summary.variant.adapter]
-    for key in dict.fromkeys((s.variant.format, s.variant.quant) for s in with_adapter):
-        own = [s for s in with_adapter if (s.variant.format, s.variant.quant) == key]
-        adapters = {s.category: s.variant.adapter_bytes for s in own}
-        backbone, total = max(s.variant.backbone_bytes for s in own), sum(adapters.values())
-        count = len(adapters)
-        made.append(Footprint(*key, count, backbone, total, backbone + total, count * backbone))
-    return tuple(sorted(made, key=lambda f: (f.format, -f.backbone, f.quant)))
-
-
-def _smallest(sections: Sequence[Section], reference: str) -> Smallest:
-    """Find it among the variants scored on the reference's questions in all its categories."""
-    to = {
-        section.category: row.summary
-        for section in sections
-        for row in section.rows
-        if row.summary.variant.name == reference
-    }
-    own: dict[str, dict[str, Row]] = {}
+def _compared(sections: Sequence[Section]) -> sizes.Results:
+    """Return what was scored on the reference's questions."""
+    own: dict[str, dict[str, Summary]] = {}
     for section in sections:
         for row in section.rows:
             if row.points is not None:
-                own.setdefault(row.summary.variant.name, {})[section.category] = row
-    held = {
-        name: rows
-        for name, rows in own.items()
-        if rows.keys() == to.keys()
-        and all(overlap(row.summary.pass1, to[at].pass1) for at, row in rows.items())
-    }
-    with_adapter = next(iter(to.values())).variant.adapter
-    sizes, bare = {}, []
-    for name, rows in held.items():
-        made = [row.summary.variant for row in rows.values()]
-        if made[0].adapter == with_adapter:
-            backbone = max(variant.backbone_bytes for variant in made)
-            sizes[name] = backbone + sum(variant.adapter_bytes for variant in made)
-        else:
-            bare.append(name)
-    name = min(sizes, key=lambda name: (sizes[name], name))
-    return Smallest(name, sizes[name], len(to), tuple(bare))
+                own.setdefault(row.summary.variant.name, {})[section.category] = row.summary
+    return own
 
 
 def _training(workspace: Workspace, backbone: str, category: str) -> Training | None:
@@ -390,6 +337,6 @@ def _same(one: Summary, other: Summary) -> bool:
     return _questions(one) == _questions(other)
 
 
-def _order(row: Row) -> tuple[bool, int, str]:
+def _order(row: Row) -> tuple[bool, tuple[int, str], int, str]:
     variant = row.summary.variant
-    return variant.adapter, -variant.backbone_bytes, variant.name
+    return variant.adapter, sizes.rank(variant.format), -variant.backbone_bytes, variant.name

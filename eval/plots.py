@@ -7,12 +7,15 @@ the colour of the page, so that they can be read on light and on dark.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tel_edge.eval.findings import Report, Row, best, variants
+from tel_edge.eval import sizes
+from tel_edge.eval.findings import Report, Row, best, formats, variants
+from tel_edge.eval.records import Variant
 from tel_edge.runtime.extras import need
 
 # Stands for `currentColor`, which matplotlib cannot say.
@@ -35,6 +38,8 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
+# The points of each format in the order of `formats`; later ones share the last.
+MARKERS = ("o", "s", "^")
 # Inches, of which a telephone shows five at about two thirds of their size.
 WIDE = 5.4
 Draw = Callable[[Any, Report], None]
@@ -55,26 +60,29 @@ def plots(report: Report) -> tuple[Plot, ...]:
     style = need("matplotlib.style", "report")
     figure = need("matplotlib.figure", "report")
     rows = sum(len(section.rows) for section in report.sections)
-    tall = 1.1 + 0.17 * rows + 0.2 * len(report.sections)
+    # Beyond two rows the legend takes room of its own.
+    names = variants(report)
+    keys = 0.2 * max(0, math.ceil(len(names) / _columns(names)) - 2)
+    tall = 1.1 + 0.17 * rows + 0.2 * len(report.sections) + keys
     every: list[tuple[str, str, float, Draw]] = [
         (
             "Pass@1",
             "Share of right answers with 95 % intervals; the dotted line is chance, "
-            "the grey bar the best trivial baseline.",
+            "the grey bar the best trivial baseline." + _shapes(report),
             tall,
             _accuracy,
         ),
         (
             "Accuracy and disk",
             "Mean Pass@1 over the categories that every variant was scored on, against the disk "
-            "of the backbone and those adapters.",
-            3.4,
+            "of the backbone and those adapters." + _shapes(report),
+            3.4 + keys,
             _disk,
         ),
         (
             "Time",
             "Milliseconds per question: the point is the median, the line ends at the 95th "
-            "percentile.",
+            "percentile." + _shapes(report),
             tall,
             _time,
         ),
@@ -95,6 +103,13 @@ def plots(report: Report) -> tuple[Plot, ...]:
             draw(canvas, report)
             made.append(Plot(title, caption, _svg(canvas, f"plot{at}", title)))
     return tuple(made)
+
+
+def _shapes(report: Report) -> str:
+    """Return the sentence on the points' shapes, nothing where there is but one format."""
+    words = dict(zip(MARKERS, ("circles", "squares", "triangles"), strict=True))
+    made = [f"{words[_marker(report, name)]} are {name.upper()}" for name in formats(report)]
+    return f" Of the points {', '.join(made)}." if len(made) > 1 else ""
 
 
 def _svg(canvas: Any, name: str, title: str) -> str:
@@ -158,8 +173,7 @@ def _disk(canvas: Any, report: Report) -> None:
         rows = [own[name][category] for category in sorted(common)]
         if not rows:
             continue
-        made = [row.summary.variant for row in rows]
-        size = max(v.backbone_bytes for v in made) + sum(v.adapter_bytes for v in made)
+        size = sizes.total(row.summary.variant for row in rows)
         mean = sum(row.summary.pass1.value for row in rows) / len(rows)
         axes.plot(max(size, 1) / 1e6, mean * 100, **_mark(report, name, size=8))
     axes.set_ylim(0, 100)
@@ -217,8 +231,12 @@ def _key(row: Row) -> tuple[str, str]:
     return row.summary.category, row.summary.variant.name
 
 
-def _colour(report: Report, name: str) -> tuple[str, bool]:
-    """Return the colour of the variant's type and whether it has an adapter."""
+def _marker(report: Report, format: str) -> str:
+    return MARKERS[min(formats(report).index(format), len(MARKERS) - 1)]
+
+
+def _colour(report: Report, name: str) -> tuple[str, Variant]:
+    """Return the colour of the variant's type, and the variant."""
     kinds = {
         row.summary.variant.name: row.summary.variant
         for section in report.sections
@@ -226,15 +244,15 @@ def _colour(report: Report, name: str) -> tuple[str, bool]:
     }
     types = list(dict.fromkeys((kinds[n].format, kinds[n].quant) for n in variants(report)))
     at = types.index((kinds[name].format, kinds[name].quant))
-    return COLOURS[at % len(COLOURS)], kinds[name].adapter
+    return COLOURS[at % len(COLOURS)], kinds[name]
 
 
 def _mark(report: Report, name: str, size: float = 6) -> dict[str, Any]:
     """Return the look of a variant's point: hollow without an adapter."""
-    colour, adapter = _colour(report, name)
-    fill = colour if adapter else "none"
+    colour, variant = _colour(report, name)
+    fill = colour if variant.adapter else "none"
     return {
-        "marker": "o",
+        "marker": _marker(report, variant.format),
         "linestyle": "none",
         "markersize": size,
         "color": colour,
@@ -254,10 +272,16 @@ def _legend(canvas: Any, report: Report) -> None:
     _keyed(canvas, keys)
 
 
+def _columns(names: Sequence[str]) -> int:
+    """Return how many legend entries of such names go into the width."""
+    return 3 if max(map(len, names), default=0) <= 18 else 2
+
+
 def _keyed(canvas: Any, keys: Sequence[Any]) -> None:
-    # Three to a row in reading order, where matplotlib would go down the columns.
-    ordered = [key for column in range(3) for key in keys[column::3]]
-    canvas.legend(handles=ordered, loc="outside upper left", ncols=3)
+    # In reading order, where matplotlib would go down the columns.
+    columns = _columns([key.get_label() for key in keys])
+    ordered = [key for column in range(columns) for key in keys[column::columns]]
+    canvas.legend(handles=ordered, loc="outside upper left", ncols=columns)
 
 
 def _shown(name: str) -> str:

@@ -6,8 +6,9 @@ import re
 import textwrap
 from dataclasses import dataclass
 
-from tel_edge.eval.findings import Report, Row, Section, best
+from tel_edge.eval.findings import Report, Row, Section, best, formats
 from tel_edge.eval.router import Measured
+from tel_edge.eval.sizes import Best, Footprint
 from tel_edge.eval.statistics import Share
 
 WIDTH = 110
@@ -23,11 +24,16 @@ class Table:
 
 
 def results(report: Report, section: Section) -> Table:
-    """Return the table of one category, a row for each variant."""
+    """Return the table of one category, a row for each variant.
+
+    There is a column for the format as soon as one of them is not GGUF.
+    """
+    named = ("format",) if set(formats(report)) != {"gguf"} else ()
     votes = sorted({row.summary.k for each in report.sections for row in each.rows})
     header = (
         "category",
         "variant",
+        *named,
         "n",
         "Pass@1 (95 %)",
         f"Maj@{votes[0] if len(votes) == 1 else 'k'} (95 %)",
@@ -36,7 +42,8 @@ def results(report: Report, section: Section) -> Table:
         "memory MB",
         "ms p50 / p95",
     )
-    return Table(header, tuple(_cells(row) for row in section.rows), words=2)
+    rows = tuple(_cells(row, bool(named)) for row in section.rows)
+    return Table(header, rows, words=2 + len(named))
 
 
 def floor(section: Section) -> str:
@@ -53,16 +60,23 @@ def footprint(report: Report) -> Table:
         ("type", "adapters", "backbone MB", "adapters MB", "together MB", "merged models MB"),
         tuple(
             (
-                f"{made.quant} ({made.format})",
+                f"{made.quant} ({made.format.upper()})",
                 str(made.categories),
                 megabytes(made.backbone),
                 megabytes(made.adapters),
                 megabytes(made.together),
-                f"{made.categories} x {megabytes(made.backbone)} = {megabytes(made.merged)}",
+                _merged(made),
             )
             for made in report.footprints
         ),
     )
+
+
+def _merged(made: Footprint) -> str:
+    """Return the sum that the disk of a merged model each is."""
+    shared = f" + {megabytes(made.tokenizer)}" if made.tokenizer else ""
+    each = megabytes(made.backbone - made.tokenizer)
+    return f"{made.categories} x {each}{shared} = {megabytes(made.merged)}"
 
 
 def baselines(report: Report) -> Table:
@@ -103,10 +117,11 @@ def settings(report: Report) -> Table:
 
 def units(report: Report) -> str:
     """Return the sentence that explains the columns."""
+    parts = ", of ONNX with data file and tokenizer," if "onnx" in formats(report) else ""
     return (
         "Pass@1 and Maj@k in percent with 95 % Wilson intervals; points: Pass@1 less that of "
-        f"{report.reference}; disk: backbone and adapter; memory: anonymous / file-backed, of "
-        "which the system may drop the latter; MB: 10^6 bytes; ms: a question's share of the "
+        f"{report.reference}; disk: backbone{parts} and adapter; memory: anonymous / file-backed, "
+        "of which the system may drop the latter; MB: 10^6 bytes; ms: a question's share of the "
         "decode that it was packed into"
     )
 
@@ -125,13 +140,52 @@ def verdict(report: Report) -> tuple[str, ...]:
             f"without an adapter {', '.join(found.bare)} overlaps too: "
             "these results do not show that the adapters help"
         )
+    if len(formats(report)) > 1:
+        lines += _formats(report)
     return tuple(lines)
+
+
+def _formats(report: Report) -> tuple[str, ...]:
+    """Return which format's best variant is smaller and which took less time, as measured."""
+    made, names = report.formats, {each.format for each in report.formats}
+    if without := [name.upper() for name in formats(report) if name not in names]:
+        return (
+            f"no {' or '.join(without)} variant overlaps {report.reference} everywhere, "
+            "so the formats are not compared",
+        )
+    each = "; ".join(
+        f"{_named(best)}, {megabytes(best.bytes)} MB, {_number(best.median)} ms a question"
+        for best in made
+    )
+    small, quick = min(made, key=lambda m: m.bytes), min(made, key=lambda m: m.median)
+    of, others = len(quick.milliseconds), [best for best in made if best is not quick]
+    won = sum(
+        all(value < other.milliseconds[at] for other in others)
+        for at, value in quick.milliseconds.items()
+    )
+    one_size = len({best.bytes for best in made}) == 1
+    size = "they are of one size" if one_size else f"{_named(small)} is the smallest"
+    time = "they took the same time"
+    if len({best.median for best in made}) > 1:
+        # One that is both is named once.
+        who = "" if small is quick and not one_size else f"{_named(quick)} "
+        time = f"{who}took the least time" + (f", in {won} of {of} categories" if of > 1 else "")
+    return (
+        f"the smallest such variant of each format: {each} (p50, median over the categories)",
+        f"of these {size} and {time}; each was timed once, on the machine and under the load of "
+        "its run, so a small difference in time may be chance",
+    )
+
+
+def _named(made: Best) -> str:
+    return f"{made.variant} ({made.format.upper()})"
 
 
 def text(report: Report) -> str:
     """Return what the terminal shows, lines of about 110 columns."""
     tables = [results(report, section) for section in report.sections]
-    whole = Table(tables[0].header, tuple(row for table in tables for row in table.rows), words=2)
+    rows = tuple(row for table in tables for row in table.rows)
+    whole = Table(tables[0].header, rows, tables[0].words)
     head, *lines = aligned(whole)
     shown, at = [head, "-" * len(head)], 0
     for section in report.sections:
@@ -251,11 +305,12 @@ def megabytes(count: int | None) -> str:
     return "-" if count is None else _number(count / 1e6)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: Row, named: bool) -> tuple[str, ...]:
     made = row.summary
     return (
         made.category,
         made.variant.name,
+        *((made.variant.format.upper(),) if named else ()),
         f"{made.questions:,}",
         percent(made.pass1),
         percent(made.majority),

@@ -31,7 +31,7 @@ def types(
     where a type that is wanted is not there, or nothing is left.
     """
     # Without any backbone there would be nothing to score, and nothing said.
-    for quant in wanted or [None]:
+    for quant in wanted or (None,):
         bundle.backbone_file(folder, made, quant, format)
     found: dict[str, tuple[str, ...]] = {}
     missing = []

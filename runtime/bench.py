@@ -1,20 +1,28 @@
-"""`tel-bench`: what answering costs on this machine, and the settings that make it cheapest."""
+"""`tel-bench`: what answering costs on this machine, and the settings that make it cheapest.
+
+Several variants are measured in two rounds, A B and B A, with half of the repeats in each: a
+machine that gets slower or faster meanwhile does so for all of them alike.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tel_edge.runtime import backbones, bundle, cli, probe, profile, tune
 from tel_edge.runtime.categories import CATEGORIES, category
+from tel_edge.runtime.child import in_child
 from tel_edge.runtime.engine import EngineSettings
-from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.manifest import BundleFile, Manifest
-from tel_edge.runtime.measurement import K, Measurement, measure
+from tel_edge.runtime.measurement import K, Measurement, averaged, measure
 from tel_edge.runtime.packed import cores
 from tel_edge.runtime.probe import Subject
 from tel_edge.runtime.question import Question
@@ -25,8 +33,20 @@ FEWEST = 8
 QUESTIONS, TUNING_QUESTIONS = 64, 24
 
 
-def table(of: Measurement) -> str:
-    """Return the measurement as aligned lines."""
+def table(*of: Measurement, titles: Sequence[str] = ()) -> str:
+    """Return measurements as aligned lines, a column each, under `titles` if there are any."""
+    columns = [_rows(one) for one in of]
+    rows = [(row[0], *(column[at][1] for column in columns)) for at, row in enumerate(columns[0])]
+    if titles:
+        rows.insert(0, ("", *titles))
+    wide = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([name.ljust(wide[0]), *map(str.rjust, values, wide[1:])]).rstrip()
+        for name, *values in rows
+    )
+
+
+def _rows(of: Measurement) -> list[tuple[str, str]]:
     first, swap, used = of.first_answer, of.swap, of.memory
     rows = [
         ("questions/s", f"{of.questions_per_second:,.2f}"),
@@ -64,8 +84,7 @@ def table(of: Measurement) -> str:
         ("  adapters", _mib(used.adapters)),
         ("  rest", _mib(used.rest)),
     ]
-    wide = [max(len(row[at]) for row in rows) for at in range(2)]
-    return "\n".join(f"{name:<{wide[0]}}  {value:>{wide[1]}}".rstrip() for name, value in rows)
+    return rows
 
 
 def _ms(value: float) -> str:
@@ -76,33 +95,46 @@ def _mib(value: int | None) -> str:
     return "-" if value is None else f"{value / 2**20:,.1f} MiB"
 
 
-def subject(args: argparse.Namespace) -> Subject:
-    """Return the files and questions that the arguments name."""
+def subjects(args: argparse.Namespace) -> tuple[Subject, ...]:
+    """Return the files that the arguments name, once for each variant, and the same questions."""
     folder = args.bundle or cli.workspace(args).bundle(backbones.find(args.backbone).name)
     made = bundle.read(folder)
-    backbone = bundle.backbone_file(folder, made, args.quant, args.format)
-    adapter = _adapter(args, folder, made, backbone.format)
-    there = (adapter.category if adapter else None) or next(
-        iter(made.adapters(backbone.format)), None
-    )
-    of = category(args.category or there or next(iter(CATEGORIES)))
+    variants = _variants(args, folder, made)
+    # Only under the same adapter do two variants do the same work.
+    common = [
+        name
+        for name in made.adapters(variants[0].format)
+        if all(name in made.adapters(one.format) for one in variants)
+    ]
+    name = None if args.no_adapter else args.category or next(iter(common), None)
+    if name is None and not args.no_adapter:
+        one = "the bundle has no adapter: the bare backbone is measured"
+        several = "no adapter is there in every format: the bare backbones are measured"
+        cli.say(args, one if len(variants) == 1 else several)
+    adapters = [
+        bundle.adapter_file(folder, made, name, one.format) if name else None for one in variants
+    ]
+    of = category(args.category or next(iter(common), None) or next(iter(CATEGORIES)))
     wanted = args.questions or (TUNING_QUESTIONS if args.tune else QUESTIONS)
     asked = from_file(args.jsonl, of.name, wanted) if args.jsonl else probe.questions(of, wanted)
     if len(asked) < FEWEST:
         raise InputError(f"{len(asked)} questions; {FEWEST} or more are needed to measure anything")
-    return Subject(folder, made, backbone, adapter, asked)
+    return tuple(
+        Subject(folder, made, one, adapter, asked)
+        for one, adapter in zip(variants, adapters, strict=True)
+    )
 
 
-def _adapter(
-    args: argparse.Namespace, folder: Path, made: Manifest, format: str
-) -> BundleFile | None:
-    name = args.category or next(iter(made.adapters(format)), None)
-    if args.no_adapter:
-        return None
-    if name is None:
-        cli.say(args, "the bundle has no adapter: the bare backbone is measured")
-        return None
-    return bundle.adapter_file(folder, made, name, format)
+def _variants(args: argparse.Namespace, folder: Path, made: Manifest) -> list[BundleFile]:
+    """Return the backbones to measure; if nothing says which, of each format that can run one."""
+    there = made.formats()
+    names = [name for name, row in FORMATS.items() if name in there and row.installed()]
+    if len(names) > 1 and not (args.quant or args.format or args.tune):
+        return [bundle.backbone_file(folder, made, None, name) for name in names]
+    quants: tuple[str | None, ...] = args.quant or (None,)
+    if args.tune and len(quants) > 1:
+        raise InputError(f"--tune tunes one variant at a time; pass --quant {quants[0]}")
+    return [bundle.backbone_file(folder, made, quant, args.format) for quant in quants]
 
 
 def from_file(path: Path, name: str, most: int) -> tuple[Question, ...]:
@@ -128,30 +160,84 @@ def from_file(path: Path, name: str, most: int) -> tuple[Question, ...]:
 def work(
     args: argparse.Namespace, opener: bundle.Opener = bundle.native, isolated: bool = True
 ) -> dict[str, Any]:
-    """Measure, or tune; `isolated` tunes in processes of their own, which can crash alone."""
-    what = subject(args)
-    base = cli.engine_settings(args)
-    title = f"{what.manifest.backbone.name} {what.backbone.quant}"
+    """Measure, or tune; `isolated` tunes and compares in processes of their own."""
+    whats = subjects(args)
+    what, base = whats[0], cli.engine_settings(args)
+    title = f"{what.manifest.backbone.name} {' and '.join(one.backbone.quant for one in whats)}"
     cli.say(args, f"{title}, {what.category or 'no'} adapter, {len(what.questions)} questions")
+    if opener is bundle.native:
+        for one in whats:
+            probe.check_engine(one.backbone.format)
     if args.tune:
         return _tune(args, what, base, opener, isolated)
-    return _measure(args, what, base, opener)
-
-
-def _measure(
-    args: argparse.Namespace, what: Subject, base: EngineSettings, opener: bundle.Opener
-) -> dict[str, Any]:
-    settings, note = profile.settings(base, what.manifest.backbone.name, what.backbone.quant)
-    cli.say(args, note or f"nothing tuned, so safe settings: {profile.described(settings)}")
-    made = measure(
-        lambda: probe.opened(what, settings, opener),
-        what.questions,
-        what.category,
-        args.repeat,
-        device_memory=bool(settings.gpu_layers),
-    )
+    if len(whats) > 1:
+        return _compare(args, whats, base, opener, isolated)
+    settings = _settings(args, what, base)
+    made = _measured(what, settings, opener, args.repeat, False)
     print(table(made), flush=True)
-    return {**_head(what), "settings": asdict(settings), **asdict(made)}
+    return _document(what, settings, made)
+
+
+def _settings(
+    args: argparse.Namespace, what: Subject, base: EngineSettings, title: str = ""
+) -> EngineSettings:
+    backbone = what.backbone
+    settings, note = profile.settings(base, what.manifest.backbone.name, backbone.quant)
+    safe = f"nothing tuned, so safe settings: {profile.described(settings, backbone.format)}"
+    cli.say(args, title + (note or safe))
+    return settings
+
+
+def _measured(
+    what: Subject, settings: EngineSettings, opener: bundle.Opener, repeat: int, isolated: bool
+) -> Measurement:
+    opened = partial(probe.opened, what, settings, opener)
+    on_device = bool(settings.gpu_layers)
+    if not isolated:
+        return measure(opened, what.questions, what.category, repeat, on_device)
+    try:
+        return in_child(None, measure, opened, what.questions, what.category, repeat, on_device)
+    except (InputError, WorkError) as error:
+        raise type(error)(f"{what.title}: {error}") from None
+
+
+def _compare(
+    args: argparse.Namespace,
+    whats: Sequence[Subject],
+    base: EngineSettings,
+    opener: bundle.Opener,
+    isolated: bool,
+) -> dict[str, Any]:
+    """Measure several variants; in new processes if `isolated`, so that memory is their own."""
+    for one in whats:
+        # Before anything is timed: a damaged file ends it, and no round has to read all of a file.
+        bundle.verify(one.folder, one.manifest, [f for f in (one.backbone, one.adapter) if f])
+    settings = [_settings(args, one, base, f"{one.title}: ") for one in whats]
+    forth = list(range(len(whats)))
+    runs: list[list[Measurement]] = [[] for _ in whats]
+    for at in forth + (forth[::-1] if args.repeat > 1 else []):
+        made = _measured(whats[at], settings[at], opener, (args.repeat + 1) // 2, isolated)
+        cli.say(args, f"{whats[at].title}: {made.questions_per_second:,.2f} questions/s")
+        runs[at].append(made)
+    found = [averaged(these) for these in runs]
+    print(table(*found, titles=[one.title for one in whats]))
+    rates = {one.title: made.questions_per_second for one, made in zip(whats, found, strict=True)}
+    print(verdict(rates), flush=True)
+    fastest = max(forth, key=lambda at: found[at].questions_per_second)
+    return {
+        "variants": [_document(*variant) for variant in zip(whats, settings, found, strict=True)],
+        "fastest": whats[fastest].backbone.quant,
+    }
+
+
+def verdict(rates: dict[str, float]) -> str:
+    """Return which of several rates in questions/s is the highest, and by how much."""
+    (name, rate), (other, next_rate), *_ = sorted(rates.items(), key=lambda one: -one[1])
+    ratio = rate / next_rate
+    says = "faster" if len(rates) == 2 else "fastest"
+    if ratio <= tune.GAIN:
+        says = "no clear difference"
+    return f"{says} on this machine: {name}, {rate:,.2f} questions/s, {ratio:.2f} times {other}"
 
 
 def _tune(
@@ -164,23 +250,27 @@ def _tune(
     path = profile.location()
     profile.check_writable(path)
     bundle.verify(what.folder, what.manifest, [f for f in (what.backbone, what.adapter) if f])
-    device = tune.device() if isolated else tune.Device(cores(), False)
+    format = what.backbone.format
+    device = tune.device(format) if isolated else tune.Device(cores(), False)
     run: tune.Measure = (
         tune.InChild(what, opener)
         if isolated
         else lambda settings: tune.answered(what, settings, opener)
     )
-    found = tune.tune(run, base, device, rounds=args.repeat, say=lambda text: cli.say(args, text))
+    found = tune.tune(
+        run, base, device, format, rounds=args.repeat, say=lambda text: cli.say(args, text)
+    )
     print(tune.table(found.findings))
     name = profile.key(what.manifest.backbone.name, what.backbone.quant)
-    chosen = {part: getattr(found.settings, part) for part in profile.TUNED}
+    chosen = {part: getattr(found.settings, part) for part in profile.TUNED[format]}
     entry = profile.Entry(
         **chosen,
+        engine=profile.engine(format),
         tokens_per_second=round(found.tokens_per_second, 1),
         date=date.today().isoformat(),
     )
     profile.write(profile.with_entry(_there(args, path), name, entry), path)
-    print(f"saved in {path} for {name}: {profile.described(found.settings)}", flush=True)
+    print(f"saved in {path} for {name}: {profile.described(found.settings, format)}", flush=True)
     return {
         **_head(what),
         "profile": str(path),
@@ -198,13 +288,17 @@ def _there(args: argparse.Namespace, path: Path) -> profile.Profile | None:
         return None
 
 
+def _document(what: Subject, settings: EngineSettings, made: Measurement) -> dict[str, Any]:
+    return {**_head(what), "settings": asdict(settings), **asdict(made)}
+
+
 def _head(what: Subject) -> dict[str, Any]:
     return {
         "backbone": what.manifest.backbone.name,
         "quant": what.backbone.quant,
         "adapter": what.category,
         "machine": profile.machine(),
-        "engine": profile.engine(),
+        "engine": profile.engine(what.backbone.format),
     }
 
 
@@ -217,7 +311,13 @@ def parser() -> cli.Parser:
     )
     made.add_argument("--category", metavar="NAME", help="whose adapter (the bundle's first)")
     cli.engine_options(made)
-    made.add_argument("--quant", metavar="TYPE", help="the variant to use (the smallest there is)")
+    made.add_argument(
+        "--quant",
+        type=_names,
+        metavar="TYPE,...",
+        help="the variants to measure; of several, such as Q4_K_M,int4, the fastest is named (the "
+        "smallest of each format whose engine is installed; with --tune the smallest of one)",
+    )
     made.add_argument("--no-adapter", action="store_true", help="measure the bare backbone")
     made.add_argument(
         "--questions",
@@ -238,6 +338,14 @@ def parser() -> cli.Parser:
         "(env TEL_PROFILE, ~/.config/tel-edge/profile.json)",
     )
     return made
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return names with commas between them, each once, as the `type` of an option."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name")
+    return names
 
 
 def main() -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+# Names of `EngineSettings.kv`.
+KV_TYPES = ("F32", "F16", "Q8_0")
+
 
 @dataclass(frozen=True)
 class EngineSettings:

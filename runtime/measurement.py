@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from statistics import mean, median
 from typing import Any
 
@@ -57,8 +57,9 @@ class MemorySplit:
     """Bytes, with the engine open; None where this system or the engine does not tell.
 
     `weights` are mapped from the file and `repacked` copied out of it. `rest` is what is anonymous
-    beside the engine's buffers: the interpreter and its libraries. Buffers that were reserved and
-    never written to count in full among the buffers and not at all in `anonymous`.
+    beside the engine's buffers: the interpreter and its libraries; None where the engine does not
+    tell all of them. Buffers that were reserved and never written to count in full among the
+    buffers and not at all in `anonymous`.
     """
 
     weights: int | None
@@ -148,6 +149,25 @@ def measure(
     )
 
 
+def averaged(runs: Sequence[Measurement]) -> Measurement:
+    """Return the mean of every figure of the same measured several times."""
+    made: Measurement = _averaged(runs)
+    return made
+
+
+def _averaged(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if None in values:
+        return None
+    if is_dataclass(first) and not isinstance(first, type):
+        parts = {
+            part.name: _averaged([getattr(value, part.name) for value in values])
+            for part in fields(first)
+        }
+        return type(first)(**parts)
+    return round(mean(values)) if isinstance(first, int) else mean(values)
+
+
 def _swap(
     engine: Measurable,
     scorer: Scorer,
@@ -174,7 +194,9 @@ def _memory(parts: dict[str, int], now: memory.Memory, device: bool) -> MemorySp
     split: dict[str, Any] = {name: parts.get(name) for name in names}
     # Mapped weights are no anonymous memory; everything else that the engine holds is.
     held = sum(size for name, size in parts.items() if name != "weights")
-    rest = None if now.anonymous is None or device else max(now.anonymous - held, 0)
+    # Of an engine that does not tell these, the rest would be mostly weights and buffers.
+    told = "compute" in parts and ("weights" in parts or "repacked" in parts)
+    rest = None if now.anonymous is None or device or not told else max(now.anonymous - held, 0)
     return MemorySplit(**split, rest=rest, anonymous=now.anonymous, file=now.file, peak=now.peak)
 
 

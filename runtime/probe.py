@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from tel_edge.runtime import bundle
+from tel_edge.runtime import bundle, extras
 from tel_edge.runtime.categories import Category
 from tel_edge.runtime.engine import Engine, EngineSettings, Score
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.manifest import BundleFile, Manifest
 from tel_edge.runtime.prompt import LETTERS
 from tel_edge.runtime.question import Question, from_row
@@ -21,6 +22,9 @@ from tel_edge.runtime.votes import pick
 
 # So many answers are not timed: the first packed decode touches memory that later ones find warm.
 WARM = 4
+
+# The extra of pyproject.toml that the engine of each format is in.
+EXTRAS = {"gguf": "llama", "onnx": "onnx"}
 
 # Invented, and right about nothing: only the length and the look of real questions matter here.
 WORDS: dict[str, tuple[str, ...]] = {
@@ -122,6 +126,16 @@ class Subject:
         """Return the adapter's name."""
         return self.adapter.category if self.adapter else None
 
+    @property
+    def title(self) -> str:
+        """Return the type and format, which a backbone has once."""
+        return f"{self.backbone.quant} ({self.backbone.format})"
+
+
+def check_engine(format: str) -> None:
+    """Raise `InputError` where the engine of a format is missing, before minutes go into others."""
+    extras.check(FORMATS[format].package[0], EXTRAS[format])
+
 
 def opened(subject: Subject, settings: EngineSettings, opener: bundle.Opener) -> Measurable:
     """Check the subject's files and open the engine on them."""
@@ -134,7 +148,8 @@ def opened(subject: Subject, settings: EngineSettings, opener: bundle.Opener) ->
         opener=opener,
     )
     if not isinstance(engine, Measurable):
-        raise InputError(f"{engine.version} cannot be measured; a GGUF bundle is needed")
+        known = " or ".join(name.upper() for name in FORMATS)
+        raise InputError(f"{engine.version} cannot be measured; a {known} bundle is needed")
     return engine
 
 

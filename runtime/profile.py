@@ -1,8 +1,8 @@
 """The device profile: the engine settings that `tel-bench --tune` found fastest on this machine.
 
 One JSON file for each machine, with one entry for each backbone and type. A profile of another
-machine, or of another build of the engine, is not used: what is fast or even safe there (extra
-buffers crash in some builds) says nothing here.
+machine, or an entry of another build of its engine, is not used: what is fast or even safe there
+(extra buffers crash in some builds) says nothing here.
 """
 
 from __future__ import annotations
@@ -17,39 +17,45 @@ from typing import Any
 
 from tel_edge.runtime import digest
 from tel_edge.runtime.atomic import write_text
-from tel_edge.runtime.engine import EngineSettings
+from tel_edge.runtime.engine import KV_TYPES, EngineSettings
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.with_llama import KV_TYPES, cores
+from tel_edge.runtime.formats import FORMATS
+from tel_edge.runtime.packed import cores
 
-SCHEMA_VERSION = 1
-# Fields of `EngineSettings` that tuning chooses; the others decide what fits or what is answered.
-TUNED = ("threads", "batch", "flash", "kv", "extra_buffers", "gpu_layers")
+SCHEMA_VERSION = 2
+# Fields of `EngineSettings` that tuning chooses for each format; the others mean nothing to its
+# engine, or decide what fits, what is answered, or what computes.
+TUNED: dict[str, tuple[str, ...]] = {
+    "gguf": ("threads", "batch", "flash", "kv", "extra_buffers", "gpu_layers"),
+    "onnx": ("threads", "batch"),
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """What was fastest for one backbone at one type: the fields of `TUNED`, and what they gave.
 
+    Fields that are not the format's have their default. `engine` is what `engine` returned,
     `tokens_per_second` are prompt tokens computed while answering; `date` is that of the tuning,
     YYYY-MM-DD.
     """
 
     threads: int | None
     batch: int
-    flash: bool | None
-    kv: str
-    extra_buffers: bool
-    gpu_layers: int | None
+    flash: bool | None = None
+    kv: str = "F16"
+    extra_buffers: bool = False
+    gpu_layers: int | None = None
+    engine: str
     tokens_per_second: float
     date: str
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Entries by "<backbone>/<type>", and the machine and engine that they hold for."""
+    """Entries by "<backbone>/<type>", and the machine that they hold for."""
 
     machine: str
-    engine: str
     entries: Mapping[str, Entry] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -85,15 +91,21 @@ def _values(text: str, *names: str) -> list[str]:
     return sorted({value.strip() for name, _, value in pairs if name.strip() in names})
 
 
-def engine() -> str:
-    """Return the engine's version and a digest of its libraries, without loading them.
+def format_of(quant: str) -> str:
+    """Return the format of a type: those of GGUF are upper case, those of ONNX lower case."""
+    return "gguf" if quant.isupper() else "onnx"
+
+
+def engine(format: str) -> str:
+    """Return the version of a format's engine and a digest of its libraries, without loading them.
 
     Two builds of one version differ in what they can do, and in what crashes.
     """
     from importlib.metadata import PackageNotFoundError, distribution
 
+    name = FORMATS[format].package[1]
     try:
-        found = distribution("llama-cpp-python")
+        found = distribution(name)
     except PackageNotFoundError:
         return "unknown"
     endings = (".so", ".dylib", ".dll")
@@ -102,7 +114,7 @@ def engine() -> str:
         for file in found.files or ()
         if file.hash and any(ending in file.name for ending in endings)
     )
-    return f"llama-cpp-python {found.version}, build {digest.of_value(libraries)[:8]}"
+    return f"{name} {found.version}, build {digest.of_value(libraries)[:8]}"
 
 
 def key(backbone: str, quant: str) -> str:
@@ -119,9 +131,9 @@ def shown(name: str, value: Any) -> str:
     return "all" if name == "gpu_layers" and value < 0 else str(value)
 
 
-def described(settings: EngineSettings) -> str:
-    """Return the tuned settings in words."""
-    return ", ".join(f"{name} {shown(name, getattr(settings, name))}" for name in TUNED)
+def described(settings: EngineSettings, format: str) -> str:
+    """Return the settings that are tuned for a format, in words."""
+    return ", ".join(f"{name} {shown(name, getattr(settings, name))}" for name in TUNED[format])
 
 
 def settings(
@@ -130,45 +142,45 @@ def settings(
     """Return `base` with the profile's entry put in, and a line for the log, None without an entry.
 
     A field of `base` that is not the default was asked for and stays. A profile of another machine
-    or engine is left alone, and the line says so. Raises `InputError` for a damaged file.
+    is left alone, and so is an entry of another engine, and the line says so. Raises `InputError`
+    for a damaged file.
     """
-    path = path or location()
+    path, name, format = path or location(), key(backbone, quant), format_of(quant)
     made = read(path)
     if made is None:
         return base, None
-    if stale := difference(made):
+    if stale := _difference("machine", made.machine, machine()):
         return base, f"warning: {path} is not used, {stale}; run: tel-bench --tune"
-    entry = made.entries.get(key(backbone, quant))
+    entry = made.entries.get(name)
     if entry is None:
         return base, None
+    if stale := _difference("engine", entry.engine, engine(format)):
+        remedy = f"run: tel-bench --tune --quant {quant}"
+        return base, f"warning: {path}: {name} is not used, {stale}; {remedy}"
     default = EngineSettings()
-    free = [name for name in TUNED if getattr(base, name) == getattr(default, name)]
-    put = replace(base, **{name: getattr(entry, name) for name in free})
+    free = [part for part in TUNED[format] if getattr(base, part) == getattr(default, part)]
+    put = replace(base, **{part: getattr(entry, part) for part in free})
     if put.flash is False and put.kv.startswith("Q"):
         # One was asked for, the other was tuned without it: a quantized cache needs flash.
         put = replace(put, flash=base.flash, kv=base.kv)
     put = replace(put, batch=min(put.batch, max(base.batch, base.context)))
-    return put, f"settings of {path}: {described(put)}"
+    return put, f"settings of {path}: {described(put, format)}"
 
 
-def difference(made: Profile) -> str:
-    """Return why a profile does not hold here, or "" if it does."""
-    for name, theirs, ours in (
-        ("machine", made.machine, machine()),
-        ("engine", made.engine, engine()),
-    ):
-        if theirs != ours:
-            return f"made on another {name} ({theirs}; this is {ours})"
-    return ""
+def _difference(what: str, theirs: str, ours: str) -> str:
+    """Return why something does not hold here, or "" if it does."""
+    return "" if theirs == ours else f"made on another {what} ({theirs}; this is {ours})"
 
 
 def with_entry(made: Profile | None, name: str, entry: Entry) -> Profile:
-    """Return the profile of this machine and engine with `entry` in it.
+    """Return the profile of this machine with `entry` in it.
 
-    The other entries of `made` are kept if it holds here.
+    The other entries of `made` are kept if it is of this machine, whatever their engines: each is
+    compared with its own when it is used.
     """
-    kept = made.entries if made and not difference(made) else {}
-    return Profile(machine(), engine(), {**kept, name: entry})
+    here = machine()
+    kept = made.entries if made and made.machine == here else {}
+    return Profile(here, {**kept, name: entry})
 
 
 def write(made: Profile, path: Path) -> None:
@@ -214,11 +226,11 @@ def _parse(document: Any) -> Profile:
             f"schema_version {document.get('schema_version')!r}, this version reads "
             f"{SCHEMA_VERSION}"
         )
-    for name, kind in (("machine", str), ("engine", str), ("entries", dict)):
+    for name, kind in (("machine", str), ("entries", dict)):
         if not isinstance(document.get(name), kind):
             raise InputError(f"field {name!r} is missing or not {kind.__name__}")
     entries = {name: _entry(name, values) for name, values in document["entries"].items()}
-    return Profile(document["machine"], document["engine"], entries)
+    return Profile(document["machine"], entries)
 
 
 def _entry(name: str, values: Any) -> Entry:
@@ -252,6 +264,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or _whole(-1, 4096)(value),
         "null, -1 or a number of layers",
     ),
+    "engine": (lambda value: isinstance(value, str), "a string"),
     "tokens_per_second": (
         lambda value: type(value) in (int, float) and 0 <= value < float("inf"),
         "a number",

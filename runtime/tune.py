@@ -7,14 +7,14 @@ turns, and if the answers stay what they were. A value that takes the process do
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 from tel_edge.runtime import bundle, extras, profile
+from tel_edge.runtime.child import in_child
 from tel_edge.runtime.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.packed import cores
@@ -28,8 +28,6 @@ HOPELESS = 0.8
 # Seconds for a first process, which may have to read the weights from a slow disk; a later one
 # gets so many times the longest that went well, and this much more.
 FIRST, TIMES, MORE = 1800.0, 5.0, 30.0
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,8 @@ class Knob:
 
 
 # In the order in which they are tried: what changes most first. To tune another field, add a row,
-# its name to `TUNED` and its rule to `RULES` (runtime/profile.py).
+# its name to the formats of `TUNED` that it means something to, and its rule to `RULES`
+# (runtime/profile.py).
 KNOBS = (
     Knob(
         "gpu_layers",
@@ -91,6 +90,11 @@ KNOBS = (
         drift=0.05,
     ),
 )
+
+
+def knobs(format: str) -> tuple[Knob, ...]:
+    """Return the knobs that mean something to the engine of a format."""
+    return tuple(knob for knob in KNOBS if knob.field in profile.TUNED[format])
 
 
 @dataclass(frozen=True)
@@ -143,21 +147,33 @@ def tune(
     measure: Measure,
     start: EngineSettings,
     device: Device,
-    knobs: Sequence[Knob] = KNOBS,
+    format: str = "gguf",
+    chosen: Sequence[Knob] | None = None,
     rounds: int = 3,
     say: Callable[[str], None] = lambda text: None,
 ) -> Tuned:
     """Try the values of one knob after the other and return the fastest settings.
 
-    Fields of `start` that are not the default were asked for and stay. Raises `WorkError` if the
-    engine fails with `start`, or with settings that it worked with before.
+    Those of `chosen` are tried, None being all of the format's. Fields of `start` that are not the
+    default were asked for and stay. Raises `WorkError` if the engine fails with `start`, or with
+    settings that it worked with before.
     """
+
+    def working(settings: EngineSettings) -> Probe:
+        made = measure(settings)
+        if made.error:
+            raise WorkError(
+                "nothing is saved: the engine fails with "
+                f"{profile.described(settings, format)}\n{made.error}"
+            )
+        return made
+
     best, default = start, EngineSettings()
     # Reads the weights into memory, so that no later run has to.
-    rate = _working(measure, start).tokens_per_second
+    rate = working(start).tokens_per_second
     latest: Probe | None = None
     findings: list[Finding] = []
-    for knob in knobs:
+    for knob in knobs(format) if chosen is None else chosen:
         if getattr(start, knob.field) != getattr(default, knob.field):
             kept = profile.shown(knob.field, getattr(start, knob.field))
             say(f"{knob.field} {kept}, as asked for")
@@ -165,8 +181,8 @@ def tune(
         for value in knob.candidates(device, best):
             if value == getattr(best, knob.field):
                 continue
-            latest = latest or _working(measure, best)
-            made, latest = compare(measure, best, latest, knob, value, rounds)
+            latest = latest or working(best)
+            made, latest = compare(measure, working, best, latest, knob, value, rounds)
             findings.append(made)
             say(_line(made))
             if made.taken:
@@ -179,6 +195,7 @@ def tune(
 
 def compare(
     measure: Measure,
+    working: Measure,
     best: EngineSettings,
     latest: Probe,
     knob: Knob,
@@ -187,6 +204,7 @@ def compare(
 ) -> tuple[Finding, Probe | None]:
     """Measure `value` and `best` in turns; `latest` is the last run of `best`.
 
+    `working` measures what must not fail, and raises `WorkError` where it does.
     Each run of the value is held against those of `best` just before and just after it, so that a
     machine that slows down or speeds up meanwhile favours neither. Returns the finding and the
     last run of `best`, None where something else has run since.
@@ -195,7 +213,7 @@ def compare(
     old, new = [latest], [measure(candidate)]
     hopeless = new[0].questions_per_second < HOPELESS * latest.questions_per_second
     while not new[-1].error and not hopeless:
-        old.append(_working(measure, best))
+        old.append(working(best))
         if len(new) == rounds:
             break
         new.append(measure(candidate))
@@ -224,15 +242,6 @@ def compare(
         drift=moved,
     )
     return made, None if hopeless or made.taken else old[-1]
-
-
-def _working(measure: Measure, settings: EngineSettings) -> Probe:
-    made = measure(settings)
-    if made.error:
-        raise WorkError(
-            f"nothing is saved: the engine fails with {profile.described(settings)}\n{made.error}"
-        )
-    return made
 
 
 def drift(one: Probe, other: Probe) -> float:
@@ -314,77 +323,18 @@ class InChild:
         began = time.monotonic()
         try:
             made = in_child(limit, answered, self._subject, settings, self._opener)
-        except WorkError as error:
+        except (InputError, WorkError) as error:
             return Probe(error=str(error))
         self._longest = max(self._longest, time.monotonic() - began)
         return made
 
 
-def device() -> Device:
+def device(format: str) -> Device:
     """Return what this machine has. The engine is asked in a process: drivers may crash too."""
-    extras.check("llama_cpp", "llama")
-    return Device(cores(), in_child(FIRST, _gpu))
+    # Where no layers can go to a GPU, nobody needs to know whether there is one.
+    return Device(cores(), "gpu_layers" in profile.TUNED[format] and in_child(FIRST, _gpu))
 
 
 def _gpu() -> bool:
     llama = extras.need("llama_cpp.llama_cpp", "llama")
     return bool(llama.llama_supports_gpu_offload())
-
-
-def in_child(limit: float, work: Callable[..., T], *given: Any) -> T:
-    """Return `work(*given)`, done in a new process.
-
-    Raises `WorkError` if it takes longer than `limit` seconds, dies, or raises anything itself.
-    """
-    import multiprocessing
-
-    # A process pool could neither be timed out nor say which signal its process died of.
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    child = context.Process(target=_work, args=(there, work, given), daemon=True)
-    child.start()
-    there.close()
-    try:
-        if not here.poll(limit):
-            raise WorkError(f"took longer than {limit:.0f} s")
-        result, error = here.recv()
-    except EOFError:
-        child.join()
-        raise WorkError(f"crashed ({_ending(child.exitcode)})") from None
-    finally:
-        # Also when interrupted: nothing is left running.
-        child.kill()
-        child.join()
-        here.close()
-    if error:
-        raise WorkError(error)
-    made: T = result
-    return made
-
-
-def _work(pipe: Any, work: Callable[..., Any], given: Sequence[Any]) -> None:
-    import signal
-
-    # An interrupt reaches both processes, and the other one ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A crash of native code may print pages, and what it was is in the exit status.
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    try:
-        pipe.send((work(*given), ""))
-    except (InputError, WorkError) as error:
-        pipe.send((None, " ".join(str(error).split())))
-    except Exception as error:
-        pipe.send((None, f"{type(error).__name__}: {error}"))
-
-
-def _ending(code: int | None) -> str:
-    import signal
-
-    if code is not None and code < 0:
-        try:
-            return signal.Signals(-code).name
-        except ValueError:
-            return f"signal {-code}"
-    return f"exit code {code}"

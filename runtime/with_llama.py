@@ -22,8 +22,8 @@ from tel_edge.runtime.llama_cache import PrefixCache
 from tel_edge.runtime.packed import OUTPUTS, SEQUENCES, PackedEngine, cores
 from tel_edge.runtime.packing import Entry
 
-# `ggml_type` of the KV cache by name.
-KV_TYPES = {"F32": 0, "F16": 1, "Q8_0": 8}
+# `ggml_type` of each of the engine's `KV_TYPES`.
+GGML_TYPES = {"F32": 0, "F16": 1, "Q8_0": 8}
 
 
 class LlamaEngine(PackedEngine):
@@ -162,6 +162,6 @@ class LlamaEngine(PackedEngine):
 
 
 def _kv_type(name: str) -> int:
-    if name not in KV_TYPES:
-        raise InputError(f"no KV type {name!r}; there are: {' '.join(KV_TYPES)}")
-    return KV_TYPES[name]
+    if name not in GGML_TYPES:
+        raise InputError(f"no KV type {name!r}; there are: {' '.join(GGML_TYPES)}")
+    return GGML_TYPES[name]

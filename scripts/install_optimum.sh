@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv-optimum, where the tests of tests/optimum run: `scripts/install_optimum.sh`.
+# Makes .venv-optimum, where the tests of tests/with_optimum run: `scripts/install_optimum.sh`.
 # It is apart because optimum-onnx pins transformers below 4.58, which .venv is beyond.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -20,6 +20,13 @@ from tel_edge.runtime.manifest import BackboneInfo, Manifest, describe
 BOS, FIRST_LABEL = 256, 257
 TOKENS = re.compile(rb" [A-P]|.", re.DOTALL)
 WEIGHTS = "b" * 64
+# What onnxruntime writes for the tensor "x", two ones, of the backbone WEIGHTS.
+ONNX_ADAPTER = bytes.fromhex(
+    "18000000544f5254000000000c0010000400000008000c000c00000001000000"
+    + struct.pack("<I", int(WEIGHTS[:8], 16) >> 1).hex()
+    + "0400000001000000100000000c001400040008000c0010000c00000028000000180000000100000004000000"
+    "080000000000803f0000803f0100000002000000000000000100000078000000"
+)
 
 # Probabilities of the labels, given the prompt's text, the adapter and the number of labels.
 Rule = Callable[[str, str | None, int], Sequence[float]]
@@ -175,6 +182,39 @@ def bundle(
         known = {"backbone": WEIGHTS, "category": category, "split": split, "rank": 8}
         made = made.with_file(
             describe(folder, path, kind="adapter", format="gguf", quant="F16", **known)
+        )
+    manifests.write(made, folder)
+    return made
+
+
+def onnx(
+    folder: Path,
+    adapters: Sequence[str] = ("oranbench",),
+    quants: Sequence[str] = ("fp32", "int4"),
+    split: str | None = None,
+) -> Manifest:
+    """Add ONNX files to the bundle in `folder`: models without nodes, adapters of two numbers."""
+    made = manifests.read(folder)
+    for at, quant in enumerate(quants):
+        path = folder / f"nano-{quant}.onnx"
+        # Protobuf: ir_version 10 and an empty graph, then a name.
+        path.write_bytes(bytes([0x08, 10, 0x3A, 0, 0x12, len(quant)]) + quant.encode())
+        data = folder / f"{path.name}.data"
+        data.write_bytes(bytes(4000 >> at))
+        for file, kind in ((path, "backbone"), (data, "data")):
+            known = {"kind": kind, "quant": quant, "source": WEIGHTS}
+            made = made.with_file(describe(folder, file, format="onnx", **known))
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_text("{}" + " " * 98)
+    made = made.with_file(
+        describe(folder, tokenizer, kind="tokenizer", format="onnx", quant="json")
+    )
+    for category in adapters:
+        path = folder / f"nano-{category}.onnx_adapter"
+        path.write_bytes(ONNX_ADAPTER)
+        known = {"backbone": WEIGHTS, "category": category, "split": split}
+        made = made.with_file(
+            describe(folder, path, kind="adapter", format="onnx", quant="fp32", **known)
         )
     manifests.write(made, folder)
     return made

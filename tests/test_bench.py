@@ -8,6 +8,7 @@ import json
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +19,18 @@ from typing import Any
 import fake_engine as fake
 import pytest
 
-from tel_edge.runtime import bench, bundle, measurement, memory, probe, profile, tune
+from tel_edge.runtime import (
+    bench,
+    bundle,
+    child,
+    formats,
+    measurement,
+    memory,
+    packed,
+    probe,
+    profile,
+    tune,
+)
 from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.engine import Adapter, EngineSettings, Generation, Item, Sampling, Score
 from tel_edge.runtime.errors import InputError, WorkError
@@ -58,6 +70,7 @@ class Engine:
         self, path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings
     ) -> None:
         CLOCK.now += 0.100
+        self.path = path
         self.settings, self.adapters, self.context = settings, adapters, settings.context
         self.timing = {"load": 60.0, "context": 30.0}
         self.calls: list[tuple[Any, ...]] = []
@@ -102,6 +115,38 @@ class Engine:
 
     def close(self) -> None:
         self.calls.append(("close",))
+
+
+class OnnxIsFaster(Engine):
+    """As engines of both formats are: 1 ms and 2 ms, and ONNX tells little about its memory."""
+
+    def cost(self) -> float:
+        return 0.001 if self.path.suffix == ".onnx" else 0.002
+
+    def memory_split(self) -> dict[str, int]:
+        return {"kv": 60, "adapters": 4} if self.path.suffix == ".onnx" else super().memory_split()
+
+
+class GetsSlower(Engine):
+    """All are the same, and every engine is 1 % slower than the one before."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        SLOWER.append(0.002 * (1 + len(SLOWER) / 100))
+        self.seconds = SLOWER[-1]
+
+    def cost(self) -> float:
+        return self.seconds
+
+
+SLOWER: list[float] = []
+
+
+class RefusesOnnx(Engine):
+    def score(self, items: Sequence[Item], adapter: str | None) -> Iterator[tuple[int, Score]]:
+        if self.path.suffix == ".onnx":
+            raise InputError("no\n room")
+        return super().score(items, adapter)
 
 
 class LikesSmallBatches(Engine):
@@ -253,10 +298,39 @@ def test_the_rest_of_memory_is_what_no_buffer_explains() -> None:
     found = measurement._memory(parts, now, False)
     assert found.rest == 1000 - 40 - 50 - 20 - 3 - 7
     assert (found.weights, found.kv, found.anonymous, found.peak) == (700, 50, 1000, 2000)
-    assert measurement._memory({"kv": 5000}, now, False).rest == 0
-    assert measurement._memory({"kv": 5000}, now, False).weights is None
+    assert measurement._memory(parts | {"kv": 5000}, now, False).rest == 0
+    copied = {"repacked": 700, "compute": 20}
+    assert measurement._memory(copied, now, False).rest == 1000 - 720
     assert measurement._memory(parts, now, True).rest is None
     assert measurement._memory(parts, memory.Memory(None, None, 5), False).rest is None
+
+
+@pytest.mark.parametrize("untold", ["weights", "compute"])
+def test_without_the_engine_s_parts_there_is_no_rest(untold: str) -> None:
+    parts = {name: 10 for name in ("weights", "kv", "compute", "adapters") if name != untold}
+    found = measurement._memory(parts, memory.Memory(1000, 900, 2000), False)
+    assert found.rest is None
+    assert getattr(found, untold) is None
+    assert (found.kv, found.anonymous) == (10, 1000)
+
+
+def test_rounds_are_averaged_part_by_part() -> None:
+    asked = probe.questions(ONE, 8)
+    one, other = (
+        measurement.measure(lambda: engine(kind=GetsSlower), asked, adapter, repeat=1)
+        for adapter in ("oranbench", "oranbench")
+    )
+    made = measurement.averaged([one, other])
+    assert measurement.averaged([one]) == one
+    assert made.questions_per_second == pytest.approx(
+        (one.questions_per_second + other.questions_per_second) / 2
+    )
+    assert made.first_answer.prefill_ms == pytest.approx(
+        (one.first_answer.prefill_ms + other.first_answer.prefill_ms) / 2
+    )
+    assert (made.questions, made.memory.kv, made.memory.repacked) == (8, 50, None)
+    assert made.swap is not None
+    assert measurement.averaged([replace(one, swap=None)] * 2).swap is None
 
 
 # Tuning
@@ -346,7 +420,7 @@ def test_a_machine_that_slows_down_slows_both() -> None:
 def test_runs_alternate_and_a_hopeless_value_is_not_tried_again() -> None:
     machine = Machine(lambda settings: 2 if settings.threads == 1 else 1)
     knob = next(knob for knob in tune.KNOBS if knob.field == "threads")
-    tuned(machine, knobs=[replace(knob, candidates=lambda device, base: (1, 4))])
+    tuned(machine, chosen=[replace(knob, candidates=lambda device, base: (1, 4))])
     assert [settings.threads for settings in machine.asked] == [
         None, None, 1, None, 4, None, 4, None, 4, None
     ]  # fmt: skip
@@ -412,25 +486,51 @@ def test_candidates(name: str, device: Device, beside: EngineSettings, wanted: l
 
 
 def test_every_knob_can_be_saved() -> None:
-    assert sorted(knob.field for knob in tune.KNOBS) == sorted(profile.TUNED)
+    for format in formats.FORMATS:
+        fields = [knob.field for knob in tune.knobs(format)]
+        assert sorted(fields) == sorted(profile.TUNED[format])
+    assert tune.knobs("gguf") == tune.KNOBS
     assert all(isinstance(knob, Knob) and knob.reason for knob in tune.KNOBS)
+
+
+def test_for_onnx_only_what_its_engine_knows_is_tried() -> None:
+    machine = Machine(lambda settings: 1 if settings.batch == 256 else 2)
+    found = tuned(machine, format="onnx")
+    tried = {name: [m.value for m in found.findings if m.field == name] for name in profile.RULES}
+    assert {name: values for name, values in tried.items() if values} == {
+        "threads": [1, 4, 7], "batch": [128, 256, 512, 1024]
+    }  # fmt: skip
+    assert found.settings == EngineSettings(batch=256)
+    with pytest.raises(WorkError, match="engine fails with threads all, batch 512\ncrashed"):
+        tuned(Machine(lambda settings: 1, dies=lambda settings: True), format="onnx")
+
+
+def test_nobody_looks_for_a_gpu_that_no_layers_can_go_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "in_child", lambda limit, work: True)
+    assert tune.device("onnx") == Device(packed.cores(), False)
+    assert tune.device("gguf") == Device(packed.cores(), True)
 
 
 # Processes
 
 
-def test_a_process_answers_or_says_why_not() -> None:
-    assert tune.in_child(30, math.sqrt, 9.0) == 3
+def test_a_process_answers_or_says_why_not(tmp_path: Path) -> None:
+    broken = tmp_path / "profile.json"
+    broken.write_text("{")
+    assert child.in_child(30, math.sqrt, 9.0) == 3
+    assert child.in_child(None, math.sqrt, 4.0) == 2
     with pytest.raises(WorkError, match="ValueError: math domain error"):
-        tune.in_child(30, math.sqrt, -1.0)
+        child.in_child(30, math.sqrt, -1.0)
+    with pytest.raises(InputError, match=r"profile.json: not JSON .* remove it, or write it anew"):
+        child.in_child(30, profile.settings, SAFE, "a", "F16", broken)
     with pytest.raises(WorkError, match=r"crashed \(exit code 3\)"):
-        tune.in_child(30, os._exit, 3)
+        child.in_child(30, os._exit, 3)
 
 
 def test_a_process_that_hangs_is_ended() -> None:
     began = time.monotonic()
     with pytest.raises(WorkError, match="took longer than 0 s"):
-        tune.in_child(0.4, time.sleep, 60)
+        child.in_child(0.4, time.sleep, 60)
     assert time.monotonic() - began < 10
 
 
@@ -510,6 +610,7 @@ def test_tuning_saves_what_measuring_then_uses(tel_bench: Command, home: Path) -
     assert saved is not None
     assert list(saved.entries) == ["tel-nano/Q4_K_M"]
     assert saved.entries["tel-nano/Q4_K_M"].tokens_per_second > 0
+    assert saved.entries["tel-nano/Q4_K_M"].engine == profile.engine("gguf")
     code, out, err = tel_bench("--questions", "8", "--repeat", "1", "--json")
     assert code == 0
     assert f"settings of {home / 'profile.json'}: threads " in err
@@ -568,6 +669,14 @@ COMMANDS: tuple[tuple[list[str], int, str], ...] = (
     (["--quant", "Q8_0"], 2, "no Q8_0 backbone (there: F16 Q4_K_M)"),
     (["--jsonl", "nothing.jsonl"], 2, "nothing.jsonl: No such file or directory"),
     (["--context", "40"], 2, "question probe-0: the prompt has"),
+    (["--quant", "F16,"], 2, "argument --quant: 'F16,' has an empty name"),
+    (["--quant", "F16,int4"], 2, "no int4 backbone (there: F16 Q4_K_M)"),
+    (["--quant", "F16,Q4_K_M", "--context", "40"], 2, "question probe-0: the prompt has"),
+    (
+        ["--tune", "--quant", "F16,Q4_K_M"],
+        2,
+        "--tune tunes one variant at a time; pass --quant F16",
+    ),
 )
 
 
@@ -585,7 +694,191 @@ def test_an_engine_that_tells_nothing_cannot_be_measured(tel_bench: Command) -> 
 
     code, _, err = tel_bench(opener=silent)
     assert code == 2
-    assert "other 1 cannot be measured; a GGUF bundle is needed" in err
+    assert "other 1 cannot be measured; a GGUF or ONNX bundle is needed" in err
+
+
+# Several variants
+
+
+@pytest.fixture
+def both(home: Path) -> Path:
+    """The workspace's bundle, with ONNX beside GGUF."""
+    folder = home / "bundles" / "tel-nano"
+    fake.onnx(folder)
+    return folder
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The formats whose engine is installed, both if nothing is taken out."""
+    there = {"gguf", "onnx"}
+    monkeypatch.setattr(formats.Format, "installed", lambda self: self.name in there)
+    return there
+
+
+@pytest.mark.usefixtures("both", "installed")
+def test_the_smallest_of_each_format_are_compared_in_one_table(tel_bench: Command) -> None:
+    code, out, err = tel_bench("--questions", "8", "--repeat", "1", "--json", opener=OnnxIsFaster)
+    assert code == 0
+    head, first, *lines, verdict, last = out.splitlines()
+    assert head.split() == ["Q4_K_M", "(gguf)", "int4", "(onnx)"]
+    assert first.split() == ["questions/s", "4,000.00", "8,000.00"]
+    assert verdict == (
+        "faster on this machine: int4 (onnx), 8,000.00 questions/s, 2.00 times Q4_K_M (gguf)"
+    )
+    shown = {line[:20].strip(): line[20:].split() for line in lines}
+    assert shown["KV cache"] == ["0.0", "MiB", "0.0", "MiB"]
+    assert shown["compute"] == ["0.0", "MiB", "-"]
+    assert shown["rest"][-1] == "-"
+    # The rows are those of one variant.
+    alone = tel_bench("--questions", "8", "--repeat", "1", "--quant", "int4")[1].splitlines()
+    assert [line[:20].strip() for line in alone] == ["questions/s", *shown]
+    said = err.splitlines()
+    # Of the bundle's two adapters, the one that both formats have.
+    assert said[0] == "tel-nano Q4_K_M and int4, oranbench adapter, 8 questions"
+    assert said[1].startswith("Q4_K_M (gguf): nothing tuned, so safe settings: threads all, batch")
+    assert said[2] == "int4 (onnx): nothing tuned, so safe settings: threads all, batch 512"
+    assert said[3:] == [
+        "Q4_K_M (gguf): 4,000.00 questions/s",
+        "int4 (onnx): 8,000.00 questions/s",
+    ]
+    document = json.loads(last)
+    assert set(document) == {"variants", "fastest"}
+    assert document["fastest"] == "int4"
+    assert [one["quant"] for one in document["variants"]] == ["Q4_K_M", "int4"]
+    engines = [one["engine"] for one in document["variants"]]
+    assert engines == [profile.engine("gguf"), profile.engine("onnx")]
+    _, out, _ = tel_bench("--questions", "8", "--repeat", "1", "--quant", "F16", "--json")
+    assert set(document["variants"][0]) == set(json.loads(out.splitlines()[-1]))
+
+
+# What is installed, arguments, what is measured.
+CHOSEN: tuple[tuple[set[str], list[str], list[str]], ...] = (
+    ({"gguf"}, [], ["Q4_K_M"]),
+    ({"onnx"}, [], ["int4"]),
+    (set(), [], ["Q4_K_M"]),
+    ({"gguf", "onnx"}, [], ["Q4_K_M", "int4"]),
+    ({"gguf", "onnx"}, ["--format", "onnx"], ["int4"]),
+    ({"gguf", "onnx"}, ["--format", "gguf"], ["Q4_K_M"]),
+    ({"gguf", "onnx"}, ["--quant", "fp32"], ["fp32"]),
+    ({"gguf", "onnx"}, ["--tune"], ["Q4_K_M"]),
+    ({"gguf", "onnx"}, ["--tune", "--quant", "int4,int4"], ["int4"]),
+    ({"gguf", "onnx"}, ["--quant", "int4, F16,fp32,int4"], ["int4", "F16", "fp32"]),
+    ({"gguf", "onnx"}, ["--quant", "fp32,int4", "--format", "onnx"], ["fp32", "int4"]),
+)
+
+
+@pytest.mark.parametrize(("there", "argv", "wanted"), CHOSEN)
+def test_what_is_measured(
+    there: set[str], argv: list[str], wanted: list[str], both: Path, installed: set[str]
+) -> None:
+    installed.intersection_update(there)
+    args = bench.parser().parse_args(["--bundle", str(both), "--quiet", *argv])
+    whats = bench.subjects(args)
+    assert [what.backbone.quant for what in whats] == wanted
+    assert len({(what.category, what.questions) for what in whats}) == 1
+    assert all(what.adapter and what.adapter.format == what.backbone.format for what in whats)
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_adapter_that_one_format_lacks_is_used_for_none(tel_bench: Command, home: Path) -> None:
+    folder = home / "bundles" / "tel-nano"
+    fake.onnx(folder, adapters=())
+    code, out, err = tel_bench("--questions", "8", "--repeat", "1", "--json")
+    assert code == 0
+    assert "no adapter is there in every format: the bare backbones are measured" in err
+    assert "adapter swap" not in out
+    document = json.loads(out.splitlines()[-1])
+    assert [one["adapter"] for one in document["variants"]] == [None, None]
+    code, _, err = tel_bench("--category", "oranbench")
+    assert code == 2
+    assert "tel-export --format onnx --adapter oranbench" in err
+
+
+def test_a_machine_that_slows_down_favours_neither(
+    tel_bench: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("test_bench.SLOWER", [])
+    opened: list[str] = []
+
+    def opener(path: Path, *given: Any) -> Engine:
+        opened.append(path.name)
+        return GetsSlower(path, *given)
+
+    argv = ("--quant", "F16,Q4_K_M", "--questions", "8", "--json", "--repeat")
+    code, out, _ = tel_bench(*argv, "3", opener=opener)
+    assert code == 0
+    assert opened == [f"nano-{quant}.gguf" for quant in ("F16", "Q4_K_M", "Q4_K_M", "F16")]
+    first, other = json.loads(out.splitlines()[-1])["variants"]
+    assert first["questions_per_second"] == pytest.approx(other["questions_per_second"], rel=1e-3)
+    assert "no clear difference on this machine: " in out
+    opened.clear()
+    assert tel_bench(*argv, "1", opener=opener)[0] == 0
+    assert opened == ["nano-F16.gguf", "nano-Q4_K_M.gguf"]
+
+
+def test_the_fastest_of_three_is_told_beside_the_next() -> None:
+    assert bench.verdict({"a": 2.0, "b": 5.0, "c": 4.0}) == (
+        "fastest on this machine: b, 5.00 questions/s, 1.25 times c"
+    )
+    assert bench.verdict({"a": 2.0, "b": 2.02}).startswith("no clear difference on this machine: b")
+
+
+def test_each_variant_has_a_process_of_its_own(
+    both: Path, run_command: Command, installed: set[str]
+) -> None:
+    before = CLOCK.now
+    argv = ["--bundle", str(both), "--questions", "8", "--repeat", "1", "--quiet", "--json"]
+    code, out, _ = run_command(bench.parser(), partial(bench.work, opener=OnnxIsFaster), *argv)
+    assert code == 0
+    assert [one["quant"] for one in json.loads(out.splitlines()[-1])["variants"]] == [
+        "Q4_K_M", "int4"
+    ]  # fmt: skip
+    # This process has opened no engine.
+    assert CLOCK.now == before
+    work = partial(bench.work, opener=RefusesOnnx)
+    code, out, err = run_command(bench.parser(), work, *argv, "--quant", "int4,fp32")
+    assert (code, out, err) == (2, "", "tel-bench: int4 (onnx): question probe-0: no room\n")
+
+
+@pytest.mark.usefixtures("both")
+def test_a_damaged_file_stops_before_anything_is_measured(tel_bench: Command, both: Path) -> None:
+    (both / "nano-int4.onnx.data").write_bytes(b"")
+    code, out, err = tel_bench("--quant", "Q4_K_M,int4", opener=None)
+    assert (code, out) == (2, "")
+    assert "nano-int4.onnx.data: 0 bytes" in err
+
+
+def test_a_missing_engine_is_told_before_anything_is_measured(
+    tel_bench: Command, both: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.modules", {**sys.modules, "onnxruntime": None})
+    code, out, err = tel_bench("--quant", "Q4_K_M,int4", opener=bundle.native)
+    assert (code, out) == (2, "")
+    assert "onnxruntime is not installed; run: pip install 'tel-edge[onnx]'" in err
+
+
+def test_tuning_onnx_saves_an_entry_beside_the_others(
+    tel_bench: Command, both: Path, home: Path
+) -> None:
+    for quant in ("Q4_K_M", "int4"):
+        code, out, err = tel_bench("--tune", "--quant", quant, "--questions", "8", "--repeat", "1",
+                                   opener=LikesSmallBatches)  # fmt: skip
+        assert code == 0
+    assert out.splitlines()[-1].startswith(
+        f"saved in {home / 'profile.json'} for tel-nano/int4: threads "
+    )
+    assert out.splitlines()[-1].endswith(", batch 256")
+    assert "kv" not in err
+    saved = profile.read(home / "profile.json")
+    assert saved is not None
+    assert {name: made.engine for name, made in saved.entries.items()} == {
+        "tel-nano/Q4_K_M": profile.engine("gguf"), "tel-nano/int4": profile.engine("onnx")
+    }  # fmt: skip
+    code, out, err = tel_bench("--quant", "int4,Q4_K_M", "--questions", "8", "--repeat", "1")
+    assert code == 0
+    for title in ("int4 (onnx)", "Q4_K_M (gguf)"):
+        assert f"{title}: settings of {home / 'profile.json'}: threads " in err
 
 
 def test_a_profile_that_cannot_be_written_stops_before_the_work(

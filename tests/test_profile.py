@@ -9,12 +9,25 @@ from typing import Any
 
 import pytest
 
-from tel_edge.runtime import profile
-from tel_edge.runtime.engine import EngineSettings
+from tel_edge.runtime import formats, profile
+from tel_edge.runtime.engine import KV_TYPES, EngineSettings
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.profile import Entry, Profile
+from tel_edge.runtime.with_llama import GGML_TYPES
 
-ENTRY = Entry(1, 256, True, "Q8_0", True, 0, 812.5, "2026-01-31")
+GGUF, ONNX = profile.engine("gguf"), profile.engine("onnx")
+ENTRY = Entry(
+    threads=1,
+    batch=256,
+    flash=True,
+    kv="Q8_0",
+    extra_buffers=True,
+    gpu_layers=0,
+    engine=GGUF,
+    tokens_per_second=812.5,
+    date="2026-01-31",
+)
+ONNX_ENTRY = Entry(threads=2, batch=128, engine=ONNX, tokens_per_second=700.0, date="2026-01-31")
 X86 = "model name\t: Fast 9\nflags\t\t: fpu avx2\n\nmodel name\t: Fast 9\nflags\t\t: fpu avx2\n"
 ARM = "processor : 0\nFeatures : fp asimd\nCPU part : 0xd0b\n\nprocessor : 1\nCPU part : 0xd05\n"
 RISCV = "hart : 0\nisa : rv64imafdc\nuarch : sifive,u74-mc\n"
@@ -34,7 +47,7 @@ def written(path: Path, **changed: Any) -> None:
 def test_what_is_written_is_read(path: Path) -> None:
     written(path)
     made = profile.read(path)
-    assert made == Profile(profile.machine(), profile.engine(), {"tel-nano/Q4_K_M": ENTRY})
+    assert made == Profile(profile.machine(), {"tel-nano/Q4_K_M": ENTRY})
     assert [file.name for file in path.parent.iterdir()] == ["profile.json"]
 
 
@@ -48,7 +61,9 @@ def test_no_profile_changes_and_says_nothing(path: Path) -> None:
 def test_the_entry_is_put_in_and_told(path: Path) -> None:
     written(path)
     found, note = profile.settings(EngineSettings(context=2048), "tel-nano", "Q4_K_M", path)
-    assert found == EngineSettings(1, 2048, 256, True, "Q8_0", True, 0)
+    assert found == EngineSettings(
+        threads=1, context=2048, batch=256, flash=True, kv="Q8_0", extra_buffers=True, gpu_layers=0
+    )
     assert note == (
         f"settings of {path}: threads 1, batch 256, flash on, kv Q8_0, extra_buffers on, "
         "gpu_layers 0"
@@ -67,6 +82,7 @@ MERGED: tuple[tuple[dict[str, Any], dict[str, Any], dict[str, Any]], ...] = (
     ({"context": 512}, {"batch": 1024}, {"batch": 512}),
     ({"context": 512}, {"batch": 128}, {"batch": 128}),
     ({"exact": True, "max_adapters": 2}, {}, {"exact": True, "max_adapters": 2}),
+    ({"providers": ("cuda",)}, {}, {"providers": ("cuda",)}),
 )
 
 
@@ -79,14 +95,54 @@ def test_what_was_asked_for_wins(
     assert {name: getattr(found, name) for name in wanted} == wanted
 
 
-@pytest.mark.parametrize("other", ["machine", "engine"])
-def test_a_profile_from_elsewhere_is_not_used(other: str, path: Path) -> None:
-    written(path, **{other: "something else"})
+def test_a_profile_from_elsewhere_is_not_used(path: Path) -> None:
+    written(path, machine="something else")
     found, note = profile.settings(EngineSettings(), "tel-nano", "Q4_K_M", path)
     assert found == EngineSettings()
     assert note is not None
-    assert note.startswith(f"warning: {path} is not used, made on another {other} (something else")
+    assert note.startswith(f"warning: {path} is not used, made on another machine (something else")
     assert note.endswith("run: tel-bench --tune")
+
+
+def test_an_entry_of_another_engine_is_not_used_and_the_others_are(path: Path) -> None:
+    old = replace(ONNX_ENTRY, engine="onnxruntime 1.0, build 0")
+    entries = {"tel-nano/Q4_K_M": ENTRY, "tel-nano/int4": ONNX_ENTRY, "tel-nano/fp32": old}
+    written(path, entries=entries)
+    found, note = profile.settings(EngineSettings(), "tel-nano", "fp32", path)
+    assert found == EngineSettings()
+    assert note == (
+        f"warning: {path}: tel-nano/fp32 is not used, made on another engine "
+        f"(onnxruntime 1.0, build 0; this is {ONNX}); run: tel-bench --tune --quant fp32"
+    )
+    for quant, batch in (("Q4_K_M", 256), ("int4", 128)):
+        found, note = profile.settings(EngineSettings(), "tel-nano", quant, path)
+        assert found.batch == batch
+        assert note is not None
+        assert note.startswith(f"settings of {path}: ")
+
+
+def test_an_onnx_entry_gives_and_names_what_its_engine_knows(path: Path) -> None:
+    # What else stands in an entry is none of this engine's business.
+    written(path, entries={"tel-nano/int4": replace(ONNX_ENTRY, flash=True, gpu_layers=-1)})
+    base = EngineSettings(providers=("openvino",))
+    found, note = profile.settings(base, "tel-nano", "int4", path)
+    assert found == replace(base, threads=2, batch=128)
+    assert note == f"settings of {path}: threads 2, batch 128"
+
+
+@pytest.mark.parametrize(
+    ("quant", "format"),
+    [("Q4_K_M", "gguf"), ("F16", "gguf"), ("fp32", "onnx"), ("dynamic-int8", "onnx")],
+)
+def test_a_type_s_name_says_its_format(quant: str, format: str) -> None:
+    assert profile.format_of(quant) == format
+
+
+def test_each_format_has_its_engine() -> None:
+    assert set(profile.TUNED) == set(formats.FORMATS)
+    for format, engine in (("gguf", GGUF), ("onnx", ONNX)):
+        assert engine == "unknown" or engine.startswith(formats.FORMATS[format].version())
+    assert set(GGML_TYPES) == set(KV_TYPES)
 
 
 def test_entries_are_kept_as_long_as_they_hold() -> None:
@@ -97,6 +153,8 @@ def test_entries_are_kept_as_long_as_they_hold() -> None:
         "a/F16",
         "b/F16",
     }
+    older = replace(both, entries={"a/F16": replace(ENTRY, engine="an older one")})
+    assert set(profile.with_entry(older, "b/F16", ENTRY).entries) == {"a/F16", "b/F16"}
     moved = replace(both, machine="something else")
     assert set(profile.with_entry(moved, "c/F16", ENTRY).entries) == {"c/F16"}
 
@@ -104,25 +162,28 @@ def test_entries_are_kept_as_long_as_they_hold() -> None:
 def damaged(**changed: Any) -> str:
     """Return the text of a profile with an entry whose fields are `changed`, None leaving out."""
     values = {name: v for name, v in (asdict(ENTRY) | changed).items() if v != "left out"}
-    made = {"schema_version": 1, "machine": "m", "engine": "e", "entries": {"a/F16": values}}
+    made = {"schema_version": 2, "machine": "m", "entries": {"a/F16": values}}
     return json.dumps(made)
 
 
 ENTRY_AT = "entries['a/F16']: field "
 DAMAGED = (
-    ('{"schema_version": 1, "mach', "not JSON"),
+    ('{"schema_version": 2, "mach', "not JSON"),
     ("[" * 100_000, "not JSON"),
     ("[]", "not a JSON object"),
-    ("{}", "schema_version None, this version reads 1"),
-    ('{"schema_version": 2}', "schema_version 2"),
-    ('{"schema_version": 1, "machine": 7}', "field 'machine' is missing or not str"),
-    ('{"schema_version": 1, "machine": ""}', "field 'engine' is missing or not str"),
+    ("{}", "schema_version None, this version reads 2"),
     (
-        '{"schema_version": 1, "machine": "", "engine": "", "entries": []}',
+        '{"schema_version": 1, "machine": "", "engine": "", "entries": {}}',
+        "schema_version 1, this version reads 2",
+    ),
+    ('{"schema_version": 3}', "schema_version 3"),
+    ('{"schema_version": 2, "machine": 7}', "field 'machine' is missing or not str"),
+    (
+        '{"schema_version": 2, "machine": "", "entries": []}',
         "field 'entries' is missing or not dict",
     ),
     (
-        '{"schema_version": 1, "machine": "", "engine": "", "entries": {"x": 1}}',
+        '{"schema_version": 2, "machine": "", "entries": {"x": 1}}',
         "entries['x'] is not a JSON object",
     ),
     (damaged(threads=0), ENTRY_AT + "'threads' is missing or not null or a whole number above 0"),
@@ -136,6 +197,8 @@ DAMAGED = (
     (damaged(flash=False), ENTRY_AT + "'kv' is Q8_0, which needs 'flash'"),
     (damaged(extra_buffers=0), ENTRY_AT + "'extra_buffers'"),
     (damaged(gpu_layers=-2), ENTRY_AT + "'gpu_layers'"),
+    (damaged(engine=None), ENTRY_AT + "'engine' is missing or not a string"),
+    (damaged(engine="left out"), ENTRY_AT + "'engine'"),
     (damaged(tokens_per_second=float("nan")), ENTRY_AT + "'tokens_per_second'"),
     (damaged(date=20260131), ENTRY_AT + "'date'"),
 )
@@ -162,8 +225,14 @@ def test_bytes_that_are_no_text_are_refused_too(tmp_path: Path) -> None:
 
 def test_every_field_has_its_rule_and_belongs_to_the_engine() -> None:
     assert list(profile.RULES) == [part.name for part in fields(Entry)]
-    assert set(profile.TUNED) <= {part.name for part in fields(EngineSettings)}
-    assert [part.name for part in fields(Entry)][: len(profile.TUNED)] == list(profile.TUNED)
+    tuned = [part.name for part in fields(Entry)][:-3]
+    assert set(tuned) == {name for names in profile.TUNED.values() for name in names}
+    default = EngineSettings()
+    for name in {part.name for part in fields(EngineSettings)} & set(tuned):
+        values = asdict(ONNX_ENTRY)
+        assert name in profile.TUNED["onnx"] or values[name] == getattr(default, name)
+    assert set(tuned) <= {part.name for part in fields(EngineSettings)}
+    assert "providers" not in tuned
 
 
 LOCATIONS = (
@@ -186,7 +255,7 @@ def test_location(given: dict[str, str], wanted: str, monkeypatch: pytest.Monkey
 def test_only_a_plain_file_is_written_over(tmp_path: Path) -> None:
     for path in (tmp_path, Path("/dev/null")):
         with pytest.raises(InputError, match="no plain file, so no profile; set TEL_PROFILE"):
-            profile.write(Profile("m", "e"), path)
+            profile.write(Profile("m"), path)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="set TEL_PROFILE to another path"):
         profile.check_writable(tmp_path / "file" / "profile.json")

@@ -156,6 +156,14 @@ def test_a_summary_reads_back_equal(tmp_path: Path) -> None:
         assert read_summary(tmp_path / "x.json") == made
 
 
+def test_a_summary_from_before_onnx_is_read(tmp_path: Path) -> None:
+    write_summary(tmp_path / "x.jsonl", SUMMARY)
+    document = json.loads((tmp_path / "x.json").read_text())
+    del document["variant"]["tokenizer_bytes"]
+    (tmp_path / "x.json").write_text(json.dumps(document))
+    assert read_summary(tmp_path / "x.json") == SUMMARY
+
+
 def test_a_summary_of_another_version_is_made_again(tmp_path: Path) -> None:
     write_summary(tmp_path / "x.jsonl", SUMMARY)
     whole = (tmp_path / "x.json").read_text()

@@ -21,6 +21,8 @@ from tel_edge.runtime.workspace import Workspace
 
 Command = Callable[..., tuple[int, str, str]]
 SIZES = {"F16": 8_000_000, "Q8_0": 4_000_000, "Q4_K_M": 2_500_000}
+ONNX = {"fp32": 16_000_000, "int8": 5_000_000, "int4": 3_000_000}
+TOKENIZER = 600_000
 EVIL = "<script>alert('x')</script>|$a$"
 
 
@@ -28,18 +30,20 @@ def summary(name: str = "lora-F16", category: str = "oranbench", **changes: Any)
     """Return one variant's result on 300 questions; `right` and `of` set both shares."""
     right, of = changes.pop("right", 240), changes.pop("of", 300)
     kind, quant = name.split("-", 1)
-    size = SIZES.get(quant, 1_000_000)
-    lora = kind == "lora"
+    size = (SIZES | ONNX).get(quant, 1_000_000)
+    lora, onnx = kind == "lora", quant in ONNX
+    extra = (TOKENIZER,) if onnx else ()
+    format, engine = ("onnx", "onnxruntime 1.31") if onnx else ("gguf", "llama-cpp-python 0.3.36")
     made = Summary(
         backbone="tel-nano",
-        variant=Variant(name, quant, "gguf", lora, size, 1_500_000 if lora else 0),
+        variant=Variant(name, quant, format, lora, size, 1_500_000 if lora else 0, *extra),
         category=category,
         dataset="ot-mini",
         part="test",
         split=f"split of {category}",
         run="r",
         made_with={
-            "engine": "llama-cpp-python 0.3.36",
+            "engine": engine,
             "backbone": str(size).ljust(64, "0"),
             "adapter": None,
             "split": f"split of {category}",
@@ -272,6 +276,149 @@ def test_answers_read_from_texts_stand_beside_those_by_letters(
     assert made["lora-F16-generate"]["label_mass"] is None
     assert "lora-F16-generate: 20 texts give no answer, counted as wrong" in notes(home)
     assert not any("on the labels" in note for note in notes(home))
+
+
+@pytest.fixture
+def both(home: Path) -> Path:
+    """The two categories in ONNX too: all types are as good as F16, and int4 is quicker in one."""
+    for category, right in (("oranbench", 239), ("teletables", 199)):
+        put(
+            home,
+            summary("lora-fp32", category, right=right),
+            summary("lora-int8", category, right=right),
+            summary("lora-int4", category, right=right, milliseconds_p50=8.0),
+        )
+    put(home, summary("lora-int4", "teletables", right=199, milliseconds_p50=11.0))
+    return home
+
+
+def test_formats_stand_side_by_side(tel_report: Command, both: Path) -> None:
+    code, said, err = tel_report("--json")
+    assert (code, err) == (0, "")
+    table = [re.split(r"\s{2,}", line) for line in said.splitlines() if line.startswith("oranb")]
+    assert [cells[1:3] for cells in table] == [
+        *(["base-F16", "GGUF"], ["lora-F16", "GGUF"], ["lora-Q8_0", "GGUF"]),
+        *(["lora-Q4_K_M", "GGUF"], ["lora-fp32", "ONNX"], ["lora-int8", "ONNX"]),
+        ["lora-int4", "ONNX"],
+    ]
+    assert "disk: backbone, of ONNX with data file and tokenizer, and adapter;" in (
+        " ".join(said.split())
+    )
+    document = json.loads(said.splitlines()[-1])
+    assert document["reference"] == "lora-F16"
+    assert document["smallest"]["variant"] == "lora-int4"
+    assert document["smallest"]["bytes"] == 6_000_000
+    assert document["formats"] == [
+        {
+            "format": "gguf", "variant": "lora-Q8_0", "bytes": 7_000_000,
+            "milliseconds": {"oranbench": 10.0, "teletables": 10.0},
+        },
+        {
+            "format": "onnx", "variant": "lora-int4", "bytes": 6_000_000,
+            "milliseconds": {"oranbench": 8.0, "teletables": 11.0},
+        },
+    ]  # fmt: skip
+    assert document["settings"]["engine"] == "llama-cpp-python 0.3.36 or onnxruntime 1.31"
+    sentences = (
+        "the smallest such variant of each format: lora-Q8_0 (GGUF), 7.0 MB, 10.0 ms a question; "
+        "lora-int4 (ONNX), 6.0 MB, 9.5 ms a question (p50, median over the categories)",
+        "of these lora-int4 (ONNX) is the smallest and took the least time, in 1 of 2 categories; "
+        "each was timed once, on the machine and under the load of its run, so a small difference "
+        "in time may be chance",
+    )
+    page = read_page(both / "reports" / "report.html")
+    markdown = (both / "reports" / "report.md").read_text()
+    for sentence in sentences:
+        assert sentence in said.splitlines()
+        assert render.escaped(sentence) in markdown
+        assert f"{sentence[0].upper()}{sentence[1:]}." in page.texts
+    assert "circles are GGUF, squares are ONNX." in "".join(page.texts)
+    assert any(text.startswith("ONNX") for text in page.texts)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_one_format_says_nothing_of_formats(tel_report: Command, home: Path) -> None:
+    _, said, _ = tel_report("--json")
+    assert "GGUF" not in said.replace("(GGUF)", "")
+    assert "each format" not in said
+    assert [each["variant"] for each in json.loads(said.splitlines()[-1])["formats"]] == [
+        "lora-Q8_0"
+    ]
+    assert "circles" not in (home / "reports" / "report.html").read_text()
+
+
+def test_the_disk_of_onnx_has_the_tokenizer_once(tel_report: Command, both: Path) -> None:
+    made = findings.collect(Workspace(both), "tel-nano")
+    found = {each.quant: each for each in made.footprints}
+    assert list(found) == ["F16", "Q8_0", "Q4_K_M", "fp32", "int8", "int4"]
+    small = found["int4"]
+    assert (small.format, small.backbone, small.tokenizer) == ("onnx", 3_000_000, TOKENIZER)
+    assert (small.together, small.merged) == (6_000_000, 2 * 2_400_000 + TOKENIZER)
+    assert "2 x 2.4 + 0.6 = 5.4" in tel_report()[1]
+    assert "int4 (ONNX)" in [row[0] for row in render.footprint(made).rows]
+
+
+@pytest.mark.parametrize(
+    ("names", "reference"),
+    [
+        ("lora-fp32 lora-F16 base-F16", "lora-F16"),
+        ("lora-Q8_0 lora-fp32 lora-int4", "lora-fp32"),
+        ("lora-Q8_0 lora-int8 lora-int4 base-fp32", "lora-int8"),
+        ("base-F16 base-int4", "base-F16"),
+    ],
+)
+def test_the_reference_is_what_lost_least(tmp_path: Path, names: str, reference: str) -> None:
+    put(tmp_path, *map(summary, names.split()))
+    assert findings.collect(Workspace(tmp_path), "tel-nano").reference == reference
+
+
+def test_a_format_that_lost_too_much_is_not_compared(tel_report: Command, home: Path) -> None:
+    put(home, summary("lora-int4", right=100, milliseconds_p50=1.0))
+    put(home, summary("lora-int4", "teletables", right=199, milliseconds_p50=1.0))
+    _, said, _ = tel_report()
+    assert (
+        "no ONNX variant overlaps lora-F16 everywhere, so the formats are not compared"
+        in said.splitlines()
+    )
+    assert "each format" not in said
+
+
+def test_texts_are_not_timed_against_letters(home: Path) -> None:
+    """An answer read from a text takes many times as long."""
+    put(home, generated("lora-int4"), generated("lora-int4", category="teletables", right=199))
+    made = findings.collect(Workspace(home), "tel-nano")
+    assert [best.variant for best in made.formats] == ["lora-Q8_0"]
+    assert "not compared" in " ".join(render.verdict(made))
+
+
+def test_the_smallest_need_not_be_the_quickest(tmp_path: Path) -> None:
+    put(tmp_path, summary("lora-F16"), summary("lora-fp32", milliseconds_p50=4.0))
+    said = render.verdict(findings.collect(Workspace(tmp_path), "tel-nano"))[-1]
+    assert said.startswith(
+        "of these lora-F16 (GGUF) is the smallest and lora-fp32 (ONNX) took the least time; each"
+    )
+
+
+def test_equal_sizes_and_times_have_no_winner(tmp_path: Path) -> None:
+    one, other = summary("lora-F16"), summary("lora-fp32")
+    same = replace(other.variant, backbone_bytes=one.variant.backbone_bytes)
+    put(tmp_path, one, replace(other, variant=same))
+    said = render.verdict(findings.collect(Workspace(tmp_path), "tel-nano"))
+    assert said[-1].startswith("of these they are of one size and they took the same time; ")
+
+
+def test_the_points_of_formats_differ_in_shape(both: Path) -> None:
+    pytest.importorskip("matplotlib")
+    made = findings.collect(Workspace(both), "tel-nano")
+    looks = [plots._mark(made, name) for name in findings.variants(made)]
+    assert [look["marker"] for look in looks] == [*"oooo", *"sss"]
+    # A type's own colour, base and adapter alike.
+    assert len({look["color"] for look in looks}) == 6
+    long = summary("lora-int4", category="oranbench")
+    name = "lora-dynamic-int8-generate"
+    put(both, replace(long, variant=replace(long.variant, name=name, quant="dynamic-int8")))
+    made = findings.collect(Workspace(both), "tel-nano")
+    assert all(name in plot.svg for plot in plots.plots(made)[:3])
 
 
 def test_the_reference_is_not_read_from_texts(tmp_path: Path) -> None:
