@@ -171,7 +171,8 @@ def _formats(report: Report) -> tuple[str, ...]:
         who = "" if small is quick and not one_size else f"{_named(quick)} "
         time = f"{who}took the least time" + (f", in {won} of {of} categories" if of > 1 else "")
     return (
-        f"the smallest such variant of each format: {each} (p50, median over the categories)",
+        f"the smallest variant of each format that overlaps {report.reference} so: {each} "
+        "(p50, median over the categories)",
         f"of these {size} and {time}; each was timed once, on the machine and under the load of "
         "its run, so a small difference in time may be chance",
     )

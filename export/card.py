@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tel_edge.runtime.backbones import BACKBONES
 from tel_edge.runtime.categories import CATEGORIES
-from tel_edge.runtime.manifest import BundleFile, Manifest, total_bytes
+from tel_edge.runtime.manifest import NOT_MEASURED, BundleFile, Manifest, total_bytes
 
 NAME = "README.md"
 
@@ -21,26 +21,28 @@ def render(made: Manifest) -> str:
 def _front(made: Manifest) -> list[str]:
     row = BACKBONES.get(made.backbone.name)
     # A bundle that holds adapters is one of adapters to the hub, though backbones lie beside them.
-    relation = "adapter" if made.adapters() else "quantized"
+    relation = "adapter" if _adapters(made) else "quantized"
     lines = ["---"]
     if row and row.hub:
         lines += [f"base_model: {row.hub}", f"base_model_relation: {relation}"]
     if made.backbone.licence != "unknown":
         lines.append(f"license: {made.backbone.licence}")
-    lines += ["library_name: gguf", "pipeline_tag: text-generation", "language: en", "tags:"]
-    tags = ["telecom", "question-answering", "tel-edge", "gguf"]
-    tags += ["lora"] if made.adapters() else []
+    there = made.formats() or ("gguf",)
+    lines += [f"library_name: {there[0]}", "pipeline_tag: text-generation", "language: en", "tags:"]
+    tags = ["telecom", "question-answering", "tel-edge", *there]
+    tags += ["lora"] if _adapters(made) else []
     lines += [f"- {tag}" for tag in tags]
     return [*lines, "---"]
 
 
 def _body(made: Manifest) -> list[str]:
-    name, asked = made.backbone.name, next(iter(made.adapters()), "oranbench")
+    name, adapters = made.backbone.name, _adapters(made)
+    asked, types = next(iter(adapters), "oranbench"), sum(f.kind == "backbone" for f in made.files)
     lines = [
         f"# {name}: telecom question answering on the device",
         "",
         f"A bundle of tel-edge: the backbone {name} ({made.backbone.architecture}) in "
-        f"{len(made.quants())} types and {len(made.adapters())} LoRA adapters, one a category. "
+        f"{types} types and {len(adapters)} LoRA adapters, one a category. "
         "`manifest.json` binds the files to each other by SHA-256.",
         "",
         "| file | kind | category | type | MB | KL to PEFT | equal picks |",
@@ -68,6 +70,12 @@ def _body(made: Manifest) -> list[str]:
     return lines
 
 
+def _adapters(made: Manifest) -> tuple[str, ...]:
+    """Return the categories that have an adapter in any format."""
+    found = (name for format in made.formats() for name in made.adapters(format))
+    return tuple(dict.fromkeys(found))
+
+
 def _row(file: BundleFile) -> str:
     figures = (_unmeasured(file), "") if file.parity is None else (
         f"{file.parity['kl']:.1e}", f"{file.parity['picks']:.0%}"
@@ -79,5 +87,5 @@ def _row(file: BundleFile) -> str:
 
 
 def _unmeasured(file: BundleFile) -> str:
-    # A router holds no part of the model, so there is nothing to compare.
-    return "" if file.kind == "router" else "not verified"
+    # These hold no model by themselves, so there is nothing to compare.
+    return "" if file.kind in NOT_MEASURED else "not verified"

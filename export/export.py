@@ -18,10 +18,7 @@ from tel_edge.export.plan import plan
 from tel_edge.export.quantize import QUANTS
 from tel_edge.runtime import bundle, cli, extras
 from tel_edge.runtime.atomic import write_text
-from tel_edge.runtime.manifest import BundleFile, total_bytes
-
-# Files that hold no model, or a part of one that is measured as a whole.
-NOT_MEASURED = ("data", "tokenizer", "router")
+from tel_edge.runtime.manifest import NOT_MEASURED, BundleFile, total_bytes
 
 
 def work(args: argparse.Namespace) -> Mapping[str, Any]:

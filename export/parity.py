@@ -219,7 +219,7 @@ class Gate:
 def sign_test(worse: int, better: int) -> float:
     """Return the chance of so many cases being worse, or more, if either is as likely."""
     n = worse + better
-    return sum(math.comb(n, k) for k in range(worse, n + 1)) / 2**n
+    return sum(math.comb(n, k) for k in range(worse, n + 1)) / float(2**n)
 
 
 def opened(folder: Path, jobs: Sequence[Job]) -> Gate:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tel_edge.export import adapter, calibration, importance, quantize, selection, tokenizer
 from tel_edge.export import checkpoint as checkpoints
@@ -22,7 +21,7 @@ from tel_edge.export.tokenizer import Vocabulary
 from tel_edge.runtime import backbones, cli, digest, prompt
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
-from tel_edge.runtime.manifest import BackboneInfo
+from tel_edge.runtime.manifest import BackboneInfo, BundleFile
 
 HALF = QUANTS["F16"]
 # Small models take more than the table's bits, since their embedding weighs more.
@@ -255,9 +254,18 @@ def unfinished(
     return tuple(left)
 
 
-def there(args: argparse.Namespace, output: Output, *key: Any, format: str = "gguf") -> Any:
+def there(
+    args: argparse.Namespace,
+    output: Output,
+    kind: str,
+    quant: str,
+    category: str | None,
+    source: str,
+    options: str | None = None,
+    format: str = "gguf",
+) -> BundleFile | None:
     """Return the finished file of that key, unless it still has to be measured."""
-    file = output.intact(*key, format=format)
+    file = output.intact(kind, quant, category, source, options, format)
     return file if file and (file.parity or not args.verify) else None
 
 

@@ -18,6 +18,8 @@ NAME = "manifest.json"
 # Names that become parts of paths: of results and reports.
 PLAIN = re.compile(r"(?!\.\.?$)[A-Za-z0-9._-]+")
 KINDS = ("backbone", "adapter", "merged", "data", "tokenizer", "router")
+# Kinds that hold no model by themselves: their parity is that of another file, or means nothing.
+NOT_MEASURED = ("data", "tokenizer", "router")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ it was kept or has just been computed.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,6 @@ class OnnxCache:
 
 
 def _bytes(value: Any) -> int:
-    import math
-
     # Keys and values are float32.
-    return 4 * math.prod(value.shape())
+    dims: list[int] = value.shape()
+    return 4 * math.prod(dims)

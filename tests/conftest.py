@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +28,14 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data: set TEL_SHARED to the folder that holds ot-full and tokenizers")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """The tiny ONNX decoders of `onnx_models` by kind; one is traced only once."""
+    from onnx_models import Tiny
+
+    return cache(lambda kind: Tiny(tmp_path_factory.mktemp(kind), kind))
 
 
 @pytest.fixture

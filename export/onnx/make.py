@@ -28,7 +28,7 @@ FORMAT = "onnx"
 REFERENCE = ONNX_QUANTS["fp32"]
 ADAPTER_QUANT = "F32"
 # Options of the GGUF half that mean nothing here, and why.
-REFUSED = (
+REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("merge", False, "an ONNX adapter goes over the backbone as it is"),
     ("imatrix", "none", "the quantizer of ONNX has no importance matrix"),
     ("tensor_type", [], "the types of ONNX are whole"),
