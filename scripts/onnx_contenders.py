@@ -1,7 +1,7 @@
 """What bench_onnx.py measures, each in a process of its own: both engines, and ways of sharing.
 
 The questions are random token ids behind a prefix that all begin with, since speed does not depend
-on what they say. Nothing here is imported from numpy or an engine before an engine's clock runs.
+on what they say.
 """
 
 from __future__ import annotations
@@ -153,6 +153,10 @@ class Batch:
     held: tuple[int, ...]
     left: bool = False
 
+    def tokens(self, lengths: Sequence[int]) -> int:
+        """Return how many tokens are computed, with those that fill up."""
+        return len(self.held) * max(lengths[at] for at in self.held)
+
 
 @dataclass(frozen=True)
 class Way:
@@ -173,9 +177,7 @@ def _by_length(lengths: Sequence[int]) -> list[int]:
 def _padded(lengths: Sequence[int], most: int, left: bool) -> list[Batch]:
     """Return batches of questions of about the same length, so that little is filled up."""
     order = _by_length(lengths)
-    return [
-        Batch(tuple(order[start : start + most]), left) for start in range(0, len(order), most)
-    ]
+    return [Batch(tuple(order[start : start + most]), left) for start in range(0, len(order), most)]
 
 
 def _equal(lengths: Sequence[int], _: int) -> list[Batch]:
@@ -208,7 +210,9 @@ def sharing(subject: Subject, name: str) -> dict[str, Any]:
     (`ROW` has none), seconds, tokens computed and log-probabilities.
     """
     lengths = uneven(subject.questions)
-    return {"runs": [_row(subject, lengths)] if name == ROW else _runs(subject, lengths, WAYS[name])}
+    return {
+        "runs": [_row(subject, lengths)] if name == ROW else _runs(subject, lengths, WAYS[name])
+    }
 
 
 def _row(subject: Subject, lengths: Sequence[int]) -> dict[str, Any]:
@@ -231,15 +235,17 @@ def _runs(subject: Subject, lengths: Sequence[int], way: Way) -> list[dict[str, 
         # Repeated before the clock runs, too: it is done once for all questions of a device.
         rows = {len(batch.held): plain.repeated(past, len(batch.held)) for batch in batches}
         if size == way.sizes[0]:
-            plain.answers(batches[0], asked, rows[len(batches[0].held)])
+            most = max(batches, key=lambda batch: batch.tokens(lengths))
+            plain.answers(most, asked, rows[len(most.held)])
         found: dict[int, list[float]] = {}
         began = time.perf_counter()
         for batch in batches:
             found |= plain.answers(batch, asked, rows[len(batch.held)])
         seconds = time.perf_counter() - began
-        tokens = sum(len(b.held) * max(lengths[at] for at in b.held) for b in batches)
+        tokens = sum(batch.tokens(lengths) for batch in batches)
         logprobs = [found[at] for at in range(len(asked))]
-        made.append({"batch": size, "seconds": seconds, "tokens": tokens, "logprobs": logprobs})
+        largest = max(len(batch.held) for batch in batches)
+        made.append({"batch": largest, "seconds": seconds, "tokens": tokens, "logprobs": logprobs})
     return made
 
 

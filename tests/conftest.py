@@ -38,6 +38,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     return cache(lambda kind: Tiny(tmp_path_factory.mktemp(kind), kind))
 
 
+@pytest.fixture(scope="session")
+def onnx_home(tiny: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with the bundle of the tiny llama in every ONNX type and three adapters."""
+    from onnx_models import exported
+
+    return exported(tiny("llama"), tmp_path_factory.mktemp("home"))
+
+
 @pytest.fixture
 def run_command(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run a command in this process and return (exit code, stdout, stderr)."""

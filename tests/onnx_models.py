@@ -31,6 +31,8 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "sliding": {"layers_to_transform": [1]},
 }
 SOURCE = "plain.onnx"
+CATEGORIES = ("oranbench", "teleqna", "teletables")
+QUANTS = ("fp32", "int8", "int4", "dynamic-int8")
 
 
 class Tiny:
@@ -210,3 +212,22 @@ def copy_trace(tiny: Tiny) -> Any:
             shutil.copyfile(part, out.parent / part.name)
 
     return trace
+
+
+def exported(tiny: Tiny, home: Path) -> Path:
+    """Run `tel-export` with all types and adapters, but for the tracing."""
+    import pytest
+
+    from tel_edge.export import export
+    from tel_edge.export.onnx import trace
+    from tel_edge.runtime import cli
+
+    for seed, category in enumerate(CATEGORIES, start=1):
+        at = home / "adapters" / "base" / category
+        models.bind(models.adapter(at, tiny.base, seed=seed), tiny.base, category=category)
+    argv = ["--workspace", str(home), "--backbone", str(tiny.base), "--adapter", "all", "--quiet"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "trace", copy_trace(tiny))
+        assert cli.run(export.parser(), export.work,
+                       [*argv, "--format", "onnx", "--quant", ",".join(QUANTS)]) == 0  # fmt: skip
+    return home

@@ -14,7 +14,7 @@ from typing import Any
 import export_models as models
 import pytest
 
-from tel_edge.export import export, output
+from tel_edge.export import export, gguf, output
 from tel_edge.runtime import cli
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.manifest import read, verified
@@ -132,7 +132,7 @@ def test_a_kept_f16_is_what_is_quantized(
     made: Path, home: Path, capsys: Any, monkeypatch: Any
 ) -> None:
     assert run(made, home, "--quant", "F16") == 0
-    monkeypatch.setattr(export, "write_backbone", None)
+    monkeypatch.setattr(gguf, "write_backbone", None)
     assert run(made, home, "--quant", "Q8_0") == 0
     assert read(home / "bundles" / "base").quants() == ("F16", "Q8_0")
 
@@ -145,7 +145,7 @@ def test_a_failure_leaves_what_was_finished(
 
     argv = ["--adapter", "all", "--quant", "F16,Q8_0"]
     with monkeypatch.context() as patch:
-        patch.setattr(export, "quantize", fail)
+        patch.setattr(gguf, "quantize", fail)
         assert run(made, home, *argv) == 1
     bundle = home / "bundles" / "base"
     assert names(bundle) == {"base-F16.gguf", "manifest.json"}
@@ -158,15 +158,15 @@ def test_a_failure_leaves_what_was_finished(
 
 KILLED = """
 import os, signal, sys
-from tel_edge.export import export
+from tel_edge.export import export, gguf
 from tel_edge.runtime import cli
-real = export.quantize
+real = gguf.quantize
 def die(source, out, row, step, **more):
     outcome = real(source, out, row, step, **more)
     if row.name == sys.argv.pop(1):
         os.kill(os.getpid(), signal.SIGKILL)
     return outcome
-export.quantize = die
+gguf.quantize = die
 cli.run(export.parser(), export.work, sys.argv[2:])
 """
 
@@ -255,7 +255,7 @@ COMMANDS: tuple[tuple[list[str], int, str], ...] = (
     (["--nonsense"], 2, "unrecognized arguments: --nonsense"),
     (["--quant", "Q4_K_X"], 2, "no type 'Q4_K_X'; there are: F32 F16 BF16 Q8_0"),
     (["--quant", ","], 2, "no type ''"),
-    (["--format", "onnx"], 2, "--format onnx is not in this version; gguf is"),
+    (["--format", "onnx", "--quant", "Q4_K_M"], 2, "no ONNX type 'Q4_K_M'; there are: fp32 int8"),
     (["--format", "exe"], 2, "invalid choice: 'exe'"),
     (["--backbone", "nothing"], 2, "no backbone 'nothing'"),
     (["--adapter", "nothing"], 2, "'nothing' is neither a folder nor 'all'"),

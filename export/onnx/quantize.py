@@ -125,16 +125,22 @@ class _Work:
         rows, columns = weight.shape[1], weight.shape[0]
         if gather is None or columns % BLOCK:
             return
-        table = self.graph.initializers[gather.input[0]]
+        table, own = self.graph.initializers[gather.input[0]], False
         if table.name != weight.tensor.name:
             values = container.values(table, self.folder)
             if not np.array_equal(values, weight.values(self.folder).T):
                 other = Weight(gather, table, True)
-                name = self._tensors(other, self.row.head)
+                name, own = self._tensors(other, self.row.head), True
         parts = [f"{name}.table", f"{name}.table_scales"]
         self._placeholder(parts[0], np.uint8, (rows, columns))
         self._placeholder(parts[1], np.float32, (rows, columns // BLOCK))
-        self.same |= {parts[0]: f"{name}.blocks", parts[1]: f"{name}.scales"}
+        blocks, scales = f"{name}.blocks", f"{name}.scales"
+        if own:
+            # Nothing else reads these blocks, so they are written as the table alone.
+            self.made[parts[0]] = lambda: self.made[blocks]().reshape(rows, columns)
+            self.made[parts[1]] = lambda: self.made[scales]().reshape(rows, columns // BLOCK)
+        else:
+            self.same |= {parts[0]: blocks, parts[1]: scales}
         made = need("onnx", "export").helper.make_node(
             "GatherBlockQuantized",
             [parts[0], gather.input[1], parts[1]],
