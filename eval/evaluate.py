@@ -123,6 +123,7 @@ def made_with(task: Task, source: Source) -> dict[str, Any]:
     format = task.backbone.format
     passed = WITHOUT_EFFECT | UNKNOWN.get(format, set())
     engine = {name: value for name, value in asdict(task.engine).items() if name not in passed}
+    engine["batch"] = engine["batch"] or FORMATS[format].batch
     # Left out where empty: the digests of GGUF results are older than the field.
     if not engine.get("providers"):
         engine.pop("providers", None)

@@ -16,10 +16,10 @@ class EngineSettings:
     """How an engine is run; the defaults are safe on every machine.
 
     `threads` None means all cores. `context` is the number of tokens that the KV cache holds,
-    `batch` the most that one decode computes. `flash` is flash attention, None leaving it to the
-    engine. `kv` is the type of the KV cache. `extra_buffers` copies the weights into the layout
-    that the processor likes best, where the engine has one. `gpu_layers` go to the GPU, -1 all,
-    None (and 0) none.
+    `batch` the most that one decode computes, None what suits the engine. `flash` is flash
+    attention, None leaving it to the engine. `kv` is the type of the KV cache. `extra_buffers`
+    copies the weights into the layout that the processor likes best, where the engine has one.
+    `gpu_layers` go to the GPU, -1 all, None (and 0) none.
     `providers` are onnxruntime's execution providers in their order, none meaning the CPU.
     `max_adapters` stay loaded, None any number. `exact` answers one question at a time, with
     nothing kept from another one.
@@ -27,7 +27,7 @@ class EngineSettings:
 
     threads: int | None = None
     context: int = 4096
-    batch: int = 512
+    batch: int | None = None
     flash: bool | None = None
     kv: str = "F16"
     extra_buffers: bool = False

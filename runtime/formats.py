@@ -19,13 +19,15 @@ WEIGHTS = "tel_edge.backbone.weights"
 class Format:
     """One row. `package` is what the engine is made of, by import and by distribution name.
 
-    `weights` checks a backbone's file and returns the digest in it, None where there is none.
-    `adapter` checks an adapter's file against the backbone's (path, digest, name); `pair` does so
-    for files that no manifest describes, and takes the backbone's path.
+    `batch` tokens are computed in one go where nothing else is asked for: ONNX attention looks at
+    all cells of a row, so its rows are shorter. `weights` checks a backbone's file and returns the
+    digest in it, None where there is none; `adapter` checks an adapter's file against the
+    backbone's (path, digest, name).
     """
 
     name: str
     suffix: str
+    batch: int
     package: tuple[str, str]
     engine: Callable[[Path, Mapping[str, Adapter], EngineSettings], Engine]
     weights: Callable[[Path], str | None]
@@ -94,11 +96,12 @@ FORMATS: dict[str, Format] = {
     row.name: row
     for row in (
         Format(
-            "gguf", ".gguf", ("llama_cpp", "llama-cpp-python"), _llama, _gguf_weights,
+            "gguf", ".gguf", 512, ("llama_cpp", "llama-cpp-python"), _llama, _gguf_weights,
             _gguf_adapter,
         ),
         Format(
-            "onnx", ".onnx", ("onnxruntime", "onnxruntime"), _onnx, _onnx_weights, _onnx_adapter
+            "onnx", ".onnx", 192, ("onnxruntime", "onnxruntime"), _onnx, _onnx_weights,
+            _onnx_adapter,
         ),
     )
 }  # fmt: skip

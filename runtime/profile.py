@@ -125,7 +125,7 @@ def key(backbone: str, quant: str) -> str:
 def shown(name: str, value: Any) -> str:
     """Return the value of a field of `TUNED` in a word."""
     if value is None:
-        return {"threads": "all", "flash": "auto", "gpu_layers": "0"}[name]
+        return {"threads": "all", "batch": "auto", "flash": "auto", "gpu_layers": "0"}[name]
     if isinstance(value, bool):
         return "on" if value else "off"
     return "all" if name == "gpu_layers" and value < 0 else str(value)
@@ -163,7 +163,8 @@ def settings(
     if put.flash is False and put.kv.startswith("Q"):
         # One was asked for, the other was tuned without it: a quantized cache needs flash.
         put = replace(put, flash=base.flash, kv=base.kv)
-    put = replace(put, batch=min(put.batch, max(base.batch, base.context)))
+    if put.batch:
+        put = replace(put, batch=min(put.batch, base.context))
     return put, f"settings of {path}: {described(put, format)}"
 
 
@@ -257,6 +258,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "null or a whole number above 0",
     ),
     "batch": (_whole(1, 65536), "a whole number above 0"),
+        "null or a whole number above 0",
+    ),
     "flash": (lambda value: value is None or isinstance(value, bool), "true, false or null"),
     "kv": (lambda value: isinstance(value, str) and value in KV_TYPES, f"of {' '.join(KV_TYPES)}"),
     "extra_buffers": (lambda value: isinstance(value, bool), "true or false"),

@@ -17,6 +17,7 @@ from tel_edge.runtime import bundle, extras, profile
 from tel_edge.runtime.child import in_child
 from tel_edge.runtime.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.packed import cores
 from tel_edge.runtime.probe import WARM, Subject, ask, opened, picked
 from tel_edge.runtime.scoring import Scorer
@@ -55,6 +56,7 @@ class Knob:
 # In the order in which they are tried: what changes most first. To tune another field, add a row,
 # its name to the formats of `TUNED` that it means something to, and its rule to `RULES`
 # (runtime/profile.py).
+BATCHES = (128, 192, 256, 512, 1024)
 KNOBS = (
     Knob(
         "gpu_layers",
@@ -78,7 +80,7 @@ KNOBS = (
     ),
     Knob(
         "batch",
-        lambda device, base: [size for size in (128, 256, 512, 1024) if size <= base.context],
+        lambda device, base: [size for size in BATCHES if size <= base.context],
         "a larger one shares more reading of weights, a smaller one stays in the cache",
     ),
     Knob(
@@ -168,7 +170,9 @@ def tune(
             )
         return made
 
-    best, default = start, EngineSettings()
+    default = replace(EngineSettings(), batch=FORMATS[format].batch)
+    start = replace(start, batch=start.batch or default.batch)
+    best = start
     # Reads the weights into memory, so that no later run has to.
     rate = working(start).tokens_per_second
     latest: Probe | None = None

@@ -18,6 +18,7 @@ from tel_edge.runtime import llama_native, packing
 from tel_edge.runtime.engine import Adapter, EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
+from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.llama_cache import PrefixCache
 from tel_edge.runtime.packed import OUTPUTS, SEQUENCES, PackedEngine, cores
 from tel_edge.runtime.packing import Entry
@@ -67,7 +68,7 @@ class LlamaEngine(PackedEngine):
         trained = int(self._llama.llama_model_n_ctx_train(self._model))
         self.context = self.span = min(wanted.context, trained)
         params.n_ctx = self.context
-        self.most = min(wanted.batch, self.context)
+        self.most = min(wanted.batch or FORMATS["gguf"].batch, self.context)
         params.n_batch = params.n_ubatch = self.most
         params.n_seq_max = SEQUENCES
         # One cache for all sequences: a prefix is shared by marking its cells, not by copying.

@@ -15,6 +15,7 @@ from tel_edge.runtime import onnx_adapter, onnx_header, packing
 from tel_edge.runtime.engine import Adapter, EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
+from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.onnx_cache import OnnxCache
 from tel_edge.runtime.packed import OUTPUTS, PackedEngine, cores
 from tel_edge.runtime.packing import Entry
@@ -114,7 +115,7 @@ class OnnxEngine(PackedEngine):
         self._ends = {int(end) for end in known.get("tel_edge.eos", "").split(",") if end}
         self._window = int(known.get("tel_edge.window") or 0)
         self.context = min(self.settings.context, int(known.get("tel_edge.context") or 2**31))
-        self.most = min(self.settings.batch, self.context)
+        self.most = min(self.settings.batch or FORMATS["onnx"].batch, self.context)
         self.span = min(self._window or self.context, self.context)
         empty = []
         for name in self._past:
@@ -236,7 +237,7 @@ class OnnxEngine(PackedEngine):
         """Free what the library holds; the engine is not usable after it."""
         self.closed()
         self.forget()
-        del self._session
+        self._session = None
 
 
 def _first(error: Exception) -> str:

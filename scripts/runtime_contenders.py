@@ -19,6 +19,7 @@ from typing import Any
 from tel_edge.runtime import memory, packing
 from tel_edge.runtime.engine import Adapter, EngineSettings, Item, Score
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.prompt import LETTERS, render
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.scoring import Scorer
@@ -27,7 +28,7 @@ from tel_edge.runtime.with_llama import LlamaEngine
 
 # Everybody has the same threads, batch and context.
 CORES = len(os.sched_getaffinity(0))
-CONTEXT, BATCH = EngineSettings().context, EngineSettings().batch
+CONTEXT, BATCH = EngineSettings().context, FORMATS["gguf"].batch
 K, TEMPERATURE, SEED = 4, 0.7, 42
 # Questions that are asked before the clock runs: they touch all weights.
 WARM = 2

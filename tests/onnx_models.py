@@ -50,8 +50,9 @@ class Tiny:
     def plain(self) -> Path:
         from tel_edge.export.onnx import trace
 
-        self.base.parent.joinpath("traced").mkdir()
-        trace.trace(self.base, self.folder / "traced" / SOURCE)
+        base = self.base
+        (self.folder / "traced").mkdir()
+        trace.trace(base, self.folder / "traced" / SOURCE)
         return self.folder / "traced" / SOURCE
 
     @cached_property
@@ -92,11 +93,13 @@ class Tiny:
         return self.written(self.adapter, self.folder / "x.onnx_adapter")
 
     def written(self, peft: Path, out: Path, weights: str = "a" * 64) -> Path:
+        """Write an adapter that says it was made for the backbone `weights`."""
         from tel_edge.export import adapter
         from tel_edge.export.onnx.adapter import write_adapter
+        from tel_edge.runtime import digest
         from tel_edge.runtime.manifest import BackboneInfo
 
-        info = BackboneInfo("base", self.kind, weights, "", "")
+        info = BackboneInfo("base", self.kind, digest.of_weights(self.base), "", "")
         write_adapter(adapter.load(peft, self.shape, info, False), out, weights)
         return out
 
@@ -205,10 +208,11 @@ def node(model: Any, module: str) -> Any:
 
 def copy_trace(tiny: Tiny) -> Any:
     """Return what `trace.trace` does, without the seconds that it takes."""
+    plain = tiny.plain
 
     def trace(folder: Path, out: Path) -> None:
         assert (folder, out.name) == (tiny.base, SOURCE)
-        for part in tiny.plain.parent.iterdir():
+        for part in plain.parent.iterdir():
             shutil.copyfile(part, out.parent / part.name)
 
     return trace

@@ -476,7 +476,7 @@ def test_results_of_gguf_stay_what_they_were(
     other = read_summary(out(home, "lora-int4", ".json")).made_with
     assert set(other) == {*made, "backbone_data", "backbone_tokenizer"}
     assert other["engine"] == "onnxruntime 1"
-    assert other["engine_settings"] == {"context": 4096, "batch": 512, "exact": False}
+    assert other["engine_settings"] == {"context": 4096, "batch": 192, "exact": False}
     # What one engine does not know makes no other run there.
     gguf, onnx = "base-F16 lora-F16 lora-Q4_K_M", "lora-fp32 lora-int4"
     for argv, same in (("--provider cuda", gguf), ("--gpu-layers 1", onnx)):

@@ -112,6 +112,11 @@ def _given(folder: Path) -> Path:
 
 def _digest(model: Path) -> str:
     parts = container.data_names(container.load(model))
+    for name in parts:
+        if not (model.parent / name).is_file():
+            raise InputError(
+                f"--from-onnx: {model.parent / name} is missing, where {model.name} has its weights"
+            )
     return digest.of_value([digest.of_file(model.parent / name) for name in (model.name, *parts)])
 
 

@@ -329,8 +329,10 @@ def _add_logits(graph: Graph, head: Weight) -> None:
 
 
 def _strip(model: Any) -> None:
-    """Drop what exporters note about their machine, and shapes that hold no longer."""
-    del model.graph.value_info[:]
+    """Drop what exporters note about their machine.
+
+    The shapes of values stay: without them the engine plans its memory for seconds.
+    """
     del model.graph.metadata_props[:]
     for node in model.graph.node:
         del node.metadata_props[:]
