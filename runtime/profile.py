@@ -258,8 +258,6 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "null or a whole number above 0",
     ),
     "batch": (_whole(1, 65536), "a whole number above 0"),
-        "null or a whole number above 0",
-    ),
     "flash": (lambda value: value is None or isinstance(value, bool), "true, false or null"),
     "kv": (lambda value: isinstance(value, str) and value in KV_TYPES, f"of {' '.join(KV_TYPES)}"),
     "extra_buffers": (lambda value: isinstance(value, bool), "true or false"),

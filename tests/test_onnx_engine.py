@@ -56,7 +56,7 @@ def new(folder: Path) -> Iterator[New]:
                  **settings: Any) -> OnnxEngine:  # fmt: skip
         backbone = file_of(folder, quant=quant)
         adapters = bundle.loose_adapters(backbone, {c: file_of(folder, c) for c in CATEGORIES})
-        wanted = EngineSettings(**{"threads": 1, **settings})
+        wanted = EngineSettings(**{"threads": 1, "batch": 512, **settings})
         opened.append(OnnxEngine(backbone, adapters | (more or {}), wanted))
         return opened[-1]
 
