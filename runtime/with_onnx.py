@@ -209,7 +209,7 @@ class OnnxEngine(PackedEngine):
             # The graph counts the window in cells, of which other branches take some.
             raise InputError(
                 f"{total} tokens side by side, the model's window has {self._window}; "
-                "pass --exact, or labels of one token"
+                "behind so long a prompt answers have to be of one token"
             )
         bias = np.where(hidden, np.float32(-np.inf), np.float32(0))
         reads = [at for at, entry in enumerate(part) if entry.read is not None]
@@ -241,4 +241,5 @@ class OnnxEngine(PackedEngine):
 
 
 def _first(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
+    # The reason stands last, behind a path of any length.
+    return str(error).strip().split("\n")[0][-200:]

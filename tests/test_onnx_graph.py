@@ -213,7 +213,9 @@ def test_nothing_of_this_machine_is_left(made: Tiny) -> None:
     model = container.load(made.slots)
     assert not any(one.metadata_props or one.doc_string for one in model.graph.node)
     assert not model.graph.metadata_props
-    assert not any(one.metadata_props or one.doc_string for one in model.graph.value_info)
+    graph = model.graph
+    values = (*graph.value_info, *graph.input, *graph.output)
+    assert not any(one.metadata_props or one.doc_string for one in values)
 
 
 def optimum_names(model: Any) -> Any:

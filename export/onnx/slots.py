@@ -337,6 +337,8 @@ def _strip(model: Any) -> None:
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
 
 
 def describe(model: Any, metadata: Mapping[str, str]) -> None:
