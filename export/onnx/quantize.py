@@ -92,7 +92,7 @@ def quantize(source: Path, out: Path, row: OnnxQuant, step: Step) -> None:
     model = container.load(source)
     work = _Work(Graph(model, str(source)), source.parent, row)
     for weight in plain(work.graph):
-        work.product(weight, row.body, row.dynamic)
+        work.product(weight)
     work.head()
     work.finish(model)
     describe(model, {"tel_edge.quant": row.name})
@@ -109,12 +109,12 @@ class _Work:
         self._quantized: dict[str, str] = {}
         self._scales: dict[str, npt.NDArray[np.float32]] = {}
 
-    def product(self, weight: Weight, width: int, dynamic: bool) -> None:
+    def product(self, weight: Weight) -> None:
         """Replace a product with a float32 weight by one with a quantized weight."""
-        if dynamic:
+        if self.row.dynamic:
             self._integer(weight)
         else:
-            self._blocks(weight, width)
+            self._blocks(weight, self.row.body)
 
     def head(self) -> None:
         """Quantize the projection to the vocabulary, and the embedding, which may be the same."""

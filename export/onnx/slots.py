@@ -81,10 +81,6 @@ class Graph:
         self.proto, self.where = model.graph, where
         self.initializers = {tensor.name: tensor for tensor in self.proto.initializer}
         self.makers = {name: node for node in self.proto.node for name in node.output}
-        self.users: defaultdict[str, list[Any]] = defaultdict(list)
-        for node in self.proto.node:
-            for name in node.input:
-                self.users[name].append(node)
         self._before: dict[str, list[Any]] = {}
         self._after: dict[str, list[Any]] = {}
 
@@ -103,16 +99,10 @@ class Graph:
 
     def weight(self, node: Any) -> Weight | None:
         """Return the initializer that a product multiplies by, None where it has none."""
-        name = node.input[1]
-        if name in self.initializers:
-            return Weight(node, self.initializers[name], False)
-        maker = self.makers.get(name)
-        if maker is not None and maker.op_type == "Transpose":
-            name = maker.input[0]
-            return (
-                Weight(node, self.initializers[name], True) if name in self.initializers else None
-            )
-        return None
+        name, maker = node.input[1], self.makers.get(node.input[1])
+        turned = maker is not None and maker.op_type == "Transpose"
+        tensor = self.initializers.get(maker.input[0] if maker is not None and turned else name)
+        return None if tensor is None else Weight(node, tensor, turned)
 
     def before(self, node: Any, made: Sequence[Any]) -> None:
         """Put nodes before another one."""
