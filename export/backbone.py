@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from tel_edge.export.container import Planned, Step
 from tel_edge.export.quantize import Quant
 from tel_edge.export.tensors import HALF_MOST, Stored, rounded, whole
 from tel_edge.export.tokenizer import Vocabulary
+from tel_edge.runtime.backbones import commit
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.manifest import BackboneInfo
@@ -21,9 +21,6 @@ from tel_edge.runtime.manifest import BackboneInfo
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-# The hub's cache calls a model's folder by its commit.
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def write_backbone(
@@ -75,7 +72,7 @@ def _identity(folder: Path, info: BackboneInfo, parameters: int) -> Any:
     """Return gguf's `Metadata`: name, size label, licence and origin, from the folder and card."""
     gguf = need("gguf", "export")
     made = gguf.Metadata.load(None, folder, None, parameters)
-    if COMMIT.fullmatch(folder.name):
+    if commit(folder):
         parts = gguf.Metadata.get_model_id_components(info.name, parameters)
         name, _, made.basename, made.finetune, made.version, made.size_label = parts
         made.name = gguf.Metadata.id_to_title(name)

@@ -37,9 +37,7 @@ def dequantize(file: Path, folder: Path, out: Path) -> int:
         raise InputError(f"{file}: not exported from {folder}; export it again")
     opened = checkpoints.load(folder)
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
-    made = {
-        tensor.source: _values(gguf, tensor, stored, file) for tensor, _ in opened.tensors
-    }
+    made = {tensor.source: _values(gguf, tensor, stored, file) for tensor, _ in opened.tensors}
     out.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.json"):
         # The index would name shards that are not here.

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
+
+# The hub's cache calls a model's folder by its commit.
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
 class Backbone:
     """A frozen base model. `hub` is its repository on the Hugging Face hub, or empty.
 
-    `folder` is where its files are when they are on this machine already.
+    `reference` is the large model of its family that the reference paper compares it with. All are
+    asked with the plain prompt of `tel_edge.runtime.prompt` and no chat template: the label is the
+    next token, and the text is the same for every tokenizer. `folder` is where its files are when
+    they are on this machine already.
     """
 
     name: str
     hub: str
     licence: str
+    reference: str = ""
     folder: Path | None = None
 
 
@@ -28,11 +35,17 @@ BACKBONES: dict[str, Backbone] = {
     row.name: row
     for row in (
         Backbone("tel-nano", "", "apache-2.0"),
-        Backbone("llama-3.2-1b", "meta-llama/Llama-3.2-1B-Instruct", "llama3.2"),
-        Backbone("qwen3-0.6b", "Qwen/Qwen3-0.6B", "apache-2.0"),
-        Backbone("exaone-4.0-1.2b", "LGAI-EXAONE/EXAONE-4.0-1.2B", "exaone"),
+        Backbone(
+            "llama-3.2-1b", "meta-llama/Llama-3.2-1B-Instruct", "llama3.2",
+            "meta-llama/Llama-3.1-8B-Instruct",
+        ),
+        Backbone("qwen3-0.6b", "Qwen/Qwen3-0.6B", "apache-2.0", "Qwen/Qwen3-8B"),
+        Backbone(
+            "exaone-4.0-1.2b", "LGAI-EXAONE/EXAONE-4.0-1.2B", "exaone",
+            "LGAI-EXAONE/EXAONE-3.5-7.8B-Instruct",
+        ),
     )
-}
+}  # fmt: skip
 
 
 def find(name: str) -> Backbone:
@@ -42,11 +55,11 @@ def find(name: str) -> Backbone:
     """
     if name in BACKBONES:
         row = BACKBONES[name]
-        return row if row.hub else Backbone(row.name, "", row.licence, embedded())
+        return row if row.hub else replace(row, folder=embedded())
     folder = Path(name)
     if folder.is_dir():
         called = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name) or "backbone"
-        return Backbone(called, "", "unknown", folder)
+        return Backbone(called, "", "unknown", folder=folder)
     raise InputError(
         f"no backbone {name!r}: it is neither a folder nor one of {' '.join(BACKBONES)}"
     )
@@ -59,19 +72,23 @@ def embedded() -> Path:
     return Path(tel_edge.__file__).parent / "tel_nano"
 
 
-def fetch(backbone: Backbone) -> Path:
+def fetch(backbone: Backbone, revision: str | None = None) -> Path:
     """Return a local folder with the backbone's files, downloading from the hub if need be.
 
-    Only safetensors, configuration and tokenizer files are taken. Raises `InputError` where the
-    hub does not give them, or the folder holds pickled weights only.
+    `revision` is a branch, tag or commit of the hub's repository. Only safetensors, configuration
+    and tokenizer files are taken. Raises `InputError` where the hub does not give them, or the
+    folder holds pickled weights only.
     """
     folder = backbone.folder
+    if folder is not None and revision:
+        raise InputError(f"--revision is for backbones of the hub; {folder} is here already")
     if folder is None:
         hub = need("huggingface_hub", "train")
         try:
             folder = Path(
                 hub.snapshot_download(
                     backbone.hub,
+                    revision=revision,
                     allow_patterns=["*.safetensors", "*.json", "*.jinja", "LICENSE*", "README.md"],
                     ignore_patterns=["original/*"],
                 )
@@ -90,3 +107,8 @@ def fetch(backbone: Backbone) -> Path:
             f"{folder}: no *.safetensors; pickled weights are never loaded, convert them first"
         )
     return folder
+
+
+def commit(folder: Path) -> str | None:
+    """Return the commit that a folder of the hub's cache holds, None for any other folder."""
+    return folder.name if COMMIT.fullmatch(folder.name) else None

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import mmap
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
+from tel_edge.runtime import protobuf
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.protobuf import SPAN, VARINT
 
 # A protobuf message has at most this many bytes.
 MOST_BYTES = (1 << 31) - 1
@@ -72,8 +74,6 @@ ONCE = {("attribute", 5), ("attribute", 6), ("attribute", 22), ("sparse", 1), ("
     ("training", 2),
 }
 
-VARINT, FIXED64, SPAN, FIXED32 = 0, 1, 2, 5
-
 # What is read of a TensorProto besides its dims: type, name, external data, data location.
 TENSOR = {2: VARINT, 8: SPAN, 13: SPAN, 14: VARINT}
 
@@ -110,79 +110,6 @@ class _Model:
     opsets: dict[str, int] = field(default_factory=dict)
     # Data file -> how many bytes of it are asked for.
     ends: dict[str, int] = field(default_factory=dict)
-
-
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    """Read a number of at most 10 bytes and 64 bits; return it and where it ends."""
-    value = shift = 0
-    for position in range(at, min(end, at + 10)):
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFF_FFFF_FFFF_FFFF, position + 1
-        shift += 7
-    if end - at >= 10:
-        raise InputError(f"damaged: a number of more than 10 bytes at byte {at:,}")
-    raise InputError(f"truncated or damaged: a number at byte {at:,} has no end")
-
-
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Read the fields of the message between two bytes.
-
-    Yields (field number, wire type, first, last): `first` is a varint's value, or `first` and
-    `last` are where the content begins and ends.
-    """
-    while at < end:
-        tag, start = _varint(data, at, end)
-        number, wire = tag >> 3, tag & 7
-        if not 0 < number < 1 << 29:
-            raise InputError(f"damaged or no ONNX model: field {number} at byte {at:,}")
-        if wire == VARINT:
-            value, last = _varint(data, start, end)
-            yield number, wire, value, last
-        else:
-            if wire == SPAN:
-                size, start = _varint(data, start, end)
-            elif wire in (FIXED64, FIXED32):
-                size = 8 if wire == FIXED64 else 4
-            else:
-                # Groups, 3 and 4, are not used by ONNX; 6 and 7 do not exist.
-                raise InputError(f"damaged or no ONNX model: wire type {wire} at byte {at:,}")
-            last = start + size
-            if last > end:
-                raise InputError(f"truncated or damaged: byte {at:,} leads beyond byte {end:,}")
-            yield number, wire, start, last
-        at = last
-
-
-def _some(
-    data: mmap.mmap, at: int, end: int, wanted: Mapping[int, int]
-) -> Iterator[tuple[int, int, int]]:
-    """Read the fields with these numbers, which must have these wire types."""
-    for number, wire, first, last in _fields(data, at, end):
-        if number in wanted:
-            if wire != wanted[number]:
-                raise InputError(f"damaged: wire type {wire} of field {number} at byte {first:,}")
-            yield number, first, last
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _text(data: mmap.mmap, at: int, end: int) -> str:
-    try:
-        return data[at:end].decode()
-    except UnicodeDecodeError:
-        raise InputError(f"damaged: no UTF-8 at byte {at:,}") from None
-
-
-def _pair(data: mmap.mmap, at: int, end: int) -> tuple[str, str]:
-    """Read a StringStringEntryProto."""
-    parts = ["", ""]
-    for number, first, last in _some(data, at, end, {1: SPAN, 2: SPAN}):
-        parts[number - 1] = _text(data, first, last)
-    return parts[0], parts[1]
 
 
 def check(path: Path) -> OnnxHeader:
@@ -246,9 +173,9 @@ def _walk(model: _Model) -> None:
     data = model.data
     wanted = {1: VARINT, 7: SPAN, 8: SPAN, 14: SPAN, 20: SPAN, 25: SPAN}
     version, graphs = 0, 0
-    for number, first, last in _some(data, 0, len(data), wanted):
+    for number, first, last in protobuf.some(data, 0, len(data), wanted):
         if number == 1:
-            version = _signed(first)
+            version = protobuf.signed(first)
         elif number == 7:
             graphs += 1
             if graphs > 1:
@@ -257,7 +184,7 @@ def _walk(model: _Model) -> None:
         elif number == 8:
             _opset(model, first, last)
         elif number == 14:
-            key, value = _pair(data, first, last)
+            key, value = protobuf.pair(data, first, last)
             if key in model.metadata:
                 raise InputError(f"metadata {key[:200]!r} twice")
             model.metadata[key] = value
@@ -269,11 +196,11 @@ def _walk(model: _Model) -> None:
 
 def _opset(model: _Model, at: int, end: int) -> None:
     domain, version = "", 0
-    for number, first, last in _some(model.data, at, end, {1: SPAN, 2: VARINT}):
+    for number, first, last in protobuf.some(model.data, at, end, {1: SPAN, 2: VARINT}):
         if number == 1:
-            domain = _text(model.data, first, last)
+            domain = protobuf.text(model.data, first, last)
         else:
-            version = _signed(first)
+            version = protobuf.signed(first)
     if domain in model.opsets:
         raise InputError(f"opset {domain[:200]!r} twice")
     model.opsets[domain] = version
@@ -283,13 +210,13 @@ def _graph(model: _Model, at: int, end: int) -> None:
     """Read the main graph."""
     data = model.data
     wanted = {1: SPAN, 5: SPAN, 11: SPAN, 12: SPAN, 15: SPAN}
-    for number, first, last in _some(data, at, end, wanted):
+    for number, first, last in protobuf.some(data, at, end, wanted):
         if number == 1:
             _hunt(model, "node", first, last)
         elif number == 5:
             model.initializers.add(_tensor(model, first, last))
         elif number == 15:
-            for part, start, stop in _some(data, first, last, {1: SPAN, 2: SPAN}):
+            for part, start, stop in protobuf.some(data, first, last, {1: SPAN, 2: SPAN}):
                 name = _tensor(model, start, stop)
                 # The name of a sparse initializer is the one of its values.
                 if part == 1:
@@ -308,9 +235,9 @@ def _value(data: mmap.mmap, at: int, end: int) -> tuple[str, Dims]:
     """Read a ValueInfoProto: the name and, if it is a tensor with a shape, the dims."""
     name = ""
     dims: list[int | str | None] = []
-    for number, first, last in _some(data, at, end, {1: SPAN, 2: SPAN}):
+    for number, first, last in protobuf.some(data, at, end, {1: SPAN, 2: SPAN}):
         if number == 1:
-            name = _text(data, first, last)
+            name = protobuf.text(data, first, last)
             continue
         for place in _inside(data, [(first, last)], (1, 2, 1)):
             dims.append(_dim(data, *place))
@@ -325,7 +252,7 @@ def _inside(
         spans = [
             (first, last)
             for at, end in spans
-            for _, first, last in _some(data, at, end, {step: SPAN})
+            for _, first, last in protobuf.some(data, at, end, {step: SPAN})
         ]
     return list(spans)
 
@@ -333,10 +260,10 @@ def _inside(
 def _dim(data: mmap.mmap, at: int, end: int) -> int | str | None:
     """Read a TensorShapeProto.Dimension; of a number and a symbol the last one counts."""
     dim: int | str | None = None
-    for number, first, last in _some(data, at, end, {1: VARINT, 2: SPAN}):
+    for number, first, last in protobuf.some(data, at, end, {1: VARINT, 2: SPAN}):
         # Some writers put -1 or an empty name for what is not known.
         if number == 2:
-            dim = _text(data, first, last) or None
+            dim = protobuf.text(data, first, last) or None
         elif first >> 63:
             dim = None
         else:
@@ -357,7 +284,7 @@ def _hunt(model: _Model, kind: str, at: int, end: int, depth: int = 0) -> None:
         raise InputError(f"messages nested deeper than {MOST_DEPTH} at byte {at:,}")
     below = BELOW[kind]
     seen: set[int] = set()
-    for number, first, last in _some(data, at, end, dict.fromkeys(below, SPAN)):
+    for number, first, last in protobuf.some(data, at, end, dict.fromkeys(below, SPAN)):
         if (kind, number) in ONCE:
             if number in seen:
                 raise InputError(f"damaged: field {number} twice at byte {first:,}")
@@ -376,7 +303,7 @@ def _numbers(data: mmap.mmap, wire: int, first: int, last: int) -> list[int]:
         raise InputError(f"damaged: dims at byte {first:,}")
     numbers = []
     while first < last:
-        number, first = _varint(data, first, last)
+        number, first = protobuf.varint(data, first, last)
         numbers.append(number)
     return numbers
 
@@ -387,7 +314,7 @@ def _tensor(model: _Model, at: int, end: int) -> str:
     name, kind, external = "", 0, False
     dims: list[int] = []
     entries: dict[str, str] = {}
-    for number, wire, first, last in _fields(data, at, end):
+    for number, wire, first, last in protobuf.fields(data, at, end):
         if number == 1:
             dims += _numbers(data, wire, first, last)
             if len(dims) > MOST_DIMENSIONS:
@@ -400,9 +327,9 @@ def _tensor(model: _Model, at: int, end: int) -> str:
         elif number == 14:
             external = bool(first & 0xFFFF_FFFF)
         elif number == 8:
-            name = _text(data, first, last)
+            name = protobuf.text(data, first, last)
         elif number == 13:
-            key, text = _pair(data, first, last)
+            key, text = protobuf.pair(data, first, last)
             if key not in KEYS or key in entries:
                 raise InputError(f"external data key {key[:200]!r} twice or unknown")
             entries[key] = text
@@ -424,7 +351,7 @@ def _external(
     if kind not in BITS:
         raise InputError(f"{tensor}: external data of type number {kind}")
     if any(dim >> 63 for dim in dims):
-        raise InputError(f"{tensor}: negative dims {[_signed(dim) for dim in dims]}")
+        raise InputError(f"{tensor}: negative dims {[protobuf.signed(dim) for dim in dims]}")
     size = (prod(dims) * BITS[kind] + 7) // 8
     if length is not None and length != size:
         raise InputError(f"{tensor}: {length:,} bytes of external data, its dims make {size:,}")
