@@ -70,8 +70,9 @@ class Pair:
 class Adapter:
     """A checked PEFT folder. `bound` tells whether training.json ties it to the backbone.
 
-    `category` and `split` are training.json's or None; `base` is the backbone's name that the
-    folder gives, `source` the folder's digest.
+    `category` and `split` are training.json's or None, `splits` those of an adapter for several
+    categories by their names; `base` is the backbone's name that the folder gives, `source` the
+    folder's digest.
     """
 
     folder: Path
@@ -82,6 +83,7 @@ class Adapter:
     bound: bool
     category: str | None
     split: str | None
+    splits: Mapping[str, str]
     source: str
 
     @property
@@ -119,8 +121,16 @@ def load(folder: Path, shape: Shape, info: BackboneInfo, half: bool) -> Adapter:
         bound=training is not None,
         category=known.get("category"),
         split=known.get("split"),
+        splits=_splits(folder, known),
         source=digest.of_adapter(folder),
     )
+
+
+def _splits(folder: Path, known: Mapping[str, Any]) -> Mapping[str, str]:
+    splits = known.get("splits") or {}
+    if not isinstance(splits, dict) or not all(isinstance(v, str) for v in splits.values()):
+        raise InputError(f"{folder / TRAINING}: field 'splits' is damaged; train the adapter again")
+    return splits
 
 
 def _check_binding(folder: Path, training: Mapping[str, Any], info: BackboneInfo) -> None:

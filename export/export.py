@@ -136,7 +136,9 @@ def parser() -> cli.Parser:
         "finished ones (none: the backbone alone)",
     )
     made.add_argument(
-        "--category", metavar="NAME", help="category of an --adapter DIR without training.json"
+        "--category",
+        metavar="NAME|all",
+        help="what an --adapter DIR is for that was trained for several, or has no training.json",
     )
     made.add_argument(
         "--quant",

@@ -6,7 +6,7 @@ import argparse
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tel_edge.export import adapter, calibration, importance, quantize, selection, tokenizer
@@ -175,7 +175,8 @@ def _jobs(
                 f"warning: {one.folder}: no {adapter.TRAINING}; only shapes bind it to "
                 f"{info.name}, it names {loaded.base} as its base",
             )
-        jobs[category] = Job(category, loaded)
+        split = loaded.splits.get(category, loaded.split)
+        jobs[category] = Job(category, replace(loaded, split=split))
     return tuple(jobs.values())
 
 

@@ -36,10 +36,10 @@ def chosen(text: str | None, category: str | None, home: Workspace, backbone: st
             made.append(Chosen(_folder(part), None))
     if category is None:
         return made
-    categories.category(category)
+    named = categories.categories(category)
     if len(made) != 1 or made[0].category:
         raise InputError("--category names the category of one folder given as --adapter DIR")
-    return [Chosen(made[0].folder, category)]
+    return [Chosen(made[0].folder, one.name) for one in named]
 
 
 def _finished(home: Workspace, backbone: str) -> list[Chosen]:
@@ -81,8 +81,16 @@ def _folder(part: str) -> Path:
 def agreed(one: Chosen, trained: str | None) -> str:
     """Return the adapter's category; `trained` is what its training.json says, or None.
 
-    Raises `InputError` where the two differ or neither says it.
+    An adapter that was trained for, or merged from, several is for the one that is named. Raises
+    `InputError` where the two differ or neither says it.
     """
+    if trained is not None and trained not in CATEGORIES:
+        if one.category is None:
+            raise InputError(
+                f"{one.folder}: a {trained} adapter; name with --category what it is to answer, or "
+                "all"
+            )
+        return one.category
     if one.category and trained and one.category != trained:
         raise InputError(
             f"{one.folder}: trained for {trained}, not for {one.category}; see its {TRAINING}"

@@ -168,7 +168,7 @@ def test_the_loss_is_that_of_transformers_at_the_answer(made: Path) -> None:
     batch = collate([Rows(lambda _: found)[at] for at in range(3)], pad=tokenizer.pad_token_id)
     with torch.no_grad():
         compute: Any = AnswerTrainer.compute_loss
-        loss, shown = compute(None, model, batch, return_outputs=True)
+        loss, shown = compute(AnswerTrainer, model, batch, return_outputs=True)
         wanted = []
         for example in found:
             ids = torch.tensor([[*example.ids, example.target]])

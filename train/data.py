@@ -15,10 +15,11 @@ from tel_edge.runtime.question import Question
 
 @dataclass(frozen=True)
 class Example:
-    """`ids` is the prompt, `target` the one token that has to follow it."""
+    """`ids` is the prompt, `target` the one token that has to follow it, out of `choices`."""
 
     ids: tuple[int, ...]
     target: int
+    choices: tuple[int, ...] = ()
 
 
 def examples(
@@ -29,23 +30,52 @@ def examples(
     Nothing is cut: a question that does not fit is left out and counted. Raises `InputError`
     where the tokenizer does not give the label one token of its own.
     """
+    made = [example for example in aligned(questions, tokenizer, longest) if example]
+    return made, len(questions) - len(made)
+
+
+def aligned(questions: Sequence[Question], tokenizer: Any, longest: int) -> list[Example | None]:
+    """Return the example of each question, None for one that does not fit; see `examples`."""
     prompts = [render(question) for question in questions]
     ends = [labels(q)[q.answer or 0] for q in questions]
     if not prompts:
-        return [], 0
+        return []
     # What looks like a special token inside a question is text, on the device too.
     ids = tokenizer(prompts, split_special_tokens=True)["input_ids"]
     answered = [p + end for p, end in zip(prompts, ends, strict=True)]
     whole = tokenizer(answered, split_special_tokens=True)["input_ids"]
-    made = []
+    tokens = _tokens(questions, prompts, ids, tokenizer)
+    made: list[Example | None] = []
     for question, prompt, full in zip(questions, ids, whole, strict=True):
         if full[: len(prompt)] != prompt or len(full) != len(prompt) + 1:
-            raise InputError(
-                f"{question.id}: the label is not one token of its own for this tokenizer"
-            )
-        if len(full) <= longest:
-            made.append(Example(tuple(prompt), full[-1]))
-    return made, len(questions) - len(made)
+            raise _split(question)
+        choices = tuple(tokens[label] for label in labels(question))
+        fits = len(full) <= longest
+        made.append(Example(tuple(prompt), full[-1], choices) if fits else None)
+    return made
+
+
+def _split(question: Question) -> InputError:
+    return InputError(f"{question.id}: the label is not one token of its own for this tokenizer")
+
+
+def _tokens(
+    questions: Sequence[Question],
+    prompts: Sequence[str],
+    ids: Sequence[Sequence[int]],
+    tokenizer: Any,
+) -> dict[str, int]:
+    """Return the token of every label, as it follows the first prompt that has it."""
+    first: dict[str, int] = {}
+    for at, question in enumerate(questions):
+        for label in labels(question):
+            first.setdefault(label, at)
+    texts = [prompts[at] + label for label, at in first.items()]
+    whole = tokenizer(texts, split_special_tokens=True)["input_ids"]
+    for at, full in zip(first.values(), whole, strict=True):
+        if full[:-1] != list(ids[at]):
+            raise _split(questions[at])
+    return {label: full[-1] for label, full in zip(first, whole, strict=True)}
 
 
 def rivals(questions: Sequence[Question]) -> dict[str, list[str]]:
@@ -113,18 +143,22 @@ class Rows:
             "input_ids": list(example.ids),
             "length": len(example.ids),
             "target": example.target,
+            "choices": list(example.choices),
         }
 
 
 def collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
     """Return a left-padded batch: ids, attention mask, positions `[n, width]`, target `[n]`.
 
-    With padding on the left the last column is the end of every prompt, so the model needs to
-    compute the logits of one position only.
+    `choices` `[n, most]` are the tokens of the labels, -1 where a question has fewer. With padding
+    on the left the last column is the end of every prompt, so the model needs to compute the logits
+    of one position only.
     """
     import torch
 
     width = max(len(row["input_ids"]) for row in rows)
+    choices = [row["choices"] for row in rows]
+    most = max(map(len, choices))
     ids = torch.full((len(rows), width), pad)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
     for at, row in enumerate(rows):
@@ -135,4 +169,7 @@ def collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
         "attention_mask": mask,
         "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
         "target": torch.tensor([row["target"] for row in rows]),
+        "choices": torch.tensor(
+            [row["choices"] + [-1] * (most - len(row["choices"])) for row in rows]
+        ),
     }

@@ -7,11 +7,23 @@ stopping on the validation loss, seed 42). The paper names no batch size and no 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from tel_edge.runtime.errors import InputError
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# Sets of projections by name, for `--targets`. Source of the idea: the second study in
+# docs/training.md compares configurations that differ above all in these.
+TARGETS: dict[str, tuple[str, ...]] = {
+    "all": PROJECTIONS,
+    "attention": PROJECTIONS[:4],
+    "mlp": PROJECTIONS[4:],
+    "qv": ("q_proj", "v_proj"),
+}
+LOSSES = ("answer", "all")
+SELECTIONS = ("loss", "pass1")
 
 
 @dataclass(frozen=True)
@@ -22,8 +34,9 @@ class Recipe:
     order each time, and in a share `exchanged` of them with other wrong choices
     (`tel_edge.train.data.varied`), so that what is learned is the answer and not its letter.
 
-    `epochs` is the most there can be: training ends when the validation loss has not improved for
-    `patience` evaluations, of which there is one an epoch.
+    `epochs` is the most there can be: training ends when `select`, the validation loss or the
+    validation Pass@1, has not improved for `patience` evaluations, of which there is one an epoch;
+    the best epoch is kept. `loss` is over the answer, or over all tokens of prompt and answer.
     """
 
     name: str
@@ -39,6 +52,24 @@ class Recipe:
     weight_decay: float = 0.0
     orders: int = 1
     exchanged: float = 0.0
+    rslora: bool = False
+    loss: str = "answer"
+    select: str = "loss"
+
+
+# Younger than the first adapters: at their defaults they are left out of a job's digest, so that
+# adapters of before stay finished.
+LATER = ("rslora", "loss", "select")
+
+
+def identity(recipe: Recipe) -> Mapping[str, Any]:
+    """Return the fields that decide what comes out of a training."""
+    defaults = {field.name: field.default for field in fields(Recipe)}
+    return {
+        name: value
+        for name, value in asdict(recipe).items()
+        if name not in LATER or value != defaults[name]
+    }
 
 
 RECIPES: dict[str, Recipe] = {
@@ -57,3 +88,17 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}; there are: {' '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def targets(text: str) -> tuple[str, ...]:
+    """Return the projections that `--targets all|attention|mlp|qv` or a comma list names."""
+    if text in TARGETS:
+        return TARGETS[text]
+    named = tuple(dict.fromkeys(text.split(",")))
+    unknown = [name for name in named if name not in PROJECTIONS]
+    if unknown:
+        raise InputError(
+            f"--targets: no projection {unknown[0]!r}; there are: {' '.join(PROJECTIONS)}, and "
+            f"the sets {' '.join(TARGETS)}"
+        )
+    return named

@@ -1,51 +1,29 @@
-"""`tel-train`: one LoRA adapter per category over one frozen backbone."""
+"""`tel-train`: one LoRA adapter per category, or one for all, over one frozen backbone."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
+import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval import benchmark
-from tel_edge.eval.split import Split, capped, split
-from tel_edge.runtime import backbones, cli, digest, extras, memory, prompt
+from tel_edge.eval.split import capped
+from tel_edge.runtime import backbones, cli, extras, memory
 from tel_edge.runtime.atomic import replace_folder, write_text
-from tel_edge.runtime.backbones import Backbone
-from tel_edge.runtime.categories import Category, categories
-from tel_edge.runtime.errors import InputError
-from tel_edge.train.recipes import Recipe, recipe
+from tel_edge.runtime.errors import WorkError
+from tel_edge.train.job import Job, jobs
+from tel_edge.train.recipes import LOSSES, SELECTIONS, TARGETS
 
 SCHEMA_VERSION = 1
 RECORD = "training.json"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One adapter to train. Two jobs with one `digest` give the same adapter."""
-
-    backbone: Backbone
-    folder: Path
-    category: Category
-    dataset: str
-    parts: Split
-    rejected: int
-    recipe: Recipe
-    seed: int
-    most: int | None
-    bound: Mapping[str, Any]
-
-    @property
-    def digest(self) -> str:
-        """Return a SHA-256 over everything that the adapter depends on."""
-        return digest.of_value(
-            [self.bound, self.parts.digest, asdict(self.recipe), self.seed, self.most]
-        )
+# How a full disk reads: from the system and safetensors, and from torch's writer.
+FULL = ("No space left", "unexpected pos", "PytorchStreamWriter failed")
 
 
 def finished(folder: Path, job: Job) -> dict[str, Any] | None:
@@ -55,7 +33,8 @@ def finished(folder: Path, job: Job) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     whole = (folder / "adapter_model.safetensors").is_file()
-    return record if whole and record.get("digest") == job.digest else None
+    same = whole and record.get("digest") == job.digest
+    return record if same and ("test" in record or not job.scored) else None
 
 
 def train(job: Job, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
@@ -64,7 +43,7 @@ def train(job: Job, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
     Until it is finished everything is in a hidden sibling folder, whose checkpoints a later call
     with `resume` goes on from. Raises `WorkError` when the loss is no number any more.
     """
-    from tel_edge.train.trainer import fit
+    from tel_edge.train.trainer import enough_memory, fit
 
     partial = out.with_name(f".{out.name}.partial")
     mark = partial / "job.json"
@@ -73,15 +52,18 @@ def train(job: Job, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     write_text(mark, job.digest)
-    made = fit(job, partial, quiet)
+    with enough_disk(partial), enough_memory(), dequantized(job, partial) as weights:
+        made = fit(job, partial, quiet, weights)
     record = {
         "schema_version": SCHEMA_VERSION,
         "digest": job.digest,
-        "category": job.category.name,
+        "category": job.name,
         "dataset": job.dataset,
         "split": job.parts.digest,
+        "splits": dict(job.splits),
         "seed": job.seed,
-        "backbone": dict(job.bound["backbone"]),
+        "backbone": {**job.bound["backbone"], "revision": backbones.commit(job.folder)},
+        "over": {"quant": job.over.quant, "sha256": job.over.sha256} if job.over else None,
         "prompt": job.bound["prompt"],
         "config": asdict(job.recipe),
         "rows": {
@@ -102,57 +84,48 @@ def train(job: Job, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
     return record
 
 
+@contextmanager
+def dequantized(job: Job, partial: Path) -> Iterator[Path | None]:
+    """Give a folder with the weights that `--over-quant` trains on, None where it is not asked for.
+
+    The export's command makes it, since training and export meet on disk only.
+    """
+    if job.over is None:
+        yield None
+        return
+    folder = partial / "dequantized"
+    command = [sys.executable, "-P", "-m", "tel_edge.export.dequantize"]
+    done = subprocess.run(
+        [*command, job.over.path, job.folder, folder], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["it says nothing"]
+        raise WorkError(f"{job.over.path.name} cannot be dequantized: {said[-1]}")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def enough_disk(folder: Path) -> Iterator[None]:
+    """Turn a full disk, which the libraries report in their own ways, into one clear error."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, WorkError) or not any(text in str(error) for text in FULL):
+            raise
+        raise WorkError(
+            f"{folder}: the disk is full; make room and run the same command again, it goes on "
+            "from the last whole checkpoint"
+        ) from error
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what an adapter depends on."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("torch", "transformers", "peft", "tel-edge")}
-
-
-def jobs(args: argparse.Namespace) -> list[Job]:
-    """Return one job a category, after reading and checking all that they need."""
-    chosen = recipe(args.recipe) if args.recipe else None
-    backbone = backbones.find(args.backbone)
-    chosen = chosen or recipe("nano" if backbone.name == "tel-nano" else "paper")
-    given = {
-        name: getattr(args, name)
-        for name in ("rank", "alpha", "epochs", "batch", "learning_rate")
-        if getattr(args, name) is not None
-    }
-    chosen = replace(chosen, **given)
-    if not 0 < chosen.learning_rate < math.inf:
-        raise InputError(f"--learning-rate {chosen.learning_rate}: a number above 0 is needed")
-    read = [benchmark.read(args.dataset, of, args.strict) for of in categories(args.category)]
-    folder = backbones.fetch(backbone)
-    bound = {
-        "backbone": {
-            "name": backbone.name,
-            "weights": digest.of_weights(folder),
-            "tokenizer": digest.of_tokenizer(folder),
-        },
-        "prompt": prompt.digest(),
-    }
-    made = []
-    for of, source in zip(categories(args.category), read, strict=True):
-        parts = split(source.questions, args.seed)
-        if not parts.train or not parts.validation:
-            raise InputError(f"{of.name}: too few questions to split ({len(source.questions)})")
-        bound_to = {**bound, "data": source.digest}
-        made.append(
-            Job(
-                backbone,
-                folder,
-                of,
-                source.dataset,
-                parts,
-                len(source.rejected),
-                chosen,
-                args.seed,
-                args.max_train,
-                bound_to,
-            )
-        )
-    return made
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -162,24 +135,45 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     done = []
     todo = jobs(args)
     for job in todo:
-        out = cli.workspace(args).adapter(job.backbone.name, job.category.name)
+        out = cli.workspace(args).adapter(job.backbone.name, job.stem)
         record = finished(out, job) if args.resume else None
         if record:
-            cli.say(args, f"{job.category.name}: finished before, reused")
+            cli.say(args, f"{job.stem}: finished before, reused")
         else:
-            cli.say(args, f"{job.category.name}: {len(job.parts.train)} questions to train on")
+            cli.say(args, f"{job.stem}: {len(job.parts.train)} questions to train on")
             record = train(job, out, args.resume, args.quiet)
-        if job.rejected:
-            cli.say(args, f"{job.category.name}: {job.rejected} malformed rows were left out")
+        _warn(args, job, record)
         best = record["best"]
         print(
-            f"{job.category.name:<12} validation Pass@1 {best['validation_pass1']:.3f}  "
+            f"{job.stem:<12} validation Pass@1 {best['validation_pass1']:.3f}  "
             f"loss {best['validation_loss']:.3f}  epoch {best['epoch']:.0f}  "
-            f"{record['seconds']:.0f} s  {out}",
+            f"{record['seconds']:.0f} s{_joules(record)}  {out}",
             flush=True,
         )
-        done.append({"category": job.category.name, "path": str(out), **best})
+        for scored in record.get("test") or ():
+            print(
+                f"  {scored['category']:<12} test Pass@1 {scored['pass1']['value']:.3f}  "
+                f"Maj@4 {scored['majority']['value']:.3f}  of {scored['questions']}",
+                flush=True,
+            )
+        done.append({"category": job.name, "path": str(out), **best})
     return {"backbone": todo[0].backbone.name, "adapters": done}
+
+
+def _warn(args: argparse.Namespace, job: Job, record: dict[str, Any]) -> None:
+    if job.rejected:
+        cli.say(args, f"{job.stem}: {job.rejected} malformed rows were left out")
+    if record["too_long"]:
+        cli.say(
+            args,
+            f"{job.stem}: {record['too_long']} questions are longer than the backbone's context "
+            "and were left out",
+        )
+
+
+def _joules(record: dict[str, Any]) -> str:
+    joules = (record.get("energy") or {}).get("joules")
+    return "" if joules is None else f"  {joules:,.0f} J"
 
 
 def parser() -> cli.Parser:
@@ -195,8 +189,48 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--recipe", metavar="NAME", help="paper or nano (nano for tel-nano, paper for all others)"
     )
+    made.add_argument(
+        "--joint", action="store_true", help="one adapter for all of --category together"
+    )
     made.add_argument("--rank", type=cli.positive, metavar="R", help="instead of the recipe's")
     made.add_argument("--alpha", type=cli.positive, metavar="A", help="instead of the recipe's")
+    made.add_argument(
+        "--targets",
+        metavar="SET|A,B",
+        help=f"projections: {', '.join(TARGETS)}, or names with commas; instead of the recipe's",
+    )
+    made.add_argument("--dropout", type=float, metavar="P", help="instead of the recipe's")
+    made.add_argument("--rslora", action="store_true", help="scale by alpha / sqrt(rank)")
+    made.add_argument(
+        "--loss", choices=LOSSES, help="over the answer's token or all tokens (the recipe's)"
+    )
+    made.add_argument(
+        "--select-by",
+        choices=SELECTIONS,
+        help="what is best of the validation part, and stops training (the recipe's: loss)",
+    )
+    made.add_argument(
+        "--over-quant",
+        metavar="TYPE",
+        help="train on the dequantized weights of the bundle's GGUF file of that type",
+    )
+    made.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of the backbone on the hub"
+    )
+    made.add_argument(
+        "--checkpointing",
+        action="store_true",
+        help="compute activations again instead of keeping them: less memory, more time",
+    )
+    made.add_argument(
+        "--score", action="store_true", help="score the test part afterwards, in this process"
+    )
+    made.add_argument(
+        "--watts",
+        type=float,
+        metavar="W",
+        help="a stated power of this machine, for an energy column of its own",
+    )
     made.add_argument(
         "--epochs", type=cli.positive, metavar="N", help="at most; instead of the recipe's"
     )

@@ -7,6 +7,9 @@ import math
 import sys
 import time
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +34,11 @@ from tel_edge.eval.split import capped
 from tel_edge.runtime.atomic import write_text
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.train.data import Example, Rows, collate, examples, varied
+from tel_edge.train.energy import Energy, Meter, recorded, restored
+from tel_edge.train.scoring import document, score
 
 if TYPE_CHECKING:
-    from tel_edge.train.train import Job
+    from tel_edge.train.job import Job
 
 
 # Tokens up to which plain attention is the faster one on a CPU.
@@ -41,7 +46,12 @@ SHORT = 256
 
 
 class AnswerTrainer(Trainer):
-    """A `Trainer` whose loss is the cross-entropy of the one token after the prompt."""
+    """A `Trainer` whose loss is the cross-entropy of the one token after the prompt.
+
+    With `all_tokens` it is the mean over all tokens of prompt and answer.
+    """
+
+    all_tokens = False
 
     def compute_loss(
         self,
@@ -50,12 +60,37 @@ class AnswerTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Return the loss, and the logits `[n, vocabulary]` if asked for."""
-        target = inputs.pop("target")
-        logits = model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1].float()
-        loss = F.cross_entropy(logits, target)
-        inputs["target"] = target
-        return (loss, {"logits": logits.argmax(-1)}) if return_outputs else loss
+        """Return the loss, and the picked label's token `[n]` as `logits` if asked for."""
+        shown = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids")}
+        target = inputs["target"]
+        if self.all_tokens:
+            whole = model(**shown, use_cache=False).logits.float()
+            loss = over_all(whole, inputs["input_ids"], inputs["attention_mask"], target)
+            logits = whole[:, -1]
+        else:
+            logits = model(**shown, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+            loss = F.cross_entropy(logits, target)
+        return (loss, {"logits": picked(logits, inputs["choices"])}) if return_outputs else loss
+
+
+def picked(logits: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:
+    """Return the likeliest of each row's choices `[n]`, as the device picks it.
+
+    `logits` [n, vocabulary], `choices` [n, most] with -1 where a row has fewer.
+    """
+    found = logits.gather(1, choices.clamp(min=0)).masked_fill(choices < 0, -torch.inf)
+    return choices.gather(1, found.argmax(1, keepdim=True)).squeeze(1)
+
+
+def over_all(
+    logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, target: torch.Tensor
+) -> torch.Tensor:
+    """Return the mean cross-entropy of every next token; padding on the left is no token.
+
+    `logits` [n, width, vocabulary], `ids` and `mask` [n, width], `target` [n].
+    """
+    following = torch.cat([ids[:, 1:], target[:, None]], 1)
+    return F.cross_entropy(logits[mask.bool()], following[mask.bool()])
 
 
 class Watch(TrainerCallback):
@@ -65,17 +100,24 @@ class Watch(TrainerCallback):
         from tqdm import tqdm
 
         self.bar: Any = tqdm(disable=quiet, file=sys.stderr, unit="step", leave=False)
-        self.clock = work / "seconds"
-        self.before = float(self.clock.read_text()) if self.clock.exists() else 0.0
+        self.kept = work / "spent.json"
+        known = json.loads(self.kept.read_text()) if self.kept.exists() else {}
+        self.before = float(known.get("seconds", 0))
+        self.energy = restored(known["energy"]) if known else None
         self.began = time.monotonic()
+        self.meter = Meter()
+        self.meter.begin()
 
-    def seconds(self) -> float:
-        """Return the time spent so far, that of the runs before this one counted in."""
-        return self.before + time.monotonic() - self.began
+    def spent(self) -> tuple[float, Energy]:
+        """Return seconds and energy so far, those of the runs before this one counted in."""
+        read = self.meter.read()
+        self.energy = self.energy + read if self.energy else read
+        return self.before + time.monotonic() - self.began, self.energy
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Keep the time with the checkpoint."""
-        write_text(self.clock, f"{self.seconds():.1f}")
+        """Keep time and energy with the checkpoint."""
+        seconds, energy = self.spent()
+        write_text(self.kept, json.dumps({"seconds": round(seconds, 1), "energy": asdict(energy)}))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Set the bar to where a resumed run is."""
@@ -129,8 +171,11 @@ def bf16_is_fast() -> bool:
     return bool(flag and flag())
 
 
-def fit(job: Job, work: Path, quiet: bool) -> dict[str, Any]:
-    """Train inside `work`, leave the best adapter in `work/adapter`, return the measurements."""
+def fit(job: Job, work: Path, quiet: bool, weights: Path | None = None) -> dict[str, Any]:
+    """Train inside `work`, leave the best adapter in `work/adapter`, return the measurements.
+
+    `weights` is a folder whose weights are trained on instead of the backbone's own.
+    """
     set_seed(job.seed)
     # Sharp attention leaves subnormal numbers behind, which slow a CPU step down several times.
     torch.set_flush_denormal(True)
@@ -139,26 +184,30 @@ def fit(job: Job, work: Path, quiet: bool) -> dict[str, Any]:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     tokenizer = AutoTokenizer.from_pretrained(job.folder)
     longest = int(AutoConfig.from_pretrained(job.folder).max_position_embeddings)
+    recipe = job.recipe
     questions = capped(job.parts.train, job.most, job.seed)
     train_long = examples(questions, tokenizer, longest)[1]
     valid, valid_long = examples(job.parts.validation, tokenizer, longest)
     if train_long == len(questions) or not valid:
-        raise InputError(
-            f"{job.category.name}: no question fits the backbone's {longest} tokens of context"
-        )
-    recipe = job.recipe
+        raise InputError(f"{job.name}: no question fits the backbone's {longest} tokens of context")
     model = AutoModelForCausalLM.from_pretrained(
-        job.folder,
+        weights or job.folder,
         dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
         use_safetensors=True,
+        trust_remote_code=False,
         attn_implementation=attention(max(len(example.ids) for example in valid)),
     )
+    if job.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        # Frozen embeddings have no gradient, which the recomputed blocks would start from.
+        model.enable_input_require_grads()  # type: ignore[no-untyped-call]
     peft = get_peft_model(
         model,
         LoraConfig(
             r=recipe.rank,
             lora_alpha=recipe.alpha,
             lora_dropout=recipe.dropout,
+            use_rslora=recipe.rslora,
             target_modules=list(recipe.targets),
             task_type="CAUSAL_LM",
         ),
@@ -179,14 +228,42 @@ def fit(job: Job, work: Path, quiet: bool) -> dict[str, Any]:
         compute_metrics=right,
         callbacks=[watch, Turn(rows), EarlyStoppingCallback(recipe.patience)],
     )
+    trainer.all_tokens = recipe.loss == "all"
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     # The best checkpoint is loaded at the end, so this is what the early stopping chose.
+    config = peft.peft_config["default"]
+    # Dequantized weights have gone by then, and a set has another order in each process.
+    config.base_model_name_or_path = str(job.folder)
+    config.target_modules = sorted(recipe.targets)
     peft.save_pretrained(work / "adapter", safe_serialization=True)
-    return measured(trainer, peft) | {
-        "seconds": round(watch.seconds(), 1),
+    seconds, energy = watch.spent()
+    shown = round(trainer.state.epoch * len(rows))
+    made = measured(trainer, peft, recipe.select) | {
+        "seconds": round(seconds, 1),
+        "energy": recorded(energy, seconds, shown, job.watts),
         "too_long": train_long + valid_long,
     }
+    if job.scored:
+        scores = score(peft.eval(), tokenizer, job.parts.test, longest, job.seed, recipe.batch * 2)
+        made["test"] = document(scores)
+    return made
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turn the errors of a machine without enough memory into one that says what lowers it."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not (known or "out of memory" in text or "can't allocate memory" in text):
+            raise
+        raise WorkError(
+            "out of memory; what lowers it: a smaller --batch, --checkpointing, a smaller --rank, "
+            "--loss answer\nwhat was finished is kept"
+        ) from error
 
 
 def right(made: Any) -> dict[str, float]:
@@ -212,8 +289,8 @@ def settings(job: Job, work: Path) -> TrainingArguments:
         logging_strategy="epoch",
         save_total_limit=1,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
+        metric_for_best_model=f"eval_{recipe.select}",
+        greater_is_better=recipe.select != "loss",
         bf16=bf16_is_fast(),
         use_cpu=not torch.cuda.is_available(),
         seed=job.seed,
@@ -242,7 +319,13 @@ def last_checkpoint(work: Path) -> str | None:
     return None
 
 
-def measured(trainer: Any, peft: Any) -> dict[str, Any]:
+def best(curve: Sequence[Mapping[str, Any]], select: str) -> Mapping[str, Any]:
+    """Return the evaluation that was kept: the first that no other is better than."""
+    sign = 1 if select == "loss" else -1
+    return min(curve, key=lambda line: sign * line[f"validation_{select}"])
+
+
+def measured(trainer: Any, peft: Any, select: str) -> dict[str, Any]:
     """Return the curve, the best evaluation, and what the run ran on."""
     history = trainer.state.log_history
     losses = {line["epoch"]: line["loss"] for line in history if "loss" in line}
@@ -260,7 +343,7 @@ def measured(trainer: Any, peft: Any) -> dict[str, Any]:
     trained = sum(p.numel() for p in peft.parameters() if p.requires_grad)
     return {
         "curve": curve,
-        "best": min(curve, key=lambda line: line["validation_loss"]),
+        "best": best(curve, select),
         "parameters": trained,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "precision": "bf16" if trainer.args.bf16 else "fp32",

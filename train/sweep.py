@@ -1,0 +1,244 @@
+"""`tel-sweep`: a grid of trainings, resumable, with one row a run and a report over all."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import shlex
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from tel_edge.eval.render import aligned
+from tel_edge.runtime import cli, extras
+from tel_edge.runtime.errors import InputError
+from tel_edge.train import runners, sweep_report
+from tel_edge.train.ray_runner import Cluster, on_ray
+from tel_edge.train.runners import Outcome, Task
+from tel_edge.train.sweep_plan import FLAGS, PRESETS, VALUES, Preset, Run, plan
+from tel_edge.train.sweep_report import Row
+
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def work(args: argparse.Namespace, command: Sequence[str] = runners.TRAIN) -> dict[str, Any]:
+    """Make the rows that are missing, and the report over all of them."""
+    name = args.name or args.preset or "grid"
+    if not PLAIN.fullmatch(name):
+        raise InputError(f"--name {name!r}: letters, digits, dots and dashes only")
+    if args.watts is not None and not 0 < args.watts < math.inf:
+        raise InputError(f"--watts {args.watts}: a number above 0 is needed")
+    runs = plan(args)
+    home = Path(args.workspace) / "sweeps" / name
+    known = _known(home, runs)
+    todo = [run for run in runs if run.name not in known]
+    if args.dry_run:
+        for run in runs:
+            state = "reused" if run.name in known else "to run"
+            print(f"{run.name}  {state}  tel-train {shlex.join(run.argv)}")
+        print(f"sweep: {len(runs)} runs, {len(known)} reused")
+        return {"name": name, "runs": [{"run": r.name, "options": r.options} for r in runs]}
+    if todo and command is runners.TRAIN and args.ray is None:
+        for module in ("torch", "transformers", "peft", "accelerate"):
+            extras.check(module, "train")
+    rows = dict(known)
+    for row in _made(args, home, todo, command):
+        rows[row.run] = row
+    return _report(args, name, home, [rows[run.name] for run in runs], len(known))
+
+
+def _known(home: Path, runs: Sequence[Run]) -> dict[str, Row]:
+    """Return the whole rows of finished runs that are there already."""
+    read = {run.name: sweep_report.read_row(_place(home, run.name)) for run in runs}
+    digests = {run.name: run.digest for run in runs}
+    return {
+        name: row
+        for name, row in read.items()
+        if row and row.error is None and row.digest == digests[name]
+    }
+
+
+def _place(home: Path, run: str) -> Path:
+    return home / "rows" / f"{run}.json"
+
+
+def _made(
+    args: argparse.Namespace, home: Path, todo: Sequence[Run], command: Sequence[str]
+) -> Iterator[Row]:
+    """Execute the runs, write each one's row and give it, and say so on stdout."""
+    from tqdm import tqdm
+
+    watts = () if args.watts is None else (f"--watts={args.watts:g}",)
+    bundles = (Path(args.workspace) / "bundles").resolve()
+    tasks = [
+        Task(
+            (*run.argv, *watts),
+            (home / "runs" / run.name).resolve(),
+            bundles if "over-quant" in run.options else None,
+        )
+        for run in todo
+    ]
+    by = {run.name: run for run in todo}
+    silent = args.quiet or not sys.stderr.isatty()
+    with (
+        tqdm(total=len(tasks), disable=silent, file=sys.stderr, unit="run", leave=False) as bar,
+        closing(_outcomes(args, tasks, command)) as outcomes,
+    ):
+        bar.refresh()
+        for outcome in outcomes:
+            run = by[outcome.name]
+            row = sweep_report.row(run.options, run.digest, outcome)
+            sweep_report.write_row(_place(home, run.name), row)
+            bar.clear()
+            print(_line(row), flush=True)
+            bar.update(1)
+            yield row
+
+
+def _outcomes(
+    args: argparse.Namespace, tasks: Sequence[Task], command: Sequence[str]
+) -> Generator[Outcome]:
+    if not tasks:
+        return runners.local((), 1)
+    if args.ray is None:
+        return runners.local(tasks, args.jobs or 1, command)
+    cluster = Cluster(args.ray, args.gpus, args.cpus, args.retries, args.jobs)
+    return on_ray(tasks, cluster, command)
+
+
+def _line(row: Row) -> str:
+    if row.error is not None or row.pass1 is None or row.majority is None:
+        return f"{row.run}  failed: {row.error}"
+    joules = "" if row.joules is None else f"  {row.joules:,.0f} J"
+    again = f"  attempt {row.attempts}" if row.attempts > 1 else ""
+    return (
+        f"{row.run}  Pass@1 {row.pass1.value:.3f}  Maj@4 {row.majority.value:.3f}  "
+        f"loss {row.validation_loss:.3f}  {row.adapter_bytes / 1e6:.2f} MB  "
+        f"{row.seconds:.0f} s{joules}{again}"
+    )
+
+
+def _report(
+    args: argparse.Namespace, name: str, home: Path, rows: Sequence[Row], reused: int
+) -> dict[str, Any]:
+    preset = PRESETS[args.preset] if args.preset else Preset("", {})
+    published = {
+        row.run: preset.reference[row.options["rank"]]
+        for row in rows
+        if row.category == preset.category and row.options.get("rank") in preset.reference
+    }
+    made, missing = sweep_report.write(home, name, rows, args.watts, published, preset.source)
+    if missing:
+        print(f"tel-sweep: no pareto.svg: {missing}", file=sys.stderr)
+    done = sweep_report.ranked(rows)
+    failed = len(rows) - len(done)
+    best: dict[str, Row] = {}
+    for row in done:
+        best.setdefault(row.category, row)
+    said = [
+        f"best {row.run}" + f" Pass@1 {row.pass1.value:.3f}" * (row.pass1 is not None)
+        for row in best.values()
+        if row.pass1
+    ]
+    if done:
+        print("\n".join(["", *aligned(sweep_report.table(done, args.watts, published)), ""]))
+        print("\n".join(f"{title}: {words}" for title, words in made["meaning"].items()))
+    parts = [f"{len(rows)} runs", f"{reused} reused"] + [f"{failed} failed"] * bool(failed)
+    print("; ".join([f"sweep: {', '.join(parts)}", *said, f"report {home / 'report.md'}"]))
+    return {**made, "reused": reused, "failed": failed, "report": str(home / "report.md")} | (
+        {"exit_code": 1} if failed else {}
+    )
+
+
+def parser() -> cli.Parser:
+    """Return the command's options."""
+    made = cli.parser(
+        "tel-sweep",
+        "Train a grid of adapters, score each on the test part and report on all; the same "
+        "command again goes on where it ended.",
+        "dataset",
+        "seed",
+    )
+    made.add_argument(
+        "--backbone",
+        metavar="NAME|DIR",
+        help="as for tel-train (the preset's, or tel-nano); a folder must be on every Ray worker",
+    )
+    made.add_argument(
+        "--category",
+        metavar="NAME|all",
+        help="as for tel-train, a run for each (the preset's, or all)",
+    )
+    made.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        help="rank: 4, 8, 16, 32; modules: four sets of projections at these ranks; backbones: "
+        "the three of the hub",
+    )
+    made.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="OPTION=A,B",
+        help="vary an option of tel-train; repeatable, all combinations are run; of the options "
+        f"{', '.join(VALUES)}, and with yes,no {', '.join(FLAGS)}; within one value of targets "
+        "write + for a comma",
+    )
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="the same for all runs, such as max-train=1000; repeatable",
+    )
+    made.add_argument("--name", help="of the sweep's folder (the preset's, or grid)")
+    made.add_argument("--part", choices=("test",), default="test", help="scored (%(default)s)")
+    made.add_argument(
+        "--jobs", type=cli.positive, metavar="N", help="runs at a time (1; on Ray what has room)"
+    )
+    made.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="run on Ray: local starts it here, auto or HOST:PORT joins a cluster",
+    )
+    made.add_argument(
+        "--gpus",
+        type=_amount,
+        metavar="F",
+        help="GPUs a run takes on Ray, such as 0.5 (1 where there is one, else 0)",
+    )
+    made.add_argument(
+        "--cpus", type=cli.positive, default=1, metavar="N", help="cores a run takes on Ray (1)"
+    )
+    made.add_argument(
+        "--retries",
+        type=int,
+        choices=range(0, 101),
+        default=3,
+        metavar="N",
+        help="how often a run is repeated whose Ray worker was lost (%(default)s)",
+    )
+    made.add_argument(
+        "--watts", type=float, metavar="W", help="a stated power, for an energy column of its own"
+    )
+    made.add_argument("--dry-run", action="store_true", help="print the runs and do nothing")
+    return made
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    # Ray shares one GPU in fractions, and gives several whole ones only.
+    if not 0 <= value < math.inf or (value > 1 and value != int(value)):
+        raise argparse.ArgumentTypeError(f"{text!r}: a share of one GPU or a whole number")
+    return value
+
+
+def main() -> None:
+    """Run the command."""
+    sys.exit(cli.run(parser(), work))
