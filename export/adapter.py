@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,7 @@ class Adapter:
     bound: bool
     category: str | None
     split: str | None
-    splits: Mapping[str, str]
+    splits: Mapping[str, str] = field(hash=False)
     source: str
 
     @property
