@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tel_edge.eval.split import capped
 from tel_edge.runtime import backbones, cli, extras, memory
 from tel_edge.runtime.atomic import replace_folder, write_text
 from tel_edge.runtime.errors import WorkError
-from tel_edge.train.job import Job, jobs
+from tel_edge.train.job import Job, Over, jobs
 from tel_edge.train.recipes import LOSSES, SELECTIONS, TARGETS
 
 SCHEMA_VERSION = 1
@@ -33,8 +34,18 @@ def finished(folder: Path, job: Job) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     whole = (folder / "adapter_model.safetensors").is_file()
-    same = whole and record.get("digest") == job.digest
-    return record if same and ("test" in record or not job.scored) else None
+    return record if whole and record.get("digest") == job.digest else None
+
+
+def with_scores(job: Job, out: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Score a finished adapter that was trained without it, and put that into its record."""
+    from tel_edge.train.trainer import enough_memory, processes, tested
+
+    passing = out.with_name(f".{out.name}.scored")
+    with enough_memory(), dequantized(job, passing, processes()) as weights:
+        record = {**record, "test": tested(job, out, weights or job.folder)}
+    write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
+    return record
 
 
 def train(job: Job, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
@@ -43,16 +54,18 @@ def train(job: Job, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
     Until it is finished everything is in a hidden sibling folder, whose checkpoints a later call
     with `resume` goes on from. Raises `WorkError` when the loss is no number any more.
     """
-    from tel_edge.train.trainer import enough_memory, fit
+    from tel_edge.train.trainer import enough_memory, fit, processes
 
-    partial = out.with_name(f".{out.name}.partial")
-    mark = partial / "job.json"
-    same = mark.is_file() and mark.read_text(encoding="utf-8") == job.digest
-    if partial.exists() and not (resume and same):
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    write_text(mark, job.digest)
-    with enough_disk(partial), enough_memory(), dequantized(job, partial) as weights:
+    partial, every = out.with_name(f".{out.name}.partial"), processes()
+    if every.is_main_process:
+        mark = partial / "job.json"
+        same = mark.is_file() and mark.read_text(encoding="utf-8") == job.digest
+        if partial.exists() and not (resume and same):
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        write_text(mark, job.digest)
+    every.wait_for_everyone()
+    with enough_disk(partial), enough_memory(), dequantized(job, partial, every) as weights:
         made = fit(job, partial, quiet, weights)
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -77,34 +90,46 @@ def train(job: Job, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
         "peak_memory": memory.now().peak,
         "versions": versions(),
     }
-    adapter = partial / "adapter"
-    write_text(adapter / RECORD, json.dumps(record, indent=1) + "\n")
-    replace_folder(adapter, out)
-    shutil.rmtree(partial)
+    every.wait_for_everyone()
+    if every.is_main_process:
+        adapter = partial / "adapter"
+        write_text(adapter / RECORD, json.dumps(record, indent=1) + "\n")
+        replace_folder(adapter, out)
+        shutil.rmtree(partial)
+    every.wait_for_everyone()
     return record
 
 
 @contextmanager
-def dequantized(job: Job, partial: Path) -> Iterator[Path | None]:
+def dequantized(job: Job, partial: Path, every: Any) -> Iterator[Path | None]:
     """Give a folder with the weights that `--over-quant` trains on, None where it is not asked for.
 
-    The export's command makes it, since training and export meet on disk only.
+    The first of `every` process makes it, with the export's command, since training and export meet
+    on disk only.
     """
     if job.over is None:
         yield None
         return
     folder = partial / "dequantized"
+    try:
+        if every.is_main_process:
+            _dequantize(job.over, job.folder, folder)
+        every.wait_for_everyone()
+        yield folder
+        every.wait_for_everyone()
+    finally:
+        if every.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _dequantize(over: Over, folder: Path, out: Path) -> None:
     command = [sys.executable, "-P", "-m", "tel_edge.export.dequantize"]
     done = subprocess.run(
-        [*command, job.over.path, job.folder, folder], capture_output=True, text=True, check=False
+        [*command, over.path, folder, out], capture_output=True, text=True, check=False
     )
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it says nothing"]
-        raise WorkError(f"{job.over.path.name} cannot be dequantized: {said[-1]}")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        raise WorkError(f"{over.path.name} cannot be dequantized: {said[-1]}")
 
 
 @contextmanager
@@ -132,6 +157,9 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     """Train what is not finished yet."""
     for module in ("torch", "transformers", "peft", "accelerate"):
         extras.check(module, "train")
+    if int(os.environ.get("RANK", "0")):
+        # Of several processes of one training the first one speaks.
+        args.quiet, sys.stdout = True, open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     done = []
     todo = jobs(args)
     for job in todo:
@@ -139,6 +167,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         record = finished(out, job) if args.resume else None
         if record:
             cli.say(args, f"{job.stem}: finished before, reused")
+            if job.scored and "test" not in record:
+                record = with_scores(job, out, record)
         else:
             cli.say(args, f"{job.stem}: {len(job.parts.train)} questions to train on")
             record = train(job, out, args.resume, args.quiet)
@@ -254,3 +284,7 @@ def parser() -> cli.Parser:
 def main() -> None:
     """Run the command."""
     sys.exit(cli.run(parser(), work))
+
+
+if __name__ == "__main__":
+    main()

@@ -217,7 +217,7 @@ def fit(job: Job, work: Path, quiet: bool, weights: Path | None = None) -> dict[
         shown = varied(questions, recipe.orders, recipe.exchanged, f"{job.seed} {epoch}")
         return examples(shown, tokenizer, longest)[0]
 
-    watch, rows = Watch(work, quiet), Rows(drawn)
+    watch, rows = Watch(work, quiet or not processes().is_main_process), Rows(drawn)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = AnswerTrainer(
         model=peft,
@@ -236,7 +236,8 @@ def fit(job: Job, work: Path, quiet: bool, weights: Path | None = None) -> dict[
     # Dequantized weights have gone by then, and a set has another order in each process.
     config.base_model_name_or_path = str(job.folder)
     config.target_modules = sorted(recipe.targets)
-    peft.save_pretrained(work / "adapter", safe_serialization=True)
+    if processes().is_main_process:
+        peft.save_pretrained(work / "adapter", safe_serialization=True)
     seconds, energy = watch.spent()
     shown = round(trainer.state.epoch * len(rows))
     made = measured(trainer, peft, recipe.select) | {
@@ -244,10 +245,35 @@ def fit(job: Job, work: Path, quiet: bool, weights: Path | None = None) -> dict[
         "energy": recorded(energy, seconds, shown, job.watts),
         "too_long": train_long + valid_long,
     }
-    if job.scored:
+    if job.scored and processes().is_main_process:
         scores = score(peft.eval(), tokenizer, job.parts.test, longest, job.seed, recipe.batch * 2)
         made["test"] = document(scores)
     return made
+
+
+def processes() -> Any:
+    """Return accelerate's view of the processes that train together, usually this one alone."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def tested(job: Job, folder: Path, weights: Path) -> list[dict[str, Any]]:
+    """Return the scores of the adapter in `folder` over `weights` on the job's test part."""
+    from peft import PeftModel
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    tokenizer = AutoTokenizer.from_pretrained(job.folder)
+    longest = int(AutoConfig.from_pretrained(job.folder).max_position_embeddings)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        weights,
+        dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+    ).to("cuda" if torch.cuda.is_available() else "cpu")
+    peft = PeftModel.from_pretrained(model, folder).eval()
+    batch = job.recipe.batch * 2
+    return document(score(peft, tokenizer, job.parts.test, longest, job.seed, batch))
 
 
 @contextmanager
@@ -274,10 +300,12 @@ def right(made: Any) -> dict[str, float]:
 def settings(job: Job, work: Path) -> TrainingArguments:
     """Return the trainer's settings for a job."""
     recipe = job.recipe
+    # The recipe's batch is that of all processes together.
+    each = max(1, recipe.batch // processes().num_processes)
     return TrainingArguments(
         output_dir=str(work),
-        per_device_train_batch_size=recipe.batch,
-        per_device_eval_batch_size=recipe.batch * 2,
+        per_device_train_batch_size=each,
+        per_device_eval_batch_size=each * 2,
         num_train_epochs=recipe.epochs,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
