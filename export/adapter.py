@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +70,8 @@ class Pair:
 class Adapter:
     """A checked PEFT folder. `bound` tells whether training.json ties it to the backbone.
 
-    `category` and `split` are training.json's or None, `splits` those of an adapter for several
-    categories by their names; `base` is the backbone's name that the folder gives, `source` the
+    `category` and `split` are training.json's or None, `splits` pairs of category and split of
+    one for several; `base` is the backbone's name that the folder gives, `source` the
     folder's digest.
     """
 
@@ -83,7 +83,7 @@ class Adapter:
     bound: bool
     category: str | None
     split: str | None
-    splits: Mapping[str, str] = field(hash=False)
+    splits: tuple[tuple[str, str], ...]
     source: str
 
     @property
@@ -126,11 +126,11 @@ def load(folder: Path, shape: Shape, info: BackboneInfo, half: bool) -> Adapter:
     )
 
 
-def _splits(folder: Path, known: Mapping[str, Any]) -> Mapping[str, str]:
+def _splits(folder: Path, known: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     splits = known.get("splits") or {}
     if not isinstance(splits, dict) or not all(isinstance(v, str) for v in splits.values()):
         raise InputError(f"{folder / TRAINING}: field 'splits' is damaged; train the adapter again")
-    return splits
+    return tuple(splits.items())
 
 
 def _check_binding(folder: Path, training: Mapping[str, Any], info: BackboneInfo) -> None:

@@ -175,7 +175,7 @@ def _jobs(
                 f"warning: {one.folder}: no {adapter.TRAINING}; only shapes bind it to "
                 f"{info.name}, it names {loaded.base} as its base",
             )
-        split = loaded.splits.get(category, loaded.split)
+        split = dict(loaded.splits).get(category, loaded.split)
         jobs[category] = Job(category, replace(loaded, split=split))
     return tuple(jobs.values())
 
