@@ -270,7 +270,8 @@ def tested(job: Job, folder: Path, weights: Path) -> list[dict[str, Any]]:
         dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
         use_safetensors=True,
         trust_remote_code=False,
-    ).to("cuda" if torch.cuda.is_available() else "cpu")
+    )
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     peft = PeftModel.from_pretrained(model, folder).eval()
     batch = job.recipe.batch * 2
     return document(score(peft, tokenizer, job.parts.test, longest, job.seed, batch))
