@@ -163,7 +163,7 @@ def _jobs(
     jobs: dict[str, Job] = {}
     for one in chosen:
         loaded = adapter.load(one.folder, opened.shape, info, half)
-        category = selection.agreed(one, loaded.category)
+        category = selection.agreed(one, loaded.category, len(loaded.splits) > 1)
         if category in jobs:
             raise InputError(
                 f"two adapters for {category}: {jobs[category].adapter.folder} and {one.folder}; "

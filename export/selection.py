@@ -78,13 +78,13 @@ def _folder(part: str) -> Path:
     return folder
 
 
-def agreed(one: Chosen, trained: str | None) -> str:
+def agreed(one: Chosen, trained: str | None, several: bool) -> str:
     """Return the adapter's category; `trained` is what its training.json says, or None.
 
-    An adapter that was trained for, or merged from, several is for the one that is named. Raises
+    An adapter that is for `several`, trained or merged so, is for the one that is named. Raises
     `InputError` where the two differ or neither says it.
     """
-    if trained is not None and trained not in CATEGORIES:
+    if several:
         if one.category is None:
             raise InputError(
                 f"{one.folder}: a {trained} adapter; name with --category what it is to answer, or "

@@ -148,7 +148,7 @@ def test_folders_are_absolute_for_the_workers(
         (("--grid", "category=all"), "one category a run"),
         (("--grid", "rank=4", "--grid", "rank=8"), "given twice"),
         (("--grid", "rank=4", "--set", "rank=8"), "varies in this sweep"),
-        (("--preset", "backbones", "--backbone", "tel-nano"), "varies in this sweep"),
+        (("--preset", "backbones", "--backbone", "qwen3-0.6b"), "varies in this sweep"),
         (("--grid", "rank=8,08"), "the same as another run"),
         (("--grid", "rank=4", "--set", "workspace=x"), "no option 'workspace'"),
     ],

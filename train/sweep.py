@@ -159,13 +159,9 @@ def parser() -> cli.Parser:
         "tel-sweep",
         "Train a grid of adapters, score each on the test part and report on all; the same "
         "command again goes on where it ended.",
+        "backbone",
         "dataset",
         "seed",
-    )
-    made.add_argument(
-        "--backbone",
-        metavar="NAME|DIR",
-        help="as for tel-train (the preset's, or tel-nano); a folder must be on every Ray worker",
     )
     made.add_argument(
         "--category",

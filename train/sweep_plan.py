@@ -28,6 +28,10 @@ LONGEST = 120
 Axes = Mapping[str, Sequence[str]]
 
 
+# What `--backbone` is where nobody says it.
+DEFAULT = "tel-nano"
+
+
 @dataclass(frozen=True)
 class Preset:
     """A grid by name. With `doubled` alpha is twice the rank, so that the scale stays.
@@ -100,11 +104,13 @@ def plan(args: argparse.Namespace) -> tuple[Run, ...]:
     axes |= {name: tuple(dict.fromkeys(values.split(","))) for name, values in grid.items()}
     if not axes:
         raise InputError("nothing to vary; name a --preset, or --grid OPTION=A,B")
-    direct = {"backbone": args.backbone, "category": args.category}
+    # The default is nobody's wish.
+    given = None if args.backbone == DEFAULT else args.backbone
+    direct = {"backbone": given, "category": args.category}
     for name in axes:
         if name in same or direct.get(name) is not None:
             raise InputError(f"{name} varies in this sweep; leave it out elsewhere, or use --grid")
-    base = {"backbone": args.backbone or "tel-nano", "dataset": args.dataset}
+    base = {"backbone": args.backbone, "dataset": args.dataset}
     base |= {"seed": str(args.seed)} | ({"strict": "yes"} if args.strict else {}) | same
     if "category" not in axes:
         # An adapter each, so a run each.
