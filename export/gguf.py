@@ -150,14 +150,9 @@ def _adapter(args: argparse.Namespace, made: Plan, job: Job, gate: Gate | None) 
     with made.output.file(
         f"{made.info.name}-{job.category}-r{loaded.rank}-{kind}-LoRA.gguf",
         accept,
-        kind="adapter",
         format="gguf",
         quant=kind,
-        category=job.category,
-        source=loaded.source,
-        backbone=made.info.weights,
-        split=loaded.split,
-        rank=loaded.rank,
+        **job.known(made.info),
     ) as out:
         adapter.write_adapter(loaded, out, made.info, job.category, kind)
     cli.say(args, f"{job.category} adapter written")

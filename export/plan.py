@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tel_edge.export import adapter, calibration, importance, quantize, selection, tokenizer
 from tel_edge.export import checkpoint as checkpoints
@@ -36,6 +37,17 @@ class Job:
 
     category: str
     adapter: Adapter
+
+    def known(self, info: BackboneInfo) -> dict[str, Any]:
+        """Return what the manifest says of the adapter's file in any format."""
+        return {
+            "kind": "adapter",
+            "category": self.category,
+            "source": self.adapter.source,
+            "backbone": info.weights,
+            "split": self.adapter.split,
+            "rank": self.adapter.rank,
+        }
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,7 @@ from pathlib import Path
 from tel_edge.runtime import gguf_header, onnx_adapter, onnx_header
 from tel_edge.runtime.engine import Adapter, Engine, EngineSettings
 from tel_edge.runtime.errors import InputError
-
-# Key of a backbone's metadata in both formats: the digest of the weights it was made of.
-WEIGHTS = "tel_edge.backbone.weights"
+from tel_edge.runtime.onnx_adapter import WEIGHTS
 
 
 @dataclass(frozen=True)

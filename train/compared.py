@@ -13,11 +13,10 @@ from tel_edge.runtime.atomic import write_text
 from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.workspace import Workspace
-from tel_edge.train.job import JOINT
+from tel_edge.train.job import JOINT, RECORD, WEIGHTS
 
 SCHEMA_VERSION = 1
 OWN = "own"
-RECORD, WEIGHTS = "training.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from tel_edge.train.recipes import Recipe, identity, recipe
 
 # The name of an adapter for all categories together.
 JOINT = "joint"
+# What a finished adapter's folder has: its record, written last, and PEFT's weights.
+RECORD, WEIGHTS = "training.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.workspace import Workspace
 from tel_edge.train import compared
-from tel_edge.train.compared import RECORD, WEIGHTS
-from tel_edge.train.job import JOINT
+from tel_edge.train.job import JOINT, RECORD, WEIGHTS
 from tel_edge.train.merge_plan import METHODS, Plan, plan, tested
 from tel_edge.train.train import SCHEMA_VERSION, versions
 

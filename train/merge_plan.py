@@ -18,7 +18,7 @@ from tel_edge.runtime.categories import CATEGORIES, category
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.workspace import Workspace
-from tel_edge.train.compared import RECORD, WEIGHTS
+from tel_edge.train.job import RECORD, WEIGHTS
 
 CONFIG = "adapter_config.json"
 

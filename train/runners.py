@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tel_edge.runtime.errors import InputError
+from tel_edge.train.job import RECORD, WEIGHTS
 
 # What Python is given to make it tel-train, which ends when its sweep does.
 TRAIN = (
@@ -27,7 +28,6 @@ TRAIN = (
     "from tel_edge.train.train import main; main()",
 )
 PARENT = "TEL_SWEEP_PARENT"
-RECORD, WEIGHTS = "training.json", "adapter_model.safetensors"
 # Seconds: between two looks at the children, from a polite to a hard end, for a run's lock.
 PAUSE, GRACE, PATIENCE = 0.05, 5.0, 20.0
 

@@ -18,11 +18,10 @@ from tel_edge.eval.split import capped
 from tel_edge.runtime import backbones, cli, extras, memory
 from tel_edge.runtime.atomic import replace_folder, write_text
 from tel_edge.runtime.errors import WorkError
-from tel_edge.train.job import Job, Over, jobs
+from tel_edge.train.job import RECORD, WEIGHTS, Job, Over, jobs
 from tel_edge.train.recipes import LOSSES, SELECTIONS, TARGETS
 
 SCHEMA_VERSION = 1
-RECORD = "training.json"
 # How a full disk reads: from the system and safetensors, and from torch's writer.
 FULL = ("No space left", "unexpected pos", "PytorchStreamWriter failed")
 
@@ -33,7 +32,7 @@ def finished(folder: Path, job: Job) -> dict[str, Any] | None:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    whole = (folder / "adapter_model.safetensors").is_file()
+    whole = (folder / WEIGHTS).is_file()
     return record if whole and record.get("digest") == job.digest else None
 
 

@@ -16,13 +16,15 @@ from tel_edge.export.checkpoint import Checkpoint, json_object
 from tel_edge.export.onnx import container, quantize, slots, trace
 from tel_edge.export.onnx.adapter import write_adapter
 from tel_edge.export.onnx.quantize import ONNX_QUANTS, OnnxQuant, bits
-from tel_edge.export.output import TOKENIZER, Output
+from tel_edge.export.output import Output
 from tel_edge.export.parity import Gate
 from tel_edge.export.plan import Job, bar, check_space, sources, there, unfinished
 from tel_edge.runtime import cli, digest, memory
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.manifest import BackboneInfo, BundleFile
+from tel_edge.runtime.onnx_adapter import WEIGHTS
+from tel_edge.runtime.with_onnx import TOKENIZER
 
 FORMAT = "onnx"
 REFERENCE = ONNX_QUANTS["fp32"]
@@ -218,7 +220,7 @@ def _prepared(args: argparse.Namespace, made: OnnxPlan, out: Path) -> None:
 def _metadata(made: OnnxPlan) -> dict[str, str]:
     shape = made.checkpoint.shape
     return {
-        "tel_edge.backbone.weights": made.info.weights,
+        WEIGHTS: made.info.weights,
         "tel_edge.prompt": made.info.prompt,
         "tel_edge.context": str(shape.context),
         "tel_edge.window": str(shape.window),
@@ -303,14 +305,9 @@ def _adapter(args: argparse.Namespace, made: OnnxPlan, job: Job, gate: Gate | No
     with made.output.file(
         f"{made.info.name}-{job.category}-r{loaded.rank}.onnx_adapter",
         accept,
-        kind="adapter",
         format=FORMAT,
         quant=ADAPTER_QUANT,
-        category=job.category,
-        source=loaded.source,
-        backbone=made.info.weights,
-        split=loaded.split,
-        rank=loaded.rank,
+        **job.known(made.info),
     ) as out:
         write_adapter(loaded, out, made.info.weights)
     cli.say(args, f"{job.category} adapter written")

@@ -24,12 +24,12 @@ from tel_edge.export.architectures import LINEAR, Shape, projections
 from tel_edge.export.onnx import container
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
+from tel_edge.runtime.with_onnx import BIAS, LOGITS
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-BIAS, LOGITS = "attention_bias", "logits_idx"
 # What a projection gives without an adapter is called by its module and this.
 PLAIN = ".plain"
 # What torch's exporter notes about where a node comes from, and the end of both ways of naming it.
