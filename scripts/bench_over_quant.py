@@ -2,7 +2,8 @@
 
 For every type two adapters answer on the very same GGUF file: one trained on the backbone's own
 weights, and one trained on what the file's blocks stand for. Both are measured against the first
-one on F16. Everything is made by the commands that a user has, and what is there is reused.
+one on F16. Every seed deals its own split and trains its own adapters, in a workspace of its own,
+`WORKSPACE/seed-N`. Everything is made by the commands that a user has, and what is there is reused.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 from tel_edge.eval.records import read_records, read_summary
 from tel_edge.runtime import backbones, cli
@@ -43,6 +44,7 @@ class Figures:
 class Row:
     """One type on one category: F16-trained on F16, the same on the type, and trained over it."""
 
+    seed: int
     category: str
     quant: str
     best: Figures
@@ -72,20 +74,21 @@ def figures(home: Workspace, backbone: str, variant: str, category: str) -> Figu
     return Figures(summary.pass1.value, mean(surprises))
 
 
-def work(args: argparse.Namespace) -> dict[str, object]:
-    """Train, export and score what is missing, then print the tables."""
-    home, types = cli.workspace(args), args.types.split(",")
+def measured(args: argparse.Namespace, seed: int) -> list[Row]:
+    """Train, export and score what is missing of one seed, and return its rows."""
+    home, types = Workspace(cli.workspace(args).root / f"seed-{seed}"), args.types.split(",")
     backbone = backbones.find(args.backbone).name
     names = [of.name for of in categories(args.category)]
-    common = ["--backbone", args.backbone, "--seed", str(args.seed), "--dataset", args.dataset]
+    common = ["--backbone", args.backbone, "--seed", str(seed), "--dataset", args.dataset]
     there = ["--workspace", str(home.root), *common]
     chosen = ",".join(names)
+    cli.say(args, f"seed {seed}: training on the backbone's own weights")
     command("tel-train", *there, "--category", chosen)
     command("tel-export", *there, "--adapter", chosen, "--quant", ",".join(["F16", *types]))
     command("tel-eval", *there, "--category", chosen)
     rows = []
     for kind in types:
-        cli.say(args, f"training over {kind}")
+        cli.say(args, f"seed {seed}: training over {kind}")
         command("tel-train", *there, "--category", chosen, "--over-quant", kind)
         # A workspace of its own, since a bundle has one adapter for a category.
         other = Workspace(home.root / "over" / kind)
@@ -99,6 +102,7 @@ def work(args: argparse.Namespace) -> dict[str, object]:
         for name in names:
             rows.append(
                 Row(
+                    seed,
                     name,
                     kind,
                     figures(home, backbone, "lora-F16", name),
@@ -106,6 +110,12 @@ def work(args: argparse.Namespace) -> dict[str, object]:
                     figures(other, backbone, f"lora-{kind}", name),
                 )
             )
+    return rows
+
+
+def work(args: argparse.Namespace) -> dict[str, object]:
+    """Measure every seed, then print the tables."""
+    rows = [row for seed in args.seeds for row in measured(args, seed)]
     text = table(rows)
     print(text)
     if args.out:
@@ -115,38 +125,41 @@ def work(args: argparse.Namespace) -> dict[str, object]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows and a mean for each type as Markdown."""
+    """Return a line for each type and seed, means over the categories, and one over the seeds."""
     lines = [
-        "| type | category | F16 | plain adapter on it | trained over it | loss, F16 | plain "
-        "| over | comes back |",
+        "| type | seed | F16 | plain adapter on it | trained over it | over less plain "
+        "| loss, F16 | plain | over |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for kind in dict.fromkeys(row.quant for row in rows):
-        group = [row for row in rows if row.quant == kind]
-        lines += [_line(kind, row.category, row.best, row.plain, row.over) for row in group]
-        lines.append(
-            _line(
-                kind,
-                "mean",
-                *(
-                    Figures(mean(part.pass1 for part in parts), mean(part.loss for part in parts))
-                    for parts in (
-                        [row.best for row in group],
-                        [row.plain for row in group],
-                        [row.over for row in group],
-                    )
-                ),
-            )
-        )
+        of = [row for row in rows if row.quant == kind]
+        seeds = list(dict.fromkeys(row.seed for row in of))
+        for seed in seeds:
+            lines.append(_line(kind, str(seed), [row for row in of if row.seed == seed]))
+        if len(seeds) > 1:
+            gains = [_gain([row for row in of if row.seed == seed]) for seed in seeds]
+            spread = f" (sd over seeds {100 * stdev(gains):.1f})"
+            lines.append(_line(kind, f"mean of {len(seeds)}", of, spread))
     return "\n".join(lines)
 
 
-def _line(kind: str, name: str, best: Figures, plain: Figures, over: Figures) -> str:
-    lost = plain.loss - best.loss
-    back = f"{(plain.loss - over.loss) / lost:.0%}" if lost > 0.01 else "-"
-    shares = " | ".join(f"{100 * one.pass1:.1f}" for one in (best, plain, over))
-    losses = " | ".join(f"{one.loss:.3f}" for one in (best, plain, over))
-    return f"| {kind} | {name} | {shares} | {losses} | {back} |"
+def _line(kind: str, name: str, rows: Sequence[Row], spread: str = "") -> str:
+    groups = [[row.best for row in rows], [row.plain for row in rows], [row.over for row in rows]]
+    shares = " | ".join(f"{100 * mean(one.pass1 for one in group):.1f}" for group in groups)
+    losses = " | ".join(f"{mean(one.loss for one in group):.3f}" for group in groups)
+    return f"| {kind} | {name} | {shares} | {100 * _gain(rows):+.1f}{spread} | {losses} |"
+
+
+def _gain(rows: Iterable[Row]) -> float:
+    """Return how much higher Pass@1 is over the quantized file than of the plain adapter on it."""
+    return mean(row.over.pass1 - row.plain.pass1 for row in rows)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers") from None
 
 
 def parser() -> cli.Parser:
@@ -157,7 +170,9 @@ def parser() -> cli.Parser:
         "backbone",
         "dataset",
         "category",
-        "seed",
+    )
+    made.add_argument(
+        "--seeds", type=_seeds, metavar="A,B", default=[42], help="seeds to repeat it with (42)"
     )
     made.add_argument("--types", metavar="A,B", default=TYPES, help="(%(default)s)")
     made.add_argument("--out", type=Path, metavar="FILE", help="the table, and JSON beside it")
