@@ -491,6 +491,16 @@ def test_ray_is_asked_for_by_its_extra(
     assert "pip install 'tel-edge[cluster]'" in err
 
 
+def test_a_ray_that_cannot_be_imported_names_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray.py").write_text("raise KeyError('libamd_smi.so')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    with pytest.raises(InputError, match=r"libamd_smi.so'\nif .* pip uninstall amdsmi"):
+        list(ray_runner.on_ray([], ray_runner.Cluster("local")))
+
+
 def test_threads_are_shared_among_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     code = ("-c", "import os, sys; print(os.environ['OMP_NUM_THREADS'], file=sys.stderr); exit(1)")

@@ -53,8 +53,21 @@ def on_ray(
     Raises `InputError` where there is no such cluster. Closing the iterator ends what still runs.
     """
     with _environment(PRIVATE | (LOOPBACK if cluster.address == "local" else {})):
-        ray = need("ray", "cluster")
-        yield from _joined(ray, tasks, cluster, command)
+        yield from _joined(_imported(), tasks, cluster, command)
+
+
+def _imported() -> Any:
+    try:
+        return need("ray", "cluster")
+    except (ImportError, InputError):
+        raise
+    except Exception as error:
+        # Ray imports amdsmi, which the extra energy brings and which raises a KeyError where the
+        # library of AMD's driver is not there.
+        raise InputError(
+            f"ray cannot be imported: {type(error).__name__} {error}\n"
+            "if there is no AMD GPU here, amdsmi is in the way: pip uninstall amdsmi"
+        ) from error
 
 
 def _joined(
