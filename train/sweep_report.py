@@ -241,7 +241,7 @@ def _correlated(made: Correlation) -> str:
         ranks = "a lower loss goes with a lower accuracy in these runs"
     return (
         f"A loss that ranks the runs rightly has tau-b -1; here it is {made.value:+.2f} "
-        f"[{made.low:+.2f}, {made.high:+.2f}], p {made.p:.3f}: {ranks}."
+        f"[{made.low:+.2f}, {made.high:+.2f}], p {_probability(made.p)}: {ranks}."
     )
 
 
@@ -370,4 +370,9 @@ def _number(value: float | None) -> str:
 def _interval(made: Correlation) -> tuple[str, str]:
     if made.value is None or made.low is None or made.high is None or made.p is None:
         return "undefined: all equal", "-"
-    return f"{made.value:+.2f} [{made.low:+.2f}, {made.high:+.2f}]", f"{made.p:.3f}"
+    return f"{made.value:+.2f} [{made.low:+.2f}, {made.high:+.2f}]", _probability(made.p)
+
+
+def _probability(p: float) -> str:
+    """Return p, of which 2,000 random pairings give three digits."""
+    return f"{p:.3f}" if p >= 0.001 else "below 0.001"
