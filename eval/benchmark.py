@@ -52,7 +52,7 @@ def read(dataset: str, category: Category, strict: bool = False) -> Benchmark:
     does a data set that is not there or has no good row.
     """
     questions, rejected = [], []
-    for file, at, row in _rows(dataset, category):
+    for file, at, row in rows(dataset, category):
         try:
             if row is None:
                 raise InputError("not a JSON object")
@@ -76,7 +76,11 @@ def read(dataset: str, category: Category, strict: bool = False) -> Benchmark:
     return Benchmark(called, category.name, tuple(questions), tuple(rejected))
 
 
-def _rows(dataset: str, category: Category) -> Iterator[Row]:
+def rows(dataset: str, category: Category) -> Iterator[Row]:
+    """Yield every row of one category as it stands; its place is the number in a question's id.
+
+    Raises `InputError` for a data set that is not there.
+    """
     if dataset == "ot-mini":
         for at, row in enumerate(ot_mini.rows(category.name)):
             yield f"ot-mini/{category.name}", at, row
@@ -89,7 +93,7 @@ def _rows(dataset: str, category: Category) -> Iterator[Row]:
 def _hub_rows(category: Category) -> Iterator[Row]:
     datasets = need("datasets", "train")
     try:
-        rows = datasets.load_dataset(HUB, category.name, split="test")
+        loaded = datasets.load_dataset(HUB, category.name, split="test")
     except Exception as error:
         # Offline, not logged in, no such config: the client's first line says which.
         reason = str(error).strip().split("\n")[0][:200]
@@ -97,7 +101,7 @@ def _hub_rows(category: Category) -> Iterator[Row]:
             f"{HUB} cannot be had from the hub: {reason}\n"
             "download it elsewhere and pass the folder: --dataset DIR"
         ) from error
-    for at, row in enumerate(rows):
+    for at, row in enumerate(loaded):
         yield f"{HUB}/{category.name}", at, row
 
 

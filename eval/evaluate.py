@@ -5,25 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval import benchmark
-from tel_edge.eval.records import (
-    Summary,
-    Variant,
-    line,
-    measures,
-    read_records,
-    read_summary,
-    write_summary,
-)
+from tel_edge.eval import reference
+from tel_edge.eval.records import Summary, Variant, duplicates_path
+from tel_edge.eval.resumed import complete, finished, shown, told, which
 from tel_edge.eval.scored import Settings, Task, in_child, score
-from tel_edge.eval.split import Split, split
-from tel_edge.eval.statistics import Share
-from tel_edge.eval.variants import Types, adapters, types, variants
+from tel_edge.eval.source import Source, asked, sources
+from tel_edge.eval.variants import Types, trained, types, variants
+from tel_edge.eval.variants import categories as trained_categories
 from tel_edge.runtime import (
     backbones,
     bundle,
@@ -33,89 +27,39 @@ from tel_edge.runtime import (
     profile,
     protocol,
 )
-from tel_edge.runtime.atomic import replacing
-from tel_edge.runtime.categories import Category, categories
+from tel_edge.runtime.energy import Meter
 from tel_edge.runtime.engine import EngineSettings
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.manifest import BundleFile, Manifest
 
+PARTS = ("test", "validation", "train")
 # Fields of `EngineSettings` that change no number: of all engines, and what a format's has not.
 WITHOUT_EFFECT = {"threads", "max_adapters"}
 UNKNOWN = {"gguf": {"providers"}, "onnx": {"flash", "kv", "extra_buffers", "gpu_layers"}}
 
 
-@dataclass(frozen=True)
-class Source:
-    """One category's questions and where they come from."""
-
-    category: Category
-    dataset: str
-    parts: Split
-    rejected: int
-
-
-def check_split(folder: Path, adapter: BundleFile, source: Source, allowed: bool) -> None:
-    """Refuse an adapter trained with another split: its training questions may be in this test."""
-    if adapter.split and adapter.split != source.parts.digest and not allowed:
+def check_split(folder: Path, file: BundleFile, source: Source, allowed: bool) -> None:
+    """Refuse what was trained with another split: its training questions may be in this test."""
+    if file.split and file.split != source.parts.digest and not allowed:
         raise InputError(
-            f"{folder / adapter.path}: trained on another split than {source.dataset} with seed "
+            f"{folder / file.path}: trained on another split than {source.dataset} with seed "
             f"{source.parts.seed},\nso the test part may not be unseen: pass the --dataset and "
             "--seed of the training, or --other-split to score all the same"
         )
 
 
 def evaluate(
-    task: Task, source: Source, variant: Variant, opener: bundle.Opener, isolated: bool
+    task: Task,
+    source: Source,
+    variant: Variant,
+    opener: bundle.Opener,
+    isolated: bool,
+    meter: Meter | None = None,
 ) -> tuple[Summary, bool]:
-    """Score what is missing of `task` and return (summary, whether all was there already).
-
-    Records are appended as they come, so a killed run goes on behind the last whole line; records
-    made of other files or settings are dropped.
-    """
-    if there := finished(task):
-        return there, True
-    wanted = {question.id for question in task.questions}
-    kept = [record for record in read_records(task.out, task.run) if record.id in wanted]
-    task.out.with_suffix(".json").unlink(missing_ok=True)
-    with replacing(task.out) as partial:
-        partial.write_text("".join(map(line, kept)), encoding="utf-8")
-    done = {record.id for record in kept}
-    rest = tuple(question for question in task.questions if question.id not in done)
-    run = in_child if isolated else score
-    too_long, used = run(replace(task, questions=rest), opener)
-    summary = Summary(
-        backbone=task.manifest.backbone.name,
-        variant=variant,
-        category=source.category.name,
-        dataset=source.dataset,
-        part=task.settings.part,
-        split=source.parts.digest,
-        run=task.run,
-        made_with=made_with(task, source),
-        rejected=source.rejected,
-        k=task.settings.k,
-        memory_anonymous=used.anonymous,
-        memory_file=used.file,
-        memory_peak=used.peak,
-        **measures(
-            list(read_records(task.out, task.run)),
-            too_long,
-            task.settings.k,
-            task.settings.temperature,
-        ),
-    )
-    write_summary(task.out, summary)
-    return summary, False
-
-
-def finished(task: Task) -> Summary | None:
-    """Return the summary of an earlier run of this very task, or None."""
-    try:
-        there = read_summary(task.out.with_suffix(".json"))
-    except (InputError, FileNotFoundError):
-        return None
-    return there if there.run == task.run and task.out.exists() else None
+    """Score what is missing of a bundle's task; return (summary, whether all was there already)."""
+    run = partial(in_child if isolated else score, opener=opener)
+    return complete(task, source, variant, made_with(task, source), run, meter)
 
 
 def made_with(task: Task, source: Source) -> dict[str, Any]:
@@ -141,52 +85,57 @@ def made_with(task: Task, source: Source) -> dict[str, Any]:
         "engine_settings": engine,
         "split": source.parts.digest,
         "settings": asdict(task.settings),
+        # Only where it is so: other digests are older than the field.
+        **({"rotations": True} if task.rotated else {}),
     }
-
-
-def sources(args: argparse.Namespace) -> list[Source]:
-    """Read the benchmark and split it, one source a category."""
-    made = []
-    for of in categories(args.category):
-        read = benchmark.read(args.dataset, of, args.strict)
-        parts = split(read.questions, args.seed)
-        made.append(Source(of, read.dataset, parts, len(read.rejected)))
-    return made
 
 
 def tasks(
     args: argparse.Namespace, folder: Path, made: Manifest, all_of: Sequence[Source], of: Types
 ) -> list[tuple[Task, Source, Variant]]:
-    """Return what is to be scored, after checking every adapter against its split."""
-    settings = Settings(
-        args.part, args.k, args.temperature, args.seed, args.protocol, args.max_tokens
-    )
+    """Return what is to be scored, after checking every adapter against its split.
+
+    The questions in other orders of their options come last, once all others are scored.
+    """
     found: list[tuple[Task, Source, Variant]] = []
     said: set[str] = set()
     for source in all_of:
-        questions = source.parts.part(args.part)
-        fitting = adapters(folder, made, source.category.name, of)
-        for trained in fitting.values():
-            check_split(folder, trained, source, args.other_split)
-            if not trained.split:
-                cli.say(args, f"warning: {trained.path} names no split; it may know the questions")
-        for name in of if fitting else ():
-            if name not in fitting:
-                cli.say(args, f"{source.category.name}: no {name.upper()} adapter, not scored")
-        for variant, backbone, adapter in variants(
-            folder, made, source.category.name, of, args.protocol
-        ):
-            out = cli.workspace(args).results(
-                made.backbone.name, variant.name, source.category.name
+        name = source.category.name
+        there = variants(folder, made, name, of, args.protocol, args.ladder)
+        _check_trained(args, folder, source, list(filter(None, map(trained, there))), of)
+        parts = list(asked(args, source))
+        for (part, rotated, questions), (variant, model, adapter) in product(parts, there):
+            settings = Settings(
+                part, args.k, args.temperature, args.seed, args.protocol, args.max_tokens
             )
-            title = f"{source.category.name} {variant.name}"
+            out = cli.workspace(args).results(made.backbone.name, variant.name, name, part, rotated)
+            title = " ".join([name, variant.name, *which(part, rotated)])
             task = Task(
-                folder, made, backbone, adapter, questions, out, "", settings,
-                _engine(args, made, backbone, said), title, args.quiet,
+                folder, made, model, adapter, questions, out, "", settings,
+                _engine(args, made, model, said), title, args.quiet, rotated,
             )  # fmt: skip
             run = digest.of_value(made_with(task, source))[:16]
             found.append((replace(task, run=run), source, variant))
-    return found
+    return sorted(found, key=lambda one: one[0].rotated)
+
+
+def _check_trained(
+    args: argparse.Namespace,
+    folder: Path,
+    source: Source,
+    files: Sequence[BundleFile],
+    of: Types,
+) -> None:
+    """Check the splits of adapters and merged models, and tell what is missing or not known."""
+    for file in dict.fromkeys(files):
+        check_split(folder, file, source, args.other_split)
+        if not file.split:
+            cli.say(args, f"warning: {file.path} names no split; it may know the questions")
+    there = {file.format for file in files}
+    for name in of if there else ():
+        if name not in there:
+            end = "" if args.ladder else ", not scored"
+            cli.say(args, f"{source.category.name}: no {name.upper()} adapter{end}")
 
 
 def _engine(
@@ -206,50 +155,53 @@ def work(
 ) -> dict[str, Any]:
     """Score everything that is not scored yet, and the trivial baselines if asked for."""
     cli.check_draws(args)
+    if args.reference:
+        return reference.work(args, sources(args), opener, isolated)
     if args.baselines:
         extras.check("sklearn", "report")
     backbone = backbones.find(args.backbone)
     folder = args.bundle or cli.workspace(args).bundle(backbone.name)
     made = bundle.read(folder)
-    of = types(folder, made, args.format, args.quant, partial(cli.say, args))
+    say = partial(cli.say, args)
+    of = types(folder, made, args.format, args.quant, say, args.ladder)
     if args.category == "all":
-        there = dict.fromkeys(category for name in of for category in made.adapters(name))
-        args.category = ",".join(there) or "all"
+        args.category = ",".join(trained_categories(made, of, args.ladder)) or "all"
     all_of = sources(args)
-    summaries = []
+    summaries, before = [], 0
     todo = tasks(args, folder, made, all_of, of)
     width = max([12, *(len(variant.name) for _, _, variant in todo)])
     # All files before the first question: a damaged one is refused with nothing written.
     fresh = [task for task, _, _ in todo if not finished(task)]
     files = [file for task in fresh for file in (task.backbone, task.adapter) if file]
     bundle.verify(folder, made, dict.fromkeys(files))
+    meter = Meter()
+    if fresh:
+        meter.begin()
     for task, source, variant in todo:
-        summary, reused = evaluate(task, source, variant, opener, isolated)
+        summary, reused = evaluate(task, source, variant, opener, isolated, meter)
         summaries.append(summary)
-        print(
-            f"{source.category.name:<12} {variant.name:<{width}} "
-            f"Pass@1 {_share(summary.pass1)}  Maj@{summary.k} {_share(summary.majority)}  "
-            f"{summary.milliseconds_p50:.1f} ms" + ("  (scored before)" if reused else ""),
-            flush=True,
-        )
+        before += reused
+        print(told(summary, width, reused), flush=True)
     if args.baselines:
         _baselines(args, all_of)
+    print(f"results: {len(todo) - before} scored now, {before} before; tel-report shows them")
     return {"backbone": made.backbone.name, "summaries": [asdict(s) for s in summaries]}
 
 
-def _share(of: Share) -> str:
-    return f"{of.value:.3f} [{of.low:.3f}, {of.high:.3f}]"
-
-
 def _baselines(args: argparse.Namespace, all_of: Sequence[Source]) -> None:
-    from tel_edge.eval import baselines
+    from tel_edge.eval import baselines, duplicates
 
+    # One file a category, which the report compares with the test part's results.
+    part = "test" if "test" in args.part else args.part[0]
     for source in all_of:
         cli.say(args, f"{source.category.name}: trivial baselines")
-        made = baselines.measure(source.parts, source.category, source.dataset, args.part)
+        made = baselines.measure(source.parts, source.category, source.dataset, part)
         baselines.write(cli.workspace(args), made)
         for baseline in made.baselines:
-            print(f"{source.category.name:<12} {baseline.name:<18} {_share(baseline.share)}")
+            print(f"{source.category.name:<12} {baseline.name:<18} {shown(baseline.share)}")
+        alike = duplicates.measure(source.parts, source.category, source.dataset, part)
+        duplicates.write(duplicates_path(cli.workspace(args), source.category.name), alike)
+        print(f"{source.category.name:<12} near-duplicates    {len(alike.pairs)} of {alike.of}")
 
 
 def parser() -> cli.Parser:
@@ -271,17 +223,29 @@ def parser() -> cli.Parser:
     )
     made.add_argument(
         "--part",
-        choices=("test", "validation", "train"),
+        type=_parts,
+        metavar="PART,...",
         default="test",
-        help="which part of the split (%(default)s)",
+        help="which part of the split: test, validation or train, or several (%(default)s)",
+    )
+    made.add_argument(
+        "--rotations",
+        action="store_true",
+        help="ask every question with its options in every cyclic order too",
+    )
+    made.add_argument(
+        "--ladder",
+        action="store_true",
+        help="score the bare backbone at every type, adapters of every type and merged models too",
     )
     cli.draw_options(made)
     made.add_argument(
-        "--baselines", action="store_true", help="score trivial baselines on the same split too"
+        "--baselines", action="store_true", help="score trivial baselines and near-duplicates too"
     )
     made.add_argument(
         "--other-split", action="store_true", help="allow adapters trained with another split"
     )
+    reference.add_options(made)
     return made
 
 
@@ -290,6 +254,14 @@ def _names(text: str) -> tuple[str, ...]:
     found = tuple(filter(None, map(str.strip, text.split(","))))
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return found
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """Return the parts of a list with commas, as the `type` of an option."""
+    found = tuple(dict.fromkeys(_names(text)))
+    if wrong := next((part for part in found if part not in PARTS), None):
+        raise argparse.ArgumentTypeError(f"invalid choice: {wrong!r} (one of {', '.join(PARTS)})")
     return found
 
 

@@ -3,36 +3,59 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from tel_edge.eval import baselines, records, router, sizes
+from tel_edge.eval import (
+    answers,
+    baselines,
+    calibration,
+    checks,
+    duplicates,
+    ladder,
+    leakage,
+    paired,
+    paper,
+    records,
+    router,
+    sizes,
+    trainings,
+)
+from tel_edge.eval.answers import Answers
 from tel_edge.eval.baselines import Baseline, Baselines
+from tel_edge.eval.calibration import Bin
+from tel_edge.eval.checks import Finding, Trained
+from tel_edge.eval.ladder import Best, Recommendation, Rung
+from tel_edge.eval.leakage import Leakage
+from tel_edge.eval.paired import Change
+from tel_edge.eval.paper import Paper
 from tel_edge.eval.records import Summary
-from tel_edge.eval.sizes import Best, Footprint, Smallest
+from tel_edge.eval.sizes import Footprint
+from tel_edge.eval.trainings import Training
 from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.workspace import Workspace
 
-SCHEMA_VERSION = 1
 # Below this the 95 % interval of a share is wider than 19 points.
 FEW = 100
-# What has lost nothing yet: the first of them that was scored.
-REFERENCES = ("lora-F16", "lora-fp32")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant on one category. `points` is its Pass@1 less the reference's, times 100.
+    """One variant on one category. `change` is against the reference on the same questions.
 
-    `points` is None where the reference was not scored on the same questions.
+    `change` is None for the reference itself, where the reference was scored on other questions,
+    or where there are no records. `trivial` names the trivial baseline that reaches into the
+    interval of Pass@1 of a variant with an adapter, if one does.
     """
 
     summary: Summary
-    points: float | None
+    change: Change | None
+    same_questions: bool
+    calibration_error: float | None = None
+    trivial: str | None = None
 
     @property
     def disk(self) -> int:
@@ -48,106 +71,163 @@ class Section:
     title: str
     rows: tuple[Row, ...]
     baselines: Baselines | None
+    leakage: Leakage | None
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Training:
-    """What `training.json` says of one adapter; what it does not say is None or empty.
-
-    `curve` holds points with `step` and any of `epoch`, `loss`, `validation_loss` and
-    `validation_pass1`.
-    """
-
-    category: str
-    seconds: float | None
-    parameters: int | None
-    config: Mapping[str, Any]
-    curve: tuple[Mapping[str, float], ...]
 
 
 @dataclass(frozen=True)
 class Report:
     """Everything that the report says; `reference` is the variant that others are compared to.
 
-    `formats` has the best variant of each format that has one as good as the reference.
+    `formats` has the best variant of each format, `reliability` the bins of the reference and of
+    the recommended variant over all categories, `answers` the records by category, for the page.
     """
 
     backbone: str
+    part: str
     reference: str
     sections: tuple[Section, ...]
+    ladder: tuple[Rung, ...]
+    recommendation: Recommendation
     footprints: tuple[Footprint, ...]
-    smallest: Smallest
     formats: tuple[Best, ...]
+    reliability: Mapping[str, tuple[Bin, ...]]
     trainings: tuple[Training, ...]
     settings: Mapping[str, str]
+    checks: tuple[Finding, ...]
+    paper: Paper
+    answers: Mapping[str, tuple[Answers, ...]]
     router: router.Measured | None = None
+    # Questions of each part, by category; none where the data set is not to be had.
+    parts: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
 
-def collect(workspace: Workspace, backbone: str) -> Report:
+def collect(workspace: Workspace, backbone: str, published: bool = False) -> Report:
     """Read the results of a backbone, a pure function of the files.
 
-    They are its summaries, the trivial baselines, each adapter's `training.json` and the router's
-    figures; all but the first may be missing. Raises `InputError` if there are no results or a file
-    is broken.
+    They are its records and summaries, the trivial baselines and near-duplicates, each adapter's
+    `training.json`, the router's figures, and for the paper's tables those of other backbones; all
+    but the first may be missing. Raises `InputError` if there are no results or a file is broken.
     """
-    summaries = records.summaries(workspace, backbone)
-    if not summaries:
+    every = records.summaries(workspace, backbone)
+    plain = [summary for summary in every if not summary.rotated]
+    if not plain:
         raise InputError(
             f"{workspace.root / 'results' / backbone}: no results; "
             f"make some with: tel-eval --backbone {backbone}"
         )
-    reference = _reference(summaries)
+    part = min((summary.part for summary in plain), key=_part)
+    summaries = [summary for summary in plain if summary.part == part]
+    reference = sizes.reference(s.variant for s in summaries)
     names = [name for name in CATEGORIES if any(s.category == name for s in summaries)]
     names += sorted({s.category for s in summaries} - set(names))
-    sections = tuple(_section(workspace, name, summaries, reference) for name in names)
-    compared = _compared(sections)
+    known = {name: _answers(workspace, summaries, name) for name in names}
+    rotated = [summary for summary in every if summary.rotated and summary.part == part]
+    moved = {name: _answers(workspace, rotated, name) for name in names}
+    made = [trainings.read(workspace, backbone, name) for name in names]
+    trained = tuple(training for training in made if training)
+    changes = _changes(known, reference)
+    sections = tuple(
+        _section(workspace, name, known[name], moved[name], reference, changes) for name in names
+    )
+    results: dict[str, dict[str, Summary]] = {}
+    for section in sections:
+        for row in section.rows:
+            if row.same_questions:
+                results.setdefault(row.summary.variant.name, {})[section.category] = row.summary
+    rungs = ladder.rungs(results, changes, reference)
+    recommendation = ladder.recommend(rungs, reference)
     return Report(
         backbone=backbone,
+        part=part,
         reference=reference,
         sections=sections,
+        ladder=rungs,
+        recommendation=recommendation,
         footprints=sizes.footprints(summaries),
-        smallest=sizes.smallest(compared, reference),
-        formats=sizes.best(compared, reference),
-        trainings=tuple(
-            training for name in names if (training := _training(workspace, backbone, name))
-        ),
+        formats=ladder.by_format(rungs, results, reference),
+        reliability=_reliability(known, (reference, recommendation.variant)),
+        trainings=trained,
         settings=_settings(summaries),
+        checks=_checks(known, reference, trained),
+        paper=paper.collect(workspace, None, published),
+        answers=known,
         router=router.read(routed) if (routed := router.report_path(workspace)).is_file() else None,
     )
 
 
-def document(report: Report) -> dict[str, Any]:
-    """Return `report.json`, version 1.
+def _part(name: str) -> int:
+    return ("test", "validation", "train").index(name)
 
-    - `schema_version`, `backbone`, `reference` (the name of a variant)
-    - `settings`: name to text, what the results were made with
-    - `categories`: a list of `category`, `title`, `chance` (0 to 1 or null), `baselines` (a list
-      of `name` and `share`), `best_baseline` (one of them or null), `notes` (sentences) and
-      `variants`: a list of all fields of the summary, `disk_bytes` and `points` (Pass@1 less the
-      reference's, in hundredths, or null)
-    - `footprint`: a list of `format`, `quant`, `categories` and, in bytes, `backbone`,
-      `adapters`, `together`, `merged`, `tokenizer` (of `backbone`; `merged` has it once)
-    - `smallest`: `variant`, `bytes`, `categories`, `bare`
-    - `formats`: the smallest variant of each format that overlaps the reference, where one does:
-      a list of `format`, `variant`, `bytes`, `milliseconds` (category to `milliseconds_p50`)
-    - `training`: a list of `category`, `seconds`, `parameters`, `config`, `curve`
-    - `router`: how requests without a category are sent on (`eval.router.Measured`), or null
 
-    A share is `right` of `of`, `value`, and the 95 % interval `low` to `high`, all in 0 to 1.
-    """
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "backbone": report.backbone,
-        "reference": report.reference,
-        "settings": dict(report.settings),
-        "categories": [_category_document(section) for section in report.sections],
-        "footprint": [asdict(footprint) for footprint in report.footprints],
-        "smallest": asdict(report.smallest),
-        "formats": [asdict(each) for each in report.formats],
-        "training": [asdict(training) for training in report.trainings],
-        "router": asdict(report.router) if report.router else None,
+def _answers(
+    workspace: Workspace, summaries: Sequence[Summary], category: str
+) -> tuple[Answers, ...]:
+    """Return the records of a category's variants, in the order of the rows."""
+    own = sorted((s for s in summaries if s.category == category), key=_order)
+    return tuple(
+        answers.read(
+            workspace.results(s.backbone, s.variant.name, s.category, s.part, s.rotated), s
+        )
+        for s in own
+    )
+
+
+def _changes(
+    known: Mapping[str, Sequence[Answers]], reference: str
+) -> dict[str, dict[str, Change]]:
+    """Return, by variant and category, what changed against the reference; itself included."""
+    found: dict[str, dict[str, Change]] = {}
+    for category, variants in known.items():
+        to = _named(variants, reference)
+        for each in variants:
+            if to and to.ids and each.ids and records.same_questions(each.summary, to.summary):
+                name = each.summary.variant.name
+                found.setdefault(name, {})[category] = paired.change(to, each)
+    return {name: paired.corrected(of) for name, of in found.items()}
+
+
+def _named(variants: Sequence[Answers], name: str) -> Answers | None:
+    return next((each for each in variants if each.summary.variant.name == name), None)
+
+
+def _checks(
+    known: Mapping[str, Sequence[Answers]], reference: str, trained: Sequence[Training]
+) -> tuple[Finding, ...]:
+    measured = {
+        each.category: Trained(each.validation, "validation") for each in trained if each.validation
     }
+    found: list[Finding] = []
+    for category, variants in known.items():
+        base = next(
+            (v.summary.variant.name for v in variants if ladder.kind(v.summary) == "base"), None
+        )
+        found += checks.findings(category, variants, reference, base, measured.get(category))
+    return (*found, *checks.across(known, reference, measured))
+
+
+def _reliability(
+    known: Mapping[str, Sequence[Answers]], names: Sequence[str]
+) -> dict[str, tuple[Bin, ...]]:
+    """Return the bins of each variant over all categories in which it has probabilities."""
+    found = {}
+    for name in dict.fromkeys(names):
+        own = [each for variants in known.values() if (each := _named(variants, name))]
+        if bins := _bins(own):
+            found[name] = bins
+    return found
+
+
+def _bins(own: Sequence[Answers]) -> tuple[Bin, ...]:
+    """Return the reliability of the picks of several categories together."""
+    import numpy as np
+
+    scored = [each for each in own if each.scored]
+    if not scored:
+        return ()
+    confidence = [calibration.probabilities(each.logprobs).max(axis=1) for each in scored]
+    right = np.concatenate([each.right for each in scored])
+    return calibration.reliability(np.concatenate(confidence), right)
 
 
 def best(made: Baselines | None) -> Baseline | None:
@@ -157,8 +237,8 @@ def best(made: Baselines | None) -> Baseline | None:
 
 def variants(report: Report) -> tuple[str, ...]:
     """Return the names of all variants, in the order of the rows."""
-    rows = sorted((row for section in report.sections for row in section.rows), key=_order)
-    return tuple(dict.fromkeys(row.summary.variant.name for row in rows))
+    made = sorted((row.summary for section in report.sections for row in section.rows), key=_order)
+    return tuple(dict.fromkeys(summary.variant.name for summary in made))
 
 
 def formats(report: Report) -> tuple[str, ...]:
@@ -167,75 +247,79 @@ def formats(report: Report) -> tuple[str, ...]:
     return tuple(sorted(made, key=sizes.rank))
 
 
-def _category_document(section: Section) -> dict[str, Any]:
-    made, top = section.baselines, best(section.baselines)
-    return {
-        "category": section.category,
-        "title": section.title,
-        "chance": made.chance if made else None,
-        "baselines": [asdict(baseline) for baseline in made.baselines] if made else [],
-        "best_baseline": asdict(top) if top else None,
-        "notes": list(section.notes),
-        "variants": [
-            {**asdict(row.summary), "disk_bytes": row.disk, "points": row.points}
-            for row in section.rows
-        ],
-    }
-
-
-def _reference(summaries: Sequence[Summary]) -> str:
-    """Choose one of `REFERENCES`, or the largest variant with an adapter, or else the largest."""
-    made = [s.variant for s in summaries]
-    if known := [name for name in REFERENCES if any(variant.name == name for variant in made)]:
-        return known[0]
-    among = [variant for variant in made if variant.adapter] or made
-    # By name second: answers read from texts come after those by letters.
-    return min(among, key=lambda variant: (-variant.backbone_bytes, variant.name)).name
-
-
 def _section(
-    workspace: Workspace, name: str, summaries: Sequence[Summary], reference: str
+    workspace: Workspace,
+    name: str,
+    known: Sequence[Answers],
+    moved: Sequence[Answers],
+    reference: str,
+    changes: Mapping[str, Mapping[str, Change]],
 ) -> Section:
-    own = [summary for summary in summaries if summary.category == name]
-    to = next((summary for summary in own if summary.variant.name == reference), None)
-    rows = [
-        Row(
-            summary,
-            (summary.pass1.value - to.pass1.value) * 100 if to and _same(summary, to) else None,
-        )
-        for summary in own
-    ]
-    path, made, notes = records.baselines_path(workspace, name), None, []
-    if path.is_file():
-        made = baselines.read(path)
-        if any((made.dataset, made.part, made.split) != _questions(s)[:3] for s in own):
-            made = None
-            notes.append(
-                "the trivial baselines on file are about other questions; run tel-eval --baselines"
+    to = _named(known, reference)
+    summaries = [each.summary for each in known]
+    made, notes = _floor(workspace, name, summaries)
+    top = best(made)
+    rows = []
+    for each in known:
+        summary, change = each.summary, changes.get(each.summary.variant.name, {}).get(name)
+        beaten = summary.variant.adapter and top and top.share.value >= summary.pass1.low
+        bins = _bins([each])
+        rows.append(
+            Row(
+                summary,
+                None if each is to else change,
+                to is not None and records.same_questions(summary, to.summary),
+                calibration.expected_calibration_error(bins, len(each.ids)) if bins else None,
+                top.name if beaten and top else None,
             )
-    else:
-        notes.append("no trivial baselines to compare with; tel-eval --baselines makes them")
+        )
+    leaks = None
+    if to and to.ids:
+        pairs = [
+            (plain, each)
+            for each in moved
+            if (plain := _named(known, each.summary.variant.name))
+            and each.ids
+            # Ids say nothing of the data set.
+            and records.questions_of(plain.summary)[:3] == records.questions_of(each.summary)[:3]
+        ]
+        leaks = leakage.measure(to, pairs, _duplicates(workspace, to.summary))
     title = CATEGORIES[name].title if name in CATEGORIES else name
-    ordered = tuple(sorted(rows, key=_order))
-    return Section(name, title, ordered, made, (*notes, *_notes(ordered, made, to)))
+    return Section(name, title, tuple(rows), made, leaks, (*notes, *_notes(rows, made, to)))
+
+
+def _floor(
+    workspace: Workspace, name: str, summaries: Sequence[Summary]
+) -> tuple[Baselines | None, list[str]]:
+    """Return the trivial baselines that are about these questions, and what is to say of them."""
+    path = records.baselines_path(workspace, name)
+    if not path.is_file():
+        return None, ["no trivial baselines to compare with; tel-eval --baselines makes them"]
+    made = baselines.read(path)
+    if any((made.dataset, made.part, made.split) != records.questions_of(s)[:3] for s in summaries):
+        text = "the trivial baselines on file are about other questions; run tel-eval --baselines"
+        return None, [text]
+    return made, []
+
+
+def _duplicates(workspace: Workspace, to: Summary) -> duplicates.Duplicates | None:
+    path = records.duplicates_path(workspace, to.category)
+    made = duplicates.read(path) if path.is_file() else None
+    same = made and (made.dataset, made.part, made.split) == records.questions_of(to)[:3]
+    return made if same else None
 
 
 def _notes(
-    rows: Sequence[Row], made: Baselines | None, reference: Summary | None
+    rows: Sequence[Row], made: Baselines | None, reference: Answers | None
 ) -> tuple[str, ...]:
     """Return what a reader of the category's numbers must know, a sentence each."""
     notes, top = [], best(made)
-    if top:
-        beaten = [
-            row.summary.variant.name
-            for row in rows
-            if row.summary.variant.adapter and top.share.value >= row.summary.pass1.low
-        ]
-        if beaten:
-            notes.append(
-                f"a trivial baseline does as well: {top.name} {top.share.value:.1%} "
-                f"against {', '.join(beaten)}"
-            )
+    beaten = [row.summary.variant.name for row in rows if row.trivial]
+    if top and beaten:
+        notes.append(
+            f"a trivial baseline does as well: {top.name} {top.share.value:.1%} "
+            f"against {', '.join(beaten)}"
+        )
     few = min(row.summary.questions for row in rows)
     if few < FEW:
         notes.append(f"{few} questions are too few to tell differences of a few points")
@@ -252,7 +336,7 @@ def _notes(
             notes.append(
                 f"{summary.variant.name}: {summary.unparsed} texts give no answer, counted as wrong"
             )
-        if reference and row.points is None:
+        if reference and not row.same_questions:
             notes.append(f"{summary.variant.name}: scored on other questions, not compared")
     adrift = [
         row.summary.variant.name
@@ -262,45 +346,6 @@ def _notes(
     if adrift:
         notes.append(f"less than half of the probability is on the labels: {', '.join(adrift)}")
     return tuple(notes)
-
-
-def _compared(sections: Sequence[Section]) -> sizes.Results:
-    """Return what was scored on the reference's questions."""
-    own: dict[str, dict[str, Summary]] = {}
-    for section in sections:
-        for row in section.rows:
-            if row.points is not None:
-                own.setdefault(row.summary.variant.name, {})[section.category] = row.summary
-    return own
-
-
-def _training(workspace: Workspace, backbone: str, category: str) -> Training | None:
-    path = workspace.adapter(backbone, category) / "training.json"
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        seconds, parameters = found.get("seconds"), found.get("parameters")
-        config, curve = found.get("config") or {}, found.get("curve") or []
-        return Training(
-            category,
-            None if seconds is None else float(seconds),
-            None if parameters is None else int(parameters),
-            dict(config),
-            tuple(_point(point) for point in curve if point.get("step") is not None),
-        )
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: not the record of a training ({error})\n"
-            f"train again: tel-train --backbone {backbone} --category {category}"
-        ) from None
-
-
-def _point(point: Mapping[str, Any]) -> dict[str, float]:
-    """Keep what can be drawn; a loss that has left the numbers is no JSON either."""
-    names = ("step", "epoch", "loss", "validation_loss", "validation_pass1")
-    known = {name: float(point[name]) for name in names if point.get(name) is not None}
-    return {name: value for name, value in known.items() if math.isfinite(value)}
 
 
 def _settings(summaries: Sequence[Summary]) -> dict[str, str]:
@@ -329,14 +374,6 @@ def _flat(made: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
             yield prefix + name, text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
 
-def _questions(summary: Summary) -> tuple[str, str, str, int]:
-    return summary.dataset, summary.part, summary.split, summary.questions
-
-
-def _same(one: Summary, other: Summary) -> bool:
-    return _questions(one) == _questions(other)
-
-
-def _order(row: Row) -> tuple[bool, tuple[int, str], int, str]:
-    variant = row.summary.variant
+def _order(summary: Summary) -> tuple[bool, tuple[int, str], int, str]:
+    variant = summary.variant
     return variant.adapter, sizes.rank(variant.format), -variant.backbone_bytes, variant.name

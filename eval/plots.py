@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tel_edge.eval import sizes
 from tel_edge.eval.findings import Report, Row, best, formats, variants
+from tel_edge.eval.paired import BOUND
 from tel_edge.eval.records import Variant
 from tel_edge.runtime.extras import need
 
@@ -64,29 +64,36 @@ def plots(report: Report) -> tuple[Plot, ...]:
     names = variants(report)
     keys = 0.2 * max(0, math.ceil(len(names) / _columns(names)) - 2)
     tall = 1.1 + 0.17 * rows + 0.2 * len(report.sections) + keys
+    shapes = _shapes(report)
     every: list[tuple[str, str, float, Draw]] = [
         (
-            "Pass@1",
-            "Share of right answers with 95 % intervals; the dotted line is chance, "
-            "the grey bar the best trivial baseline." + _shapes(report),
-            tall,
-            _accuracy,
-        ),
-        (
-            "Accuracy and disk",
-            "Mean Pass@1 over the categories that every variant was scored on, against the disk "
-            "of the backbone and those adapters." + _shapes(report),
+            "Ladder",
+            "Mean Pass@1 against the disk of the backbone and all adapters; the line joins what no "
+            "smaller variant beats, the ring is the recommended one." + shapes,
             3.4 + keys,
-            _disk,
-        ),
-        (
-            "Time",
-            "Milliseconds per question: the point is the median, the line ends at the 95th "
-            "percentile." + _shapes(report),
-            tall,
-            _time,
-        ),
+            _ladder,
+        )
     ]
+    if any(rung.change and rung.kind != "base" for rung in report.ladder):
+        every.append(
+            (
+                "Loss",
+                f"Pass@1 less that of {report.reference} over all questions, with 95 % intervals; "
+                "below the dotted line more than 1 point is lost." + shapes,
+                3.4 + keys,
+                _loss,
+            )
+        )
+    if report.reliability:
+        every.append(
+            (
+                "Reliability",
+                "Share of right answers among picks of a probability, with 95 % intervals; on the "
+                "dotted line the model knows how sure it may be.",
+                3.4,
+                _reliability,
+            )
+        )
     if any(training.curve for training in report.trainings):
         every.append(
             (
@@ -96,12 +103,29 @@ def plots(report: Report) -> tuple[Plot, ...]:
                 _curves,
             )
         )
+    # The tall ones last, beside each other.
+    every += [
+        (
+            "Pass@1",
+            "Share of right answers with 95 % intervals; the dotted line is chance, "
+            "the grey bar the best trivial baseline." + shapes,
+            tall,
+            _accuracy,
+        ),
+        (
+            "Time",
+            "Milliseconds per question: the point is the median, the line ends at the 95th "
+            "percentile." + shapes,
+            tall,
+            _time,
+        ),
+    ]
     made = []
     with style.context(["default", STYLE]):
         for at, (title, caption, height, draw) in enumerate(every):
             canvas = figure.Figure(figsize=(WIDE, height), layout="constrained")
             draw(canvas, report)
-            made.append(Plot(title, caption, _svg(canvas, f"plot{at}", title)))
+            made.append(Plot(title, caption, svg(canvas, f"plot{at}", title)))
     return tuple(made)
 
 
@@ -112,7 +136,7 @@ def _shapes(report: Report) -> str:
     return f" Of the points {', '.join(made)}." if len(made) > 1 else ""
 
 
-def _svg(canvas: Any, name: str, title: str) -> str:
+def svg(canvas: Any, name: str, title: str) -> str:
     """Return the figure as one element whose ids are not those of another plot."""
     out = io.StringIO()
     canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -160,32 +184,74 @@ def _time(canvas: Any, report: Report) -> None:
     _legend(canvas, report)
 
 
-def _disk(canvas: Any, report: Report) -> None:
+def _ladder(canvas: Any, report: Report) -> None:
     axes = canvas.add_subplot()
-    own: dict[str, dict[str, Row]] = {}
-    for section in report.sections:
-        for row in section.rows:
-            own.setdefault(row.summary.variant.name, {})[section.category] = row
-    common = set.intersection(*(set(rows) for rows in own.values()))
+    _sized(axes)
+    front = sorted((rung.bytes, rung.pass1) for rung in report.ladder if rung.front)
+    xs, ys = [size / 1e6 for size, _ in front], [100 * value for _, value in front]
+    axes.step(xs, ys, where="post", color=INK, linewidth=0.8, alpha=0.6)
+    for rung in report.ladder:
+        at = max(rung.bytes, 1) / 1e6
+        axes.plot(at, rung.pass1 * 100, **_mark(report, rung.variant, size=8))
+        if rung.variant == report.recommendation.variant:
+            axes.plot(at, rung.pass1 * 100, "o", markersize=16, color=INK, markerfacecolor="none")
+    axes.set_ylim(0, 100)
+    axes.grid(axis="y", color="#888888", alpha=0.3, linewidth=0.5)
+    count = len(report.sections)
+    axes.set_ylabel("Pass@1, %, " + (f"mean of {count}" if count > 1 else "one category"))
+    _legend(canvas, report)
+
+
+def _loss(canvas: Any, report: Report) -> None:
+    axes = canvas.add_subplot()
+    _sized(axes)
+    axes.axhline(0, color=INK, linewidth=0.8, alpha=0.6)
+    axes.axhline(-100 * BOUND, color=INK, linewidth=1, linestyle=":")
+    for rung in report.ladder:
+        if rung.change and rung.kind != "base":
+            at, of = max(rung.bytes, 1) / 1e6, rung.change.points
+            look = {"color": _colour(report, rung.variant)[0], "linewidth": 1.5}
+            axes.vlines(at, 100 * of.low, 100 * of.high, **look)
+            axes.plot(at, 100 * of.value, **_mark(report, rung.variant))
+    axes.grid(axis="y", color="#888888", alpha=0.3, linewidth=0.5)
+    axes.set_ylabel("points")
+    _legend(canvas, report)
+
+
+def _sized(axes: Any) -> None:
+    """Make the x axis one of disk, whose types are some times each other's size."""
     ticker = need("matplotlib.ticker", "report")
     axes.set_xscale("log")
-    for name in variants(report):
-        rows = [own[name][category] for category in sorted(common)]
-        if not rows:
-            continue
-        size = sizes.total(row.summary.variant for row in rows)
-        mean = sum(row.summary.pass1.value for row in rows) / len(rows)
-        axes.plot(max(size, 1) / 1e6, mean * 100, **_mark(report, name, size=8))
-    axes.set_ylim(0, 100)
     axes.margins(x=0.15)
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.grid(axis="y", color="#888888", alpha=0.3, linewidth=0.5)
-    count = f"mean of {len(common)}" if len(common) > 1 else "one category"
     axes.set_xlabel("disk, MB (logarithmic)")
-    axes.set_ylabel(f"Pass@1, %, {count}")
-    _legend(canvas, report)
+
+
+def _reliability(canvas: Any, report: Report) -> None:
+    axes = canvas.add_subplot()
+    axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
+    for name, bins in report.reliability.items():
+        look = {"color": _colour(report, name)[0], "linewidth": 1.3}
+        xs = [100 * each.confidence for each in bins]
+        axes.plot(xs, [100 * each.accuracy.value for each in bins], **look)
+        for x, each in zip(xs, bins, strict=True):
+            axes.vlines(x, 100 * each.accuracy.low, 100 * each.accuracy.high, **look)
+            axes.plot(x, 100 * each.accuracy.value, **_mark(report, name))
+    axes.set_xlim(0, 102)
+    axes.set_ylim(0, 102)
+    axes.set_xlabel("probability of the pick, %")
+    axes.set_ylabel("right, %")
+    axes.grid(color="#888888", alpha=0.3, linewidth=0.5)
+    lines = need("matplotlib.lines", "report")
+    keyed(
+        canvas,
+        [
+            lines.Line2D([], [], label=shown(name), **_mark(report, name))
+            for name in report.reliability
+        ],
+    )
 
 
 def _curves(canvas: Any, report: Report) -> None:
@@ -204,10 +270,10 @@ def _curves(canvas: Any, report: Report) -> None:
     axes.grid(axis="y", color="#888888", alpha=0.3, linewidth=0.5)
     lines = need("matplotlib.lines", "report")
     keys = [
-        lines.Line2D([], [], color=COLOURS[at % len(COLOURS)], label=_shown(training.category))
+        lines.Line2D([], [], color=COLOURS[at % len(COLOURS)], label=shown(training.category))
         for at, training in enumerate(drawn)
     ]
-    _keyed(canvas, keys)
+    keyed(canvas, keys)
 
 
 def _places(axes: Any, report: Report) -> dict[tuple[str, str], float]:
@@ -220,7 +286,7 @@ def _places(axes: Any, report: Report) -> dict[tuple[str, str], float]:
             places[_key(row)] = y
             y += 1
         y += 1.1
-    axes.set_yticks(ticks, [_shown(section.title) for section in report.sections])
+    axes.set_yticks(ticks, [shown(section.title) for section in report.sections])
     axes.set_ylim(y - 1.3, -0.8)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#888888", alpha=0.3, linewidth=0.5)
@@ -268,8 +334,8 @@ def _line(report: Report, row: Row) -> dict[str, Any]:
 def _legend(canvas: Any, report: Report) -> None:
     lines = need("matplotlib.lines", "report")
     names: Sequence[str] = variants(report)
-    keys = [lines.Line2D([], [], label=_shown(name), **_mark(report, name)) for name in names]
-    _keyed(canvas, keys)
+    keys = [lines.Line2D([], [], label=shown(name), **_mark(report, name)) for name in names]
+    keyed(canvas, keys)
 
 
 def _columns(names: Sequence[str]) -> int:
@@ -277,13 +343,14 @@ def _columns(names: Sequence[str]) -> int:
     return 3 if max(map(len, names), default=0) <= 18 else 2
 
 
-def _keyed(canvas: Any, keys: Sequence[Any]) -> None:
+def keyed(canvas: Any, keys: Sequence[Any]) -> None:
+    """Put a legend of `keys`, artists with labels, above the axes."""
     # In reading order, where matplotlib would go down the columns.
     columns = _columns([key.get_label() for key in keys])
     ordered = [key for column in range(columns) for key in keys[column::columns]]
     canvas.legend(handles=ordered, loc="outside upper left", ncols=columns)
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """Return a name that matplotlib takes as it is: no formula, no hidden legend entry."""
     return name.replace("$", r"\$").lstrip("_") or name

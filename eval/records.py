@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tel_edge.eval import documents
 from tel_edge.eval.statistics import Share, quantile, share
+from tel_edge.runtime import digest
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.question import Question
 from tel_edge.runtime.votes import majority, majority_share, mass, probabilities
 from tel_edge.runtime.workspace import Workspace
 
@@ -27,7 +29,8 @@ class Record:
     `logprobs` are natural logarithms over the whole vocabulary, one for each choice; `pick` is
     their argmax, `draws` the sampled answers of Maj@k; `gold` is the right index. Answers read
     from generated texts have no log-probabilities; `text` is then the greedy one, and an answer
-    that it does not give is `UNPARSED`.
+    that it does not give is `UNPARSED`. `asked` is the digest of the question as it was asked
+    (`asked_digest`), empty in records of older versions.
     """
 
     run: str
@@ -39,11 +42,17 @@ class Record:
     tokens: int
     milliseconds: float
     text: str | None = None
+    asked: str = ""
+
+
+def asked_digest(question: Question) -> str:
+    """Return eight hexadecimal digits over text, choices in their order, and the right answer."""
+    return digest.of_value([question.text, question.choices, question.answer])[:8]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What was scored: a backbone in one type, alone or with the category's adapter.
+    """What was scored: a backbone in one type, alone, with the category's adapter, or merged.
 
     The sizes are those of the files in the bundle, in bytes: of the backbone with all that it
     needs, of which `tokenizer_bytes` are a file that all types share (0 where it is inside), and
@@ -57,6 +66,9 @@ class Variant:
     backbone_bytes: int
     adapter_bytes: int
     tokenizer_bytes: int = 0
+    merged: bool = False
+    adapter_quant: str | None = None
+    options: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,11 @@ class Summary:
     all labels together; the last two are None for generated texts. Milliseconds are a question's
     share of the decode that it was packed into. `run` binds it to its records, and
     `made_with` spells out what `run` is the digest of.
+
+    `rotated` says that every question was asked with its options in every cyclic order, a record
+    each. `first_answer_ms` is from opening the engine to the first answers, `kv_bytes_per_token`
+    what the engine keeps for a token of its `context`, `joules_per_question` what the counters of
+    the machine measured (None: no counter), `power_mode` that of a Jetson.
     """
 
     backbone: str
@@ -95,6 +112,12 @@ class Summary:
     memory_file: int | None
     memory_peak: int | None
     schema_version: int = SCHEMA_VERSION
+    rotated: bool = False
+    first_answer_ms: float | None = None
+    kv_bytes_per_token: int | None = None
+    context: int | None = None
+    joules_per_question: float | None = None
+    power_mode: str | None = None
 
 
 def measures(
@@ -167,7 +190,12 @@ def read_summary(path: Path) -> Summary:
     """Read one summary. Raises `InputError` if it is none, or of another version."""
     try:
         document = documents.read(path, SCHEMA_VERSION)
-        known = {name: document[name] for name in (field.name for field in fields(Summary))}
+        # Fields that have a default are younger than some of the files.
+        known = {
+            field.name: document[field.name]
+            for field in fields(Summary)
+            if field.name in document or field.default is MISSING
+        }
         known["variant"] = Variant(**document["variant"])
         known["pass1"] = Share(**document["pass1"])
         known["majority"] = Share(**document["majority"])
@@ -182,6 +210,21 @@ def summaries(workspace: Workspace, backbone: str) -> list[Summary]:
     return sorted(map(read_summary, files), key=lambda s: (s.category, s.variant.name))
 
 
+def questions_of(summary: Summary) -> tuple[str, str, str, int]:
+    """Return what says which questions were asked: data set, part, split and their number."""
+    return summary.dataset, summary.part, summary.split, summary.questions
+
+
+def same_questions(one: Summary, other: Summary) -> bool:
+    """Return whether two summaries are about the same questions."""
+    return questions_of(one) == questions_of(other)
+
+
 def baselines_path(workspace: Workspace, category: str) -> Path:
     """Return where the trivial baselines of a category are kept."""
     return workspace.root / "results" / "baselines" / f"{category}.json"
+
+
+def duplicates_path(workspace: Workspace, category: str) -> Path:
+    """Return where a category's near-duplicates between the parts are kept."""
+    return workspace.root / "results" / "baselines" / f"{category}.duplicates.json"

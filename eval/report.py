@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval import findings, page, plots, render
-from tel_edge.eval.findings import Report
 from tel_edge.runtime import backbones, cli
-from tel_edge.runtime.atomic import write_text
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.workspace import Workspace
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
-    """Print the table, write the report and return the document of `report.json`."""
+    """Print the tables, write the report and return the document of `report.json`."""
+    # numpy and all that the report is made of; --help needs none of it.
+    from tel_edge.eval import findings, harness, render, reporting
+
     workspace = cli.workspace(args)
-    report = findings.collect(workspace, backbone_name(workspace, args.backbone))
+    name = backbone_name(workspace, args.backbone)
     out = args.out or workspace.reports
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file is in the way; choose another folder with --out")
+    if args.compare:
+        return reporting.compared(args.compare, workspace, name, out)
+    report = findings.collect(workspace, name, args.published)
+    texts = reporting.read_texts(args.dataset, report, lambda text: cli.say(args, text))
+    report = replace(report, parts=texts.parts)
     print(render.text(report))
-    document, missing = write(report, out)
+    document, missing = reporting.write(report, out, texts, args.no_texts)
     if missing:
         print(f"tel-report: no report.html: {missing}", file=sys.stderr)
-    smallest, *thoughts = render.verdict(report)
-    print("\n".join([*thoughts, f"report in {out}; {smallest}"]))
+    chosen, *thoughts = render.verdict(report)
+    try:
+        harness.write(
+            out / "lm-eval",
+            workspace,
+            name,
+            [row.summary for section in report.sections for row in section.rows],
+            args.samples,
+            None if args.no_texts else texts.questions or None,
+        )
+    except InputError as error:
+        print(f"tel-report: not in lm-evaluation-harness's form: {error}", file=sys.stderr)
+    print("\n".join([*thoughts, f"report in {out}; {chosen}"]))
     return document
 
 
@@ -40,25 +56,6 @@ def backbone_name(workspace: Workspace, given: str) -> str:
     return backbones.find(given).name
 
 
-def write(report: Report, out: Path) -> tuple[dict[str, Any], str]:
-    """Write report.md, report.json and report.html, each in one step.
-
-    Returns the document of `report.json`, and why there is no `report.html` or an empty text:
-    without matplotlib the others are made all the same.
-    """
-    document, missing = findings.document(report), ""
-    try:
-        write_text(out / "report.html", page.page(report, plots.plots(report)))
-    except InputError as error:
-        missing = str(error)
-        # An older page would contradict the new table.
-        (out / "report.html").unlink(missing_ok=True)
-    write_text(out / "report.md", render.markdown(report, figures=not missing))
-    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
-    write_text(out / "report.json", text + "\n")
-    return document, missing
-
-
 def parser() -> cli.Parser:
     """Return the parser of `tel-report`."""
     made = cli.parser(
@@ -66,6 +63,28 @@ def parser() -> cli.Parser:
         "Print accuracy, disk, memory and time of every scored variant; write report.md, "
         "report.json and report.html.",
         "backbone",
+        "dataset",
+    )
+    made.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="instead compare two bundles, workspaces, folders of results or variants",
+    )
+    made.add_argument(
+        "--published",
+        action="store_true",
+        help="put the reference paper's own numbers beside these, labelled so",
+    )
+    made.add_argument(
+        "--no-texts",
+        action="store_true",
+        help="leave the texts of questions out of report.html and of the samples",
+    )
+    made.add_argument(
+        "--samples",
+        action="store_true",
+        help="write every answer in lm-evaluation-harness's form too, beside its results",
     )
     made.add_argument(
         "--out", type=Path, metavar="DIR", help="where the report goes (WORKSPACE/reports)"

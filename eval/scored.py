@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tel_edge.eval.records import UNPARSED, Record, line
+from tel_edge.eval.records import UNPARSED, Record, asked_digest, line
 from tel_edge.runtime import bundle, memory, protocol, stream
 from tel_edge.runtime.engine import EngineSettings, Generation, Score
 from tel_edge.runtime.errors import InputError, WorkError
@@ -37,7 +38,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """One variant to score on one category: everything that a process of its own needs."""
+    """One variant to score on one category: everything that a process of its own needs.
+
+    `rotated` says that `questions` are other orders of the part's (`rotations.rotations`).
+    """
 
     folder: Path
     manifest: Manifest
@@ -50,15 +54,31 @@ class Task:
     engine: EngineSettings
     title: str
     quiet: bool
+    rotated: bool = False
 
 
-def score(task: Task, opener: bundle.Opener = bundle.native) -> tuple[int, memory.Memory]:
-    """Append a record for each question of `task`; return (questions too long, memory used).
+@dataclass(frozen=True)
+class Used:
+    """What scoring took: `too_long` questions did not fit, `memory` is that of the process.
+
+    `first_answer_ms` is from before the engine was opened to its first answer, None where it gave
+    none. `kv_bytes_per_token` are the bytes that the engine keeps of each token of its `context`,
+    None where it does not tell.
+    """
+
+    too_long: int
+    memory: memory.Memory
+    first_answer_ms: float | None = None
+    kv_bytes_per_token: int | None = None
+    context: int | None = None
+
+
+def score(task: Task, opener: bundle.Opener = bundle.native) -> Used:
+    """Append a record for each question of `task` and return what that took.
 
     Runs in a process of its own, so that memory is the engine's and not the evaluation's.
     """
-    from tqdm import tqdm
-
+    began = time.perf_counter()
     adapters = [task.adapter] if task.adapter else []
     engine = bundle.open_engine(
         task.folder,
@@ -68,20 +88,45 @@ def score(task: Task, opener: bundle.Opener = bundle.native) -> tuple[int, memor
         settings=task.engine,
         opener=opener,
     )
-    scorer, too_long = Scorer(engine), 0
+    too_long, first = append(task, Scorer(engine))
+    kept = getattr(engine, "kv_bytes_per_token", None)
+    waited = None if first is None else (first - began) * 1000
+    return Used(too_long, memory.now(), waited, kept, engine.context)
+
+
+def append(task: Task, scorer: Scorer) -> tuple[int, float | None]:
+    """Append a record for each question of `task`.
+
+    Returns the number of questions that are too long, and when (`time.perf_counter`) the first
+    answer was there, None where there is none.
+    """
+    from tqdm import tqdm
+
+    too_long, first = 0, None
+
+    def timed(
+        answers: Iterator[tuple[int, Record | None]],
+    ) -> Iterator[tuple[int, Record | None]]:
+        # Not when it is written: records wait for those before them.
+        nonlocal first
+        for index, record in answers:
+            if first is None and record is not None:
+                first = time.perf_counter()
+            yield index, record
+
     bar = tqdm(
         total=len(task.questions), desc=task.title, disable=task.quiet, leave=False, unit="question"
     )
     with task.out.open("a", encoding="utf-8") as file, bar:
         for window in stream.windows(task.questions, WINDOW):
-            for record in stream.in_order(_records(task, window, scorer)):
+            for record in stream.in_order(timed(_records(task, window, scorer))):
                 if record is None:
                     too_long += 1
                 else:
                     file.write(line(record))
                     file.flush()
                 bar.update()
-    return too_long, memory.now()
+    return too_long, first
 
 
 def _records(
@@ -118,11 +163,12 @@ def _record(task: Task, question: Question, made: Score | Generation) -> Record:
         text, drawn = made.texts[0], tuple(rest)
     gold = -1 if question.answer is None else question.answer
     return Record(
-        task.run, question.id, gold, logprobs, picked, drawn, made.tokens, made.milliseconds, text
-    )
+        task.run, question.id, gold, logprobs, picked, drawn, made.tokens, made.milliseconds, text,
+        asked_digest(question),
+    )  # fmt: skip
 
 
-def in_child(task: Task, opener: bundle.Opener) -> tuple[int, memory.Memory]:
+def in_child(task: Task, opener: bundle.Opener) -> Used:
     """Run `score` in a new process. A crash of the engine there raises `WorkError` here."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor

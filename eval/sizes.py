@@ -1,17 +1,15 @@
-"""Disk: what each type takes, and the smallest variant that is as good, of all and by format."""
+"""Disk: what each type takes with all its adapters, beside a merged model each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from tel_edge.eval.records import Summary, Variant
-from tel_edge.eval.statistics import Share
 from tel_edge.runtime.formats import FORMATS
 
-# The results of each variant by its name, and within by category.
-Results = Mapping[str, Mapping[str, Summary]]
+# What has lost nothing yet: the first of them that was scored.
+REFERENCES = ("lora-F16", "lora-fp32")
 
 
 @dataclass(frozen=True)
@@ -32,61 +30,42 @@ class Footprint:
     tokenizer: int = 0
 
 
-@dataclass(frozen=True)
-class Smallest:
-    """The smallest variant whose Pass@1 intervals all overlap the reference's.
-
-    `bytes` is its backbone and all adapters; `bare` names the backbones without adapter whose
-    intervals overlap as well, in which case the adapters show nothing.
-    """
-
-    variant: str
-    bytes: int
-    categories: int
-    bare: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Best:
-    """The smallest variant of one format that answers as the reference does and overlaps it.
-
-    `milliseconds` are its `milliseconds_p50` by category.
-    """
-
-    format: str
-    variant: str
-    bytes: int
-    milliseconds: Mapping[str, float]
-
-    @property
-    def median(self) -> float:
-        """Return the median of the categories' milliseconds."""
-        return median(self.milliseconds.values())
-
-
 def rank(format: str) -> tuple[int, str]:
     """Return the place of a format in tables and legends, one that is not known last."""
     known = list(FORMATS)
     return (known.index(format) if format in known else len(known)), format
 
 
-def overlap(one: Share, other: Share) -> bool:
-    """Return whether the two intervals have a point in common."""
-    return one.low <= other.high and other.low <= one.high
+def reference(variants: Iterable[Variant]) -> str:
+    """Choose one of `REFERENCES`, or the largest variant with an adapter, or else the largest."""
+    made = list(variants)
+    if known := [name for name in REFERENCES if any(variant.name == name for variant in made)]:
+        return known[0]
+    among = [variant for variant in made if variant.adapter] or made
+    # By name second: answers read from texts come after those by letters.
+    return min(among, key=lambda variant: (-variant.backbone_bytes, variant.name)).name
 
 
 def total(variants: Iterable[Variant]) -> int:
-    """Return the bytes of one type's backbone and of the adapters of several categories."""
+    """Return the bytes of one type's backbone and of the adapters of several categories.
+
+    Of merged models each category has its own.
+    """
     made = list(variants)
-    return max(v.backbone_bytes for v in made) + sum(v.adapter_bytes for v in made)
+    backbones = [variant.backbone_bytes for variant in made]
+    own = sum(backbones) if made[0].merged else max(backbones)
+    return own + sum(variant.adapter_bytes for variant in made)
 
 
 def footprints(summaries: Sequence[Summary]) -> tuple[Footprint, ...]:
     """Return the disk of every type that has adapters."""
     made = []
-    with_adapter = [summary for summary in summaries if summary.variant.adapter]
+    with_adapter = [s for s in summaries if s.variant.adapter and not s.variant.merged]
     for key in dict.fromkeys((s.variant.format, s.variant.quant) for s in with_adapter):
         own = [s for s in with_adapter if (s.variant.format, s.variant.quant) == key]
+        # Adapters of another type than the usual one have names that go on behind the type.
+        plain = min((s.variant.name for s in own), key=lambda name: (len(name), name))
+        own = [s for s in own if s.variant.name == plain]
         adapters = sum({s.category: s.variant.adapter_bytes for s in own}.values())
         backbone = max(s.variant.backbone_bytes for s in own)
         tokenizer = max(s.variant.tokenizer_bytes for s in own)
@@ -96,54 +75,3 @@ def footprints(summaries: Sequence[Summary]) -> tuple[Footprint, ...]:
             Footprint(*key, count, backbone, adapters, backbone + adapters, merged, tokenizer)
         )
     return tuple(sorted(made, key=lambda f: (rank(f.format), -f.backbone, f.quant)))
-
-
-def smallest(results: Results, reference: str) -> Smallest:
-    """Find it among `results`, which are on the reference's questions."""
-    held, with_adapter = _held(results, reference), _kind(results[reference]).adapter
-    sizes = {
-        name: _size(rows) for name, rows in held.items() if _kind(rows).adapter == with_adapter
-    }
-    bare = tuple(name for name in held if name not in sizes)
-    name = min(sizes, key=lambda name: (sizes[name], name))
-    return Smallest(name, sizes[name], len(results[reference]), bare)
-
-
-def best(results: Results, reference: str) -> tuple[Best, ...]:
-    """Return the best of each format that has a variant as good as the reference."""
-    to = _kind(results[reference])
-    found: dict[str, Best] = {}
-    for name, rows in _held(results, reference).items():
-        own = _kind(rows)
-        # Answers that are read from texts take another time than those by letters.
-        if (own.adapter, _suffix(own)) == (to.adapter, _suffix(to)):
-            times = {category: summary.milliseconds_p50 for category, summary in rows.items()}
-            made = Best(own.format, name, _size(rows), times)
-            found[own.format] = min(
-                made, found.get(own.format, made), key=lambda each: (each.bytes, each.variant)
-            )
-    return tuple(sorted(found.values(), key=lambda each: rank(each.format)))
-
-
-def _held(results: Results, reference: str) -> Results:
-    """Return the variants that overlap the reference in all its categories."""
-    to = results[reference]
-    return {
-        name: rows
-        for name, rows in results.items()
-        if rows.keys() == to.keys()
-        and all(overlap(summary.pass1, to[at].pass1) for at, summary in rows.items())
-    }
-
-
-def _kind(rows: Mapping[str, Summary]) -> Variant:
-    return next(iter(rows.values())).variant
-
-
-def _suffix(variant: Variant) -> str:
-    """Return what the name says beside the type: how it was answered, nothing for letters."""
-    return variant.name.partition(variant.quant)[2]
-
-
-def _size(rows: Mapping[str, Summary]) -> int:
-    return total(summary.variant for summary in rows.values())

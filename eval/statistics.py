@@ -1,11 +1,21 @@
-"""Intervals for shares of right answers."""
+"""Intervals for shares of right answers and for their differences, and tests of no difference.
+
+Two variants that answered the same questions are compared pair by pair (`paired_difference`,
+`mcnemar`): `won` counts the questions that only the first got right, `lost` those that only the
+second did. Shares of different questions are compared as independent (`difference`, `same_share`).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 Z95 = 1.959963984540054
+# Halvings of an interval no longer than 2, down to the spacing of doubles.
+HALVINGS = 60
+# Tables whose probabilities differ by less count as equally likely, as in R's fisher.test.
+TIE = 1 + 1e-7
 
 
 @dataclass(frozen=True)
@@ -14,6 +24,15 @@ class Share:
 
     right: int
     of: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference of two shares, in -1 to 1, with its 95 % interval `low` to `high`."""
+
     value: float
     low: float
     high: float
@@ -38,3 +57,120 @@ def quantile(values: list[float], at: float) -> float:
     """Return the value below which the share `at` of the values lies (nearest rank)."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(at * len(ordered)))]
+
+
+def difference(one: Share, other: Share) -> Interval:
+    """Return `one` - `other` for independent samples, with Newcombe's hybrid score interval.
+
+    It is 0 in [-1, 1] where either share is of no questions at all. Source: R. G. Newcombe,
+    "Interval estimation for the difference between independent proportions", Statistics in
+    Medicine 17 (1998), 873-890, method 10.
+    """
+    if one.of == 0 or other.of == 0:
+        return Interval(0.0, -1.0, 1.0)
+    value = one.value - other.value
+    down = math.hypot(one.value - one.low, other.high - other.value)
+    up = math.hypot(one.high - one.value, other.value - other.low)
+    return Interval(value, max(-1.0, value - down), min(1.0, value + up))
+
+
+def paired_difference(won: int, lost: int, of: int) -> Interval:
+    """Return (`won` - `lost`) / `of` for paired answers, with Tango's score interval.
+
+    It is 0 in [-1, 1] of no questions at all. Raises `ValueError` for counts that are negative or
+    more than `of`. Source: T. Tango, "Equivalence test and confidence interval for the difference
+    in proportions for the paired-sample design", Statistics in Medicine 17 (1998), 891-908.
+    """
+    if min(won, lost) < 0 or won + lost > of:
+        raise ValueError(f"{won} won and {lost} lost of {of} paired answers")
+    if of == 0:
+        return Interval(0.0, -1.0, 1.0)
+    # The other end is that of the same pairs seen from the other side.
+    low, high = -_largest_difference(lost, won, of), _largest_difference(won, lost, of)
+    return Interval((won - lost) / of, low, high)
+
+
+def _largest_difference(won: int, lost: int, of: int) -> float:
+    """Return the largest difference that the score test does not reject."""
+    low, high = (won - lost) / of, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        # Without a division, as the variance is 0 where the difference is 1.
+        if (won - lost - of * middle) ** 2 <= Z95**2 * _score_variance(won, lost, of, middle):
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _score_variance(won: int, lost: int, of: int, delta: float) -> float:
+    """Return the variance of `won` - `lost` at its likeliest if the true difference is `delta`."""
+    # The likeliest probability of a lost pair is the larger root of 2 n q^2 + b q - c = 0.
+    b = delta * (2 * of - won + lost) - (won + lost)
+    c = lost * delta * (1 - delta)
+    # Of two equal roots, rounding may put what is below the square root under 0.
+    probability = (math.sqrt(max(0.0, b * b + 8 * of * c)) - b) / (4 * of)
+    return of * (2 * probability + delta * (1 - delta))
+
+
+def smallest_bound(of: int) -> float:
+    """Return the largest loss that `paired_difference` leaves open if no answer changed.
+
+    A share in 0 to 1: the score equation of 0 won and 0 lost has the solution z^2 / (of + z^2).
+    """
+    return Z95**2 / (of + Z95**2)
+
+
+def mcnemar(won: int, lost: int) -> float:
+    """Return the two-sided p value of the exact McNemar test: that pairs are won as often as lost.
+
+    Binomial with probability 1/2, the smaller tail doubled, at most 1. Source: Q. McNemar,
+    "Note on the sampling error of the difference between correlated proportions or percentages",
+    Psychometrika 12 (1947).
+    """
+    changed, fewer = won + lost, min(won, lost)
+    # The tail in units of its largest term, summed until the terms no longer count.
+    term, tail = 1.0, 1.0
+    for count in range(fewer, 0, -1):
+        term *= count / (changed - count + 1)
+        tail += term
+        if term < 1e-17 * tail:
+            break
+    # A quotient of whole numbers is rounded once, however long they are.
+    return min(1.0, 2 * (math.comb(changed, fewer) / (1 << changed)) * tail)
+
+
+def same_share(one: Share, other: Share) -> float:
+    """Return the two-sided p value of Fisher's exact test: that two independent shares are equal.
+
+    Sums all tables with the same margins that are no likelier than the one at hand. The test is
+    exact, hence cautious for few questions; it is 1 where either share is of no questions.
+    Source: R. A. Fisher, "Statistical Methods for Research Workers", section 21.02.
+    """
+    right, of = one.right + other.right, one.of + other.of
+    least, most = max(0, right - other.of), min(right, one.of)
+    likeliest = (one.of + 1) * (right + 1) // (of + 2)
+    # In units of the likeliest table nothing overflows, and what underflows does not count.
+    weights = {likeliest: 1.0}
+    for x in range(likeliest, most):
+        up = (right - x) * (one.of - x) / ((x + 1) * (other.of - right + x + 1))
+        weights[x + 1] = weights[x] * up
+    for x in range(likeliest, least, -1):
+        down = x * (other.of - right + x) / ((right - x + 1) * (one.of - x + 1))
+        weights[x - 1] = weights[x] * down
+    limit = weights[one.right] * TIE
+    unlikelier = math.fsum(weight for weight in weights.values() if weight <= limit)
+    return min(1.0, unlikelier / math.fsum(weights.values()))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return the p values adjusted for as many tests, in the given order.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian
+    Journal of Statistics 6 (1979).
+    """
+    adjusted, highest = [0.0] * len(ps), 0.0
+    for rank, at in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[at]))
+        adjusted[at] = highest
+    return adjusted

@@ -1,8 +1,9 @@
-"""Which variants of a bundle are scored: its formats and types, bare and with an adapter."""
+"""Which variants of a bundle are scored: its formats and types, bare, with an adapter or merged."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tel_edge.eval.records import Variant
@@ -13,9 +14,15 @@ from tel_edge.runtime.manifest import BundleFile, Manifest
 
 # The extra of pyproject.toml that a format's engine is in.
 EXTRAS = {"gguf": "llama", "onnx": "onnx"}
+# The adapter that is scored where there are several: the type that tel-export writes by itself.
+USUAL = {"gguf": "F16", "onnx": "F32"}
+# What a variant's name says of what its values depend on besides their type.
+SUFFIXES = {"imatrix": "-imatrix", "tensor-type": "-mixed"}
 
 # Types by format: formats in the order of `FORMATS`, the largest type of each first.
 Types = Mapping[str, tuple[str, ...]]
+# A variant, the file that is opened, and the adapter beside it.
+Files = tuple[Variant, BundleFile, BundleFile | None]
 
 
 def types(
@@ -24,20 +31,25 @@ def types(
     format: str | None,
     wanted: Sequence[str] | None,
     say: Callable[[str], None],
+    ladder: bool = False,
 ) -> Types:
     """Return the types to score: all or those `wanted`, of all formats or of one.
 
-    A format whose engine is not installed is left out, and `say` is told why. Raises `InputError`
-    where a type that is wanted is not there, or nothing is left.
+    Types are those of backbones, with `ladder` those of merged models too. A format whose engine
+    is not installed is left out, and `say` is told why. Raises `InputError` where a type that is
+    wanted is not there, or nothing is left.
     """
-    # Without any backbone there would be nothing to score, and nothing said.
+    kinds = ("backbone", "merged") if ladder else ("backbone",)
+    there = {name: _largest_first(made, kinds, name) for name in FORMATS if format in (None, name)}
+    # Without any model there would be nothing to score, and nothing said.
     for quant in wanted or (None,):
-        bundle.backbone_file(folder, made, quant, format)
+        if not any(quant in quants if quant else quants for quants in there.values()):
+            bundle.backbone_file(folder, made, quant, format)
     found: dict[str, tuple[str, ...]] = {}
     missing = []
-    for name, row in FORMATS.items():
-        there = made.quants(format=name) if format in (None, name) else ()
-        own = tuple(quant for quant in there if wanted is None or quant in wanted)
+    for name, quants in there.items():
+        row = FORMATS[name]
+        own = tuple(quant for quant in quants if wanted is None or quant in wanted)
         if own and row.installed():
             found[name] = own
         elif own:
@@ -52,50 +64,117 @@ def types(
     return found
 
 
-def adapters(folder: Path, made: Manifest, category: str, of: Types) -> dict[str, BundleFile]:
-    """Return the category's adapter in each of the formats that has one.
+def _largest_first(made: Manifest, kinds: Sequence[str], format: str) -> tuple[str, ...]:
+    sizes: dict[str, int] = {}
+    for file in made.files:
+        if file.kind in kinds and file.format == format:
+            sizes[file.quant] = max(made.disk(file), sizes.get(file.quant, 0))
+    return tuple(sorted(sizes, key=lambda quant: -sizes[quant]))
 
-    Raises `InputError` where there are adapters, but none for the category.
+
+def categories(made: Manifest, of: Types, ladder: bool = False) -> tuple[str, ...]:
+    """Return the categories that something was trained for, in the order of the manifest."""
+    names = [category for name in of for category in made.adapters(name)]
+    names += [f.category for f in made.files if ladder and f.category and _merged(f, of)]
+    return tuple(dict.fromkeys(names))
+
+
+def adapters(
+    folder: Path, made: Manifest, category: str, of: Types, ladder: bool = False
+) -> dict[str, tuple[BundleFile, ...]]:
+    """Return the category's adapters in each of the formats that has one, the usual type first.
+
+    Without `ladder` it is that one alone. Raises `InputError` for an adapter of another backbone,
+    and where there are adapters, but nothing for the category.
     """
     known = [name for name in of if made.adapters(name)]
     own = [name for name in known if category in made.adapters(name)]
-    # Asking for one that is not there makes the error.
-    return {name: bundle.adapter_file(folder, made, category, name) for name in own or known[:1]}
-
-
-def variants(
-    folder: Path, made: Manifest, category: str, of: Types, protocol: str = "letters"
-) -> list[tuple[Variant, BundleFile, BundleFile | None]]:
-    """Return what there is to score: the bare backbone at its best type, the adapter at each.
-
-    The bare backbone is the reference "before" and is scored once, in the largest type of the
-    first format. Raises `InputError` as `adapters` does.
-    """
-    found: list[tuple[Variant, BundleFile, BundleFile | None]] = []
-    fitting = adapters(folder, made, category, of)
-    for name, quants in of.items():
-        for quant in quants:
-            backbone = made.find("backbone", quant, format=name)
-            if backbone is None:
-                continue
-            if not found:
-                found.append((_variant(made, "base", backbone, None, protocol), backbone, None))
-            if adapter := fitting.get(name):
-                variant = _variant(made, "lora", backbone, adapter, protocol)
-                found.append((variant, backbone, adapter))
+    if not own and ladder and any(f.category == category and _merged(f, of) for f in made.files):
+        return {}
+    found = {}
+    for name in own or known[:1]:
+        key = ("adapter", name, category)
+        there = [f for f in made.files if (f.kind, f.format, f.category) == key]
+        there.sort(key=lambda f: f.quant != USUAL[f.format])
+        chosen = there if ladder else there[:1]
+        # Asking for one that is not there makes the error.
+        found[name] = tuple(
+            bundle.adapter_file(folder, one, category, name)
+            for one in ([replace(made, files=(f,)) for f in chosen] or [made])
+        )
     return found
 
 
+def variants(
+    folder: Path,
+    made: Manifest,
+    category: str,
+    of: Types,
+    protocol: str = "letters",
+    ladder: bool = False,
+) -> list[Files]:
+    """Return what there is to score: the bare backbone at its best type, the adapter at each.
+
+    The bare backbone is the reference "before" and is scored once, in the largest type of the
+    first format. With `ladder` it is scored at each type, and so are the adapters of other types
+    and the category's merged model. Raises `InputError` as `adapters` does, and for a merged model
+    of another backbone.
+    """
+    found: list[Files] = []
+    fitting = adapters(folder, made, category, of, ladder)
+    for name, quants in of.items():
+        for quant in quants:
+            backbone = made.find("backbone", quant, format=name)
+            if backbone:
+                if ladder or not found:
+                    found.append((_variant(made, backbone, None, "", protocol), backbone, None))
+                for at, adapter in enumerate(fitting.get(name, ())):
+                    other = f"+{adapter.quant}" if at else ""
+                    variant = _variant(made, backbone, adapter, other, protocol)
+                    found.append((variant, backbone, adapter))
+            whole = made.find("merged", quant, category, name) if ladder else None
+            if whole:
+                _check_merged(folder, made, whole)
+                found.append((_variant(made, whole, None, "", protocol), whole, None))
+    return found
+
+
+def trained(files: Files) -> BundleFile | None:
+    """Return the file of a variant that knows the training questions, None for a bare backbone."""
+    _, model, adapter = files
+    return model if model.kind == "merged" else adapter
+
+
+def _merged(file: BundleFile, of: Types) -> bool:
+    """Return whether a file is a merged model of one of the types."""
+    return file.kind == "merged" and file.quant in of.get(file.format, ())
+
+
+def _check_merged(folder: Path, made: Manifest, file: BundleFile) -> None:
+    if file.backbone != made.backbone.weights:
+        raise InputError(
+            f"{folder / file.path}: made for another backbone than {made.backbone.name}; "
+            f"run: tel-export --merge --adapter {file.category} --quant {file.quant}"
+        )
+
+
 def _variant(
-    made: Manifest, kind: str, backbone: BundleFile, adapter: BundleFile | None, protocol: str
+    made: Manifest, model: BundleFile, adapter: BundleFile | None, other: str, protocol: str
 ) -> Variant:
-    parts = made.parts(backbone)
+    merged = model.kind == "merged"
+    kind = "merged" if merged else "lora" if adapter else "base"
+    options = [part.split()[0] for part in (model.options or "").split("; ") if part.strip()]
+    suffix = "".join(text for word, text in SUFFIXES.items() if word in options)
     return Variant(
-        f"{kind}-{backbone.quant}" + ("" if protocol == "letters" else f"-{protocol}"),
-        backbone.quant,
-        backbone.format,
-        adapter is not None,
-        made.disk(backbone),
-        adapter.bytes if adapter else 0,
-        sum(part.bytes for part in parts if part.kind == "tokenizer"),
+        name=f"{kind}-{model.quant}{suffix}{other}"
+        + ("" if protocol == "letters" else f"-{protocol}"),
+        quant=model.quant,
+        format=model.format,
+        adapter=merged or adapter is not None,
+        backbone_bytes=made.disk(model),
+        adapter_bytes=adapter.bytes if adapter else 0,
+        tokenizer_bytes=sum(f.bytes for f in made.parts(model) if f.kind == "tokenizer"),
+        merged=merged,
+        adapter_quant=adapter.quant if adapter else None,
+        options=model.options,
     )

@@ -52,9 +52,18 @@ BLOCKS = {
     12: (256, 144),
     13: (256, 176),
     14: (256, 210),
+    # What only others export, of reference models: IQ1 to IQ3, MXFP4.
+    16: (256, 66),
+    17: (256, 74),
+    18: (256, 98),
+    19: (256, 50),
     20: (32, 18),
+    21: (256, 110),
+    22: (256, 82),
     23: (256, 136),
+    29: (256, 56),
     30: (1, 2),
+    39: (32, 17),
 }
 
 
@@ -184,7 +193,7 @@ def _check(reader: _Reader, size: int) -> Header:
 
 def _bytes(name: str, shape: list[int], kind: int) -> int:
     if kind not in BLOCKS:
-        raise InputError(f"tensor {name}: type number {kind} is none that is exported")
+        raise InputError(f"tensor {name}: type number {kind} is none that this version reads")
     block, width = BLOCKS[kind]
     elements = 1
     for length in shape:

@@ -17,6 +17,8 @@ from tel_edge.runtime.packing import Entry
 # The log belongs to the process, not to an engine: llama.cpp has one callback for all.
 MESSAGES: deque[str] = deque(maxlen=10)
 BUFFERS: deque[str] = deque(maxlen=200)
+# Bytes of a cached value by the engine's `KV_TYPES`; Q8_0 has a two-byte scale for each 32 values.
+KV_BYTES = {"F32": 4.0, "F16": 2.0, "Q8_0": 34 / 32}
 BUFFER = re.compile(r"(\S+)\s+(model|KV|compute|output|LoRA) buffer size\s*=\s*([\d.]+) MiB")
 
 
@@ -63,6 +65,33 @@ def buffers() -> dict[str, int]:
     return found
 
 
+def metadata(model: Any, key: str) -> str:
+    """Return a model's metadata as text, of at most 63 bytes; empty where the key is not there."""
+    value = ctypes.create_string_buffer(64)
+    llama = need("llama_cpp.llama_cpp", "llama")
+    found = llama.llama_model_meta_val_str(model, key.encode(), value, len(value))
+    return value.value.decode() if found > 0 else ""
+
+
+def kv_bytes(layers: int, heads: int, keys: int, values: int, kv: str) -> int:
+    """Return the bytes of keys and values of one token.
+
+    `heads` are those of keys and values in each layer, `keys` and `values` the widths of one head,
+    `kv` one of `KV_TYPES`.
+    """
+    return round(layers * heads * (keys + values) * KV_BYTES[kv])
+
+
+def model_kv_bytes(model: Any, kv: str) -> int:
+    """Return what a loaded model keeps of one token, in bytes, by its own metadata."""
+    llama = need("llama_cpp.llama_cpp", "llama")
+    width = llama.llama_model_n_embd(model) // llama.llama_model_n_head(model)
+    prefix = f"{metadata(model, 'general.architecture')}.attention"
+    keys, values = (metadata(model, f"{prefix}.{one}_length") for one in ("key", "value"))
+    layers, heads = llama.llama_model_n_layer(model), llama.llama_model_n_head_kv(model)
+    return kv_bytes(layers, heads, int(keys or width), int(values or width), kv)
+
+
 class Vocabulary:
     """Texts to ids and back, as the model file says."""
 
@@ -71,12 +100,7 @@ class Vocabulary:
         self._vocab = self._llama.llama_model_get_vocab(model)
         self.size = int(self._llama.llama_vocab_n_tokens(self._vocab))
         # llama.cpp applies no Unicode normalization; the exporter notes the tokenizer's.
-        self._normal_form: Any = self._metadata(model, "tel_edge.tokenizer.normalizer")
-
-    def _metadata(self, model: Any, key: str) -> str:
-        value = ctypes.create_string_buffer(64)
-        found = self._llama.llama_model_meta_val_str(model, key.encode(), value, len(value))
-        return value.value.decode() if found > 0 else ""
+        self._normal_form: Any = metadata(model, "tel_edge.tokenizer.normalizer")
 
     def tokenize(self, text: str) -> list[int]:
         """Return the ids of `text`, with BOS where the vocabulary asks for it."""

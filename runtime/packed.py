@@ -91,11 +91,13 @@ class PackedEngine(ABC):
 
     `adapters` are loaded when they are first asked for. `context` is the longest prompt in tokens,
     `most` how many tokens one decode computes, `span` in how many cells it and all that it looks
-    at have to be, `vocabulary` the number of tokens, `timing` what opening took, in milliseconds.
+    at have to be, `kv_bytes_per_token` what the keys and values of a cell take, `vocabulary` the
+    number of tokens, `timing` what opening took, in milliseconds.
     """
 
     context: int
     span: int
+    kv_bytes_per_token: int
     vocabulary: int
     most: int
     cache: Prefixes

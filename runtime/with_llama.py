@@ -87,6 +87,7 @@ class LlamaEngine(PackedEngine):
                 "pass a smaller --context"
             )
         self.cache = PrefixCache(self._context)
+        self.kv_bytes_per_token = llama_native.model_kv_bytes(self._model, wanted.kv)
 
     @property
     def version(self) -> str:

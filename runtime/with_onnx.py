@@ -117,14 +117,16 @@ class OnnxEngine(PackedEngine):
         self.context = min(self.settings.context, int(known.get("tel_edge.context") or 2**31))
         self.most = min(self.settings.batch or FORMATS["onnx"].batch, self.context)
         self.span = min(self._window or self.context, self.context)
-        empty = []
+        empty, self.kv_bytes_per_token = [], 0
         for name in self._past:
             dims = self._header.inputs[name]
             if len(dims) != 4 or not all(isinstance(dims[at], int) for at in (1, 3)):
                 raise InputError(
                     f"{self._path}: {name} is {list(dims)}, which is no decoder's past"
                 )
-            empty.append(self._value(np.zeros((1, dims[1], 0, dims[3]), np.float32)))
+            cell: Any = np.zeros((1, dims[1], 1, dims[3]), np.float32)
+            self.kv_bytes_per_token += cell.nbytes
+            empty.append(self._value(np.ascontiguousarray(cell[:, :, :0])))
         self.cache: OnnxCache = OnnxCache(empty)
         self.activate(None, 1.0)
 

@@ -24,9 +24,21 @@ class Workspace:
         """Return llama.cpp's file of an importance matrix."""
         return self.root / "imatrix" / backbone / f"{name}.gguf"
 
-    def results(self, backbone: str, variant: str, category: str) -> Path:
-        """Return the JSONL file of one scored variant; its summary has the suffix `.json`."""
-        return self.root / "results" / backbone / variant / f"{category}.jsonl"
+    def results(
+        self,
+        backbone: str,
+        variant: str,
+        category: str,
+        part: str = "test",
+        rotated: bool = False,
+    ) -> Path:
+        """Return the JSONL file of one scored variant; its summary has the suffix `.json`.
+
+        The plain name is that of the test part; `rotated` says that every order of the options
+        was asked.
+        """
+        words = [category, *([part] if part != "test" else []), *(["rotations"] if rotated else [])]
+        return self.root / "results" / backbone / variant / f"{'.'.join(words)}.jsonl"
 
     @property
     def reports(self) -> Path:

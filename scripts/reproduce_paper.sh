@@ -55,14 +55,12 @@ for backbone in "${backbones[@]}"; do
     $bin/tel-export "${there[@]}" --adapter all --quant F16,Q8_0,Q4_K_M
   run "$backbone: unseen part, before and after" "$(score_hours 0.74 4)" \
     $bin/tel-eval "${there[@]}" --baselines
-  # A workspace of its own: results of the two parts have the same names.
   run "$backbone: seen part (Table 2)" "$(score_hours 2.22 2)" \
-    $bin/tel-eval --workspace "$home/seen" --bundle "$home/bundles/$backbone" \
-    --backbone "$backbone" --dataset "$dataset" --part train --quant F16
-  run "$backbone: report" 0.0 $bin/tel-report "${there[@]:0:4}"
+    $bin/tel-eval "${there[@]}" --part train --quant F16
+  run "$backbone: report" 0.0 $bin/tel-report "${there[@]}" --out "$home/reports/$backbone"
   run "$backbone: ranks 4 to 32 on 3gpp_tsg (Figure 3)" "$(train_hours "$backbone" 2.56)" \
     $bin/tel-sweep "${there[@]}" --category 3gpp_tsg --name "rank-$backbone" "${sweep[@]}"
 done
-run "tables and figures" 0.0 $bin/python scripts/paper_tables.py \
-  --workspace "$home" --dataset "$dataset" --backbones "$(IFS=,; echo "${backbones[*]}")" \
-  --out "$home/paper"
+# The tables and figures are of all backbones; the rest of the report is of one.
+run "tables and figures" 0.0 $bin/tel-report --workspace "$home" --backbone "${backbones[0]}" \
+  --published --out "$home/paper"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tel_edge.train import energy
-from tel_edge.train.energy import Energy, Meter, energy_of, recorded, restored
+from tel_edge.runtime import energy
+from tel_edge.runtime.energy import Energy, Meter, energy_of, power_mode
+from tel_edge.train.energy import recorded, restored
 
 
 def measurement(**known: Any) -> Any:
@@ -159,3 +161,37 @@ def test_a_resumed_run_has_the_energy_of_all_its_runs(
     zeus(monkeypatch, lambda: None)
     monkeypatch.setattr(energy, "_monitor", lambda: None)
     assert Watch(tmp_path, quiet=True).spent()[1] == Energy()
+
+
+def nvpmodel(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a program of that name before all others."""
+    program = folder / "nvpmodel"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+
+def test_the_power_mode_is_the_one_that_the_jetson_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    says = '[ "$*" = -q ] && printf "NVPM WARN: fan\\nNV Power Mode: MODE_15W\\n2\\n"'
+    nvpmodel(tmp_path, monkeypatch, says)
+    assert power_mode() == "MODE_15W"
+
+
+@pytest.mark.parametrize(
+    "script", ["echo 2", *(f"echo NV Power Mode: X; {end}" for end in ("exit 1", "exec sleep 10"))]
+)
+def test_a_program_that_says_no_mode_is_none(
+    script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(energy, "POWER_MODE_SECONDS", 0.3)
+    nvpmodel(tmp_path, monkeypatch, script)
+    assert power_mode() is None
+
+
+def test_where_there_is_no_such_program_there_is_no_mode(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert power_mode() is None

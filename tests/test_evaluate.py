@@ -73,9 +73,10 @@ def test_every_variant_is_scored_once(tel_eval: Command, home: Path) -> None:
     opener = fake.FakeOpener()
     code, said, _ = tel_eval("--json", opener=opener)
     assert code == 0
-    lines = [line.split()[:2] for line in said.splitlines()[:-1]]
     names = ["base-F16", "lora-F16", "lora-Q4_K_M"]
-    assert lines == [["oranbench", name] for name in names]
+    *lines, last, _ = said.splitlines()
+    assert [line.split()[:2] for line in lines] == [["oranbench", name] for name in names]
+    assert last == "results: 3 scored now, 0 before; tel-report shows them"
     assert [s["variant"]["name"] for s in document(said)["summaries"]] == names
     bundle = home / "bundles" / "tel-nano"
     assert opener.opened == [
@@ -177,7 +178,6 @@ def test_records_of_other_files_are_dropped(tel_eval: Command, home: Path) -> No
     [
         ["-k", "8"],
         ["--temperature", "1"],
-        ["--part", "validation"],
         ["--context", "2048"],
         ["--exact"],
         ["--gpu-layers", "-1"],
@@ -269,7 +269,7 @@ def test_a_bundle_without_adapters_has_the_bare_backbone_alone(
     fake.bundle(home / "bundles" / "tel-nano", adapters=())
     code, said, _ = tel_eval("--category", "teleqna")
     assert code == 0
-    assert [line.split()[:2] for line in said.splitlines()] == [["teleqna", "base-F16"]]
+    assert [line.split()[:2] for line in said.splitlines()[:-1]] == [["teleqna", "base-F16"]]
 
 
 def test_a_process_of_its_own_gives_the_same_records(tel_eval: Command, home: Path) -> None:
@@ -413,7 +413,8 @@ def with_onnx(home: Path, **changes: Any) -> Path:
 
 
 def scored_names(said: str) -> list[str]:
-    return [line.split()[1] for line in said.splitlines()]
+    # All but the last line, which counts them.
+    return [line.split()[1] for line in said.splitlines()[:-1]]
 
 
 # Arguments, the variants that are scored.
@@ -450,7 +451,9 @@ def test_the_disk_of_onnx_is_that_of_all_its_files(tel_eval: Command, home: Path
     sizes = [(bundle / name).stat().st_size for name in files]
     made = read_summary(out(home, "lora-int4", ".json")).variant
     adapter = (bundle / "nano-oranbench.onnx_adapter").stat().st_size
-    assert made == Variant("lora-int4", "int4", "onnx", True, sum(sizes), adapter, sizes[2])
+    assert made == Variant(
+        "lora-int4", "int4", "onnx", True, sum(sizes), adapter, sizes[2], adapter_quant="fp32"
+    )
     gguf = read_summary(out(home, "lora-Q4_K_M", ".json")).variant
     assert gguf.backbone_bytes == (bundle / "nano-Q4_K_M.gguf").stat().st_size
     assert (gguf.format, gguf.tokenizer_bytes) == ("gguf", 0)
@@ -513,7 +516,8 @@ def test_a_file_beside_an_onnx_backbone_is_part_of_the_run(
     manifest.write(made.with_file(manifest.describe(bundle, path, **known)), bundle)
     code, said, _ = tel_eval()
     assert code == 0
-    fresh = [line.split()[1] for line in said.splitlines() if "(scored before)" not in line]
+    lines = said.splitlines()[:-1]
+    fresh = [line.split()[1] for line in lines if "(scored before)" not in line]
     onnx = ["lora-int4"] if name.endswith("data") else ["lora-fp32", "lora-int4"]
     assert fresh == ["base-F16", *onnx]
 
@@ -575,7 +579,7 @@ def test_an_adapter_of_one_format_alone_is_scored_there(tel_eval: Command, home:
     with_onnx(home, adapters=("teleqna",), split=None)
     code, said, err = tel_eval(quiet=False)
     assert code == 0
-    assert [line.split()[:2] for line in said.splitlines()] == [
+    assert [line.split()[:2] for line in said.splitlines()[:-1]] == [
         *(["oranbench", name] for name in ("base-F16", "lora-F16", "lora-Q4_K_M")),
         *(["teleqna", name] for name in ("base-F16", "lora-fp32", "lora-int4")),
     ]
@@ -594,6 +598,7 @@ COMMANDS: tuple[tuple[list[str], str], ...] = (
     (["--backbone", "nothing"], "no backbone 'nothing'"),
     (["--bundle", "nowhere"], "no manifest.json"),
     (["--part", "all"], "invalid choice: 'all'"),
+    (["--part", "test,all"], "invalid choice: 'all'"),
     (["-k", "0"], "argument -k: '0' is no whole number above 0"),
     (["--threads", "-1"], "argument --threads: '-1' is no whole number above 0"),
     (["--context", "0"], "argument --context: '0' is no whole number above 0"),

@@ -1,21 +1,14 @@
-"""The script for the reference paper's tables: its plan, and the tables of what is there."""
+"""The script for the reference paper's tables: its plan."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
-import fake_engine as fake
 import pytest
 
-from tel_edge.eval import evaluate
-from tel_edge.runtime import cli
-
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-import paper_tables as paper  # noqa: E402
 
 
 def plan(*argv: str, **env: str) -> list[str]:
@@ -50,23 +43,11 @@ def test_a_rehearsal_is_capped_and_on_the_embedded_backbone() -> None:
     assert "--dataset folder" in lines[0]
 
 
-def test_tables_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--workspace", str(tmp_path), "--backbones", "tel-nano", "--out", str(tmp_path / "p")]
-    assert cli.run(paper.parser(), paper.work, argv) == 2
-    assert "no results of tel-nano" in capsys.readouterr().err
-    fake.bundle(tmp_path / "bundles" / "tel-nano")
-    data = tmp_path / "data"
-    fake.dataset(data, "oranbench", fake.rows(30))
-    score = ["--workspace", str(tmp_path), "--dataset", str(data), "--category", "oranbench"]
-
-    def work(args: object) -> object:
-        return evaluate.work(args, opener=fake.FakeOpener(fake.gold), isolated=False)  # type: ignore[arg-type]
-
-    assert cli.run(evaluate.parser(), work, [*score, "--quiet", "--other-split"]) == 0  # type: ignore[arg-type]
-    (line,) = [one for one in paper.lines(tmp_path, ["tel-nano"]) if one.unseen]
-    assert (line.category, line.seen) == ("oranbench", None)
-    table = paper.accuracies([line])
-    assert "| tel-nano | oranbench | - |" in table
-    drawn = paper.figures([line], {}, tmp_path)
-    assert [path.name for path in drawn] == ["figure-1.svg", "figure-2.svg"]
-    assert all(path.stat().st_size > 1000 for path in drawn)
+def test_all_parts_go_to_one_workspace_and_into_one_report() -> None:
+    lines = plan("home")
+    scored = [line for line in lines if "tel-eval" in line]
+    assert [("--part train --quant F16" in line) for line in scored] == [False, True] * 3
+    assert all("--workspace home --backbone" in line for line in scored)
+    assert lines[-1].endswith(
+        ".venv/bin/tel-report --workspace home --backbone llama-3.2-1b --published --out home/paper"
+    )

@@ -14,6 +14,7 @@ from tel_edge.eval.records import (
     Record,
     Summary,
     Variant,
+    asked_digest,
     line,
     measures,
     read_records,
@@ -23,6 +24,7 @@ from tel_edge.eval.records import (
 )
 from tel_edge.eval.statistics import quantile, share
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.question import Question
 from tel_edge.runtime.workspace import Workspace
 
 
@@ -42,6 +44,13 @@ SUMMARY = Summary(
 )  # fmt: skip
 
 
+# Fields that summaries of older versions lack.
+YOUNG = (
+    "rotated", "first_answer_ms", "kv_bytes_per_token", "context", "joules_per_question",
+    "power_mode",
+)  # fmt: skip
+
+
 def test_a_record_reads_back_equal(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     wanted = [*map(record, range(3)), text(3, 1, 1, (0, UNPARSED))]
@@ -52,15 +61,15 @@ def test_a_record_reads_back_equal(tmp_path: Path) -> None:
 
 
 def test_the_line_of_a_record_never_changes() -> None:
-    made = Record("r", "q/0", 1, (-0.12345678, -2.0), 0, (0, 1), 7, 1.23456)
+    made = Record("r", "q/0", 1, (-0.12345678, -2.0), 0, (0, 1), 7, 1.23456, asked="0a1b2c3d")
     assert line(made) == (
         '{"run":"r","id":"q/0","gold":1,"logprobs":[-0.123457,-2.0],"pick":0,"draws":[0,1],'
-        '"tokens":7,"milliseconds":1.235,"text":null}\n'
+        '"tokens":7,"milliseconds":1.235,"text":null,"asked":"0a1b2c3d"}\n'
     )
     made = Record("r", "q/0", 1, (), UNPARSED, (0, UNPARSED), 7, 1.0, "I\n")
     assert line(made) == (
         '{"run":"r","id":"q/0","gold":1,"logprobs":[],"pick":-2,"draws":[0,-2],'
-        '"tokens":7,"milliseconds":1.0,"text":"I\\n"}\n'
+        '"tokens":7,"milliseconds":1.0,"text":"I\\n","asked":""}\n'
     )
 
 
@@ -187,14 +196,51 @@ def test_what_is_no_summary_is_refused(content: str | bytes, tmp_path: Path) -> 
         read_summary(tmp_path / "x.json")
 
 
-def test_a_summary_without_a_field_is_refused(tmp_path: Path) -> None:
+def test_a_summary_without_a_field_is_refused_unless_that_is_younger_than_the_file(
+    tmp_path: Path,
+) -> None:
     write_summary(tmp_path / "x.jsonl", SUMMARY)
     document = json.loads((tmp_path / "x.json").read_text())
     for name in document:
         less = {key: value for key, value in document.items() if key != name}
         (tmp_path / "x.json").write_text(json.dumps(less))
-        with pytest.raises(InputError, match=name):
-            read_summary(tmp_path / "x.json")
+        if name in YOUNG:
+            assert read_summary(tmp_path / "x.json") == SUMMARY
+        else:
+            with pytest.raises(InputError, match=name):
+                read_summary(tmp_path / "x.json")
+
+
+def test_young_fields_are_read(tmp_path: Path) -> None:
+    made = replace(
+        SUMMARY, rotated=True, first_answer_ms=9.5, kv_bytes_per_token=64, context=512,
+        joules_per_question=0.5, power_mode="15W",
+    )  # fmt: skip
+    write_summary(tmp_path / "x.jsonl", made)
+    assert read_summary(tmp_path / "x.json") == made
+    assert set(YOUNG) <= set(json.loads((tmp_path / "x.json").read_text()))
+
+
+def test_a_record_from_before_the_digest_is_read(tmp_path: Path) -> None:
+    path, made = tmp_path / "x.jsonl", record(0)
+    path.write_text(line(made).replace(',"asked":""', ""))
+    assert "asked" not in path.read_text()
+    assert list(read_records(path)) == [made]
+
+
+def test_the_digest_of_a_question_is_of_its_words_their_order_and_the_answer() -> None:
+    asked = Question("a/1", "a", "Why?", ("x", "y"), 1)
+    digest = asked_digest(asked)
+    assert len(digest) == 8
+    assert int(digest, 16) >= 0
+    assert asked_digest(replace(asked, id="b/2", category="b")) == digest
+    others = (
+        replace(asked, text="Who?"),
+        replace(asked, choices=("y", "x")),
+        replace(asked, answer=0),
+        replace(asked, answer=None),
+    )
+    assert len({digest, *map(asked_digest, others)}) == 5
 
 
 def test_summaries_of_a_backbone_are_found(tmp_path: Path) -> None:

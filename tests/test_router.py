@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tel_edge.eval import render
+from tel_edge.eval import report_tables
 from tel_edge.eval import router as training
 from tel_edge.eval.split import Split, split
 from tel_edge.export import router as exporting
@@ -453,11 +453,11 @@ def test_figures_are_written_read_and_shown(tmp_path: Path, trained: Router) -> 
     assert measured.dataset == "data"
     assert measured.microseconds_p50 == pytest.approx(1000)
     assert measured.whole.forced.of == 24
-    text = render.router_text(measured)
+    text = report_tables.router_text(measured)
     assert text.startswith("A request without a category goes to one of 3")
     assert "trained in 2 s" in text
-    assert ("oranbench", "8", "0", "0", "0") in render.router_matrix(measured).rows
-    names = [row[0] for row in render.router_figures(measured).rows]
+    assert ("oranbench", "8", "0", "0", "0") in report_tables.router_matrix(measured).rows
+    names = [row[0] for row in report_tables.router_figures(measured).rows]
     assert names[0] == "right (an abstention is wrong)"
     assert names[-1] == "abstained"
 

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval.render import aligned
+from tel_edge.eval.tables import aligned
 from tel_edge.runtime import cli, extras
 from tel_edge.runtime.errors import InputError
 from tel_edge.train import runners, sweep_report

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tel_edge.eval import published
 from tel_edge.runtime import backbones, digest
 from tel_edge.runtime.categories import categories
 from tel_edge.runtime.errors import InputError
@@ -54,10 +55,8 @@ PRESETS: dict[str, Preset] = {
         Preset(
             "rank",
             {"rank": RANKS},
-            reference={"4": "34.25", "8": "41.75", "16": "40.75", "32": "41.75"},
-            source="paper Maj@4: Figure 3 of the reference paper, in percent, on another backbone "
-            "with another split and prompt; its adapters have 43.03 MB at rank 16 and 86.03 MB at "
-            "rank 32. No figures to be equal to, but a shape to compare.",
+            reference={str(row.rank): f"{row.majority:.2f}" for row in published.FIGURE_3},
+            source=published.rank_source(),
         ),
         # The design of "PEFT of SLM for Telecommunications Customer Support": which projections
         # times which rank.

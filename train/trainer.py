@@ -32,9 +32,10 @@ from transformers.utils import logging
 
 from tel_edge.eval.split import capped
 from tel_edge.runtime.atomic import write_text
+from tel_edge.runtime.energy import Energy, Meter
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.train.data import Example, Rows, collate, examples, varied
-from tel_edge.train.energy import Energy, Meter, recorded, restored
+from tel_edge.train.energy import recorded, restored
 from tel_edge.train.scoring import document, score
 
 if TYPE_CHECKING:

@@ -1,0 +1,228 @@
+"""`tel-report --compare A B`: two bundles, two workspaces or two variants on the same questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tel_edge.eval import answers, paired, records
+from tel_edge.eval.paired import Change
+from tel_edge.eval.records import Summary
+from tel_edge.eval.report_document import change_document
+from tel_edge.eval.tables import Table, megabytes, number, percent, points, probability
+from tel_edge.runtime import manifest
+from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.workspace import Workspace
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A scored variant on one category: its summary and the JSONL file of its records."""
+
+    summary: Summary
+    records: Path
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One category of one variant, before and after; `change` is None without records."""
+
+    category: str
+    before: Summary
+    after: Summary
+    change: Change | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`pairs` by variant, named as `before -> after` where the names differ.
+
+    `pooled` is over all questions of a variant's pairs. `left_out` says in a sentence each what
+    could not be compared.
+    """
+
+    names: tuple[str, str]
+    pairs: Mapping[str, tuple[Pair, ...]]
+    pooled: Mapping[str, Change]
+    left_out: tuple[str, ...]
+
+
+def runs(named: str, workspace: Workspace, backbone: str) -> list[Run]:
+    """Return the runs of the test part that `named` stands for.
+
+    It is a bundle (its results in the workspace are found by the files' digests), another
+    workspace, a folder of one variant's results, or the name of a variant of the workspace. Raises
+    `InputError` where it is none of these or nothing was scored.
+    """
+    path = Path(named)
+    if (path / manifest.NAME).is_file():
+        digests = {file.sha256 for file in manifest.read(path).files}
+        found = [run for run in _of(workspace, backbone) if _made_of(run.summary, digests)]
+        remedy = f"score it: tel-eval --bundle {named}"
+    elif (path / "results").is_dir():
+        found, remedy = _of(Workspace(path), backbone), f"tel-eval --workspace {named}"
+    elif path.is_dir():
+        found = [
+            Run(records.read_summary(file), file.with_suffix(".jsonl"))
+            for file in sorted(path.glob("*.json"))
+        ]
+        remedy = "name a folder such as results/tel-nano/lora-F16"
+    else:
+        every = _of(workspace, backbone)
+        found = [run for run in every if run.summary.variant.name == named]
+        there = ", ".join(dict.fromkeys(run.summary.variant.name for run in every)) or "none"
+        remedy = f"name a bundle, a workspace or a variant (there: {there})"
+    found = [r for r in found if r.summary.part == "test" and not r.summary.rotated]
+    if not found:
+        raise InputError(f"{named}: no results to compare; {remedy}")
+    return found
+
+
+def _of(workspace: Workspace, backbone: str) -> list[Run]:
+    return [
+        Run(s, workspace.results(s.backbone, s.variant.name, s.category, s.part, s.rotated))
+        for s in records.summaries(workspace, backbone)
+    ]
+
+
+def _made_of(summary: Summary, digests: set[str]) -> bool:
+    made = summary.made_with
+    return made.get("backbone") in digests and made.get("adapter") in {None, *digests}
+
+
+def compare(names: tuple[str, str], before: Sequence[Run], after: Sequence[Run]) -> Comparison:
+    """Pair the runs by variant and category and compare their answers question by question.
+
+    Where each side is one variant they are paired whatever their names are. Raises `InputError`
+    if nothing can be paired.
+    """
+    ours, theirs = _by_variant(before), _by_variant(after)
+    if len(ours) == len(theirs) == 1:
+        together = [(next(iter(ours)), next(iter(theirs)))]
+    else:
+        together = [(name, name) for name in ours if name in theirs]
+    pairs: dict[str, tuple[Pair, ...]] = {}
+    pooled = {}
+    paired_up = {name for pair in together for name in pair}
+    alone = [name for name in (*ours, *theirs) if together and name not in paired_up]
+    left_out = [f"{name}: in one of the two only" for name in alone]
+    for first, second in together:
+        title = first if first == second else f"{first} -> {second}"
+        made, said = _pairs(title, ours[first], theirs[second])
+        left_out += said
+        if made:
+            pairs[title] = made
+            changes = [pair.change for pair in made]
+            known = [change for change in changes if change]
+            if len(known) == len(changes):
+                pooled[title] = paired.pooled(known)
+    if not pairs:
+        reasons = "; ".join(left_out) or (
+            f"variants {', '.join(ours)} against {', '.join(theirs)} have no name in common"
+        )
+        raise InputError(f"nothing of {names[0]} and {names[1]} can be compared: {reasons}")
+    return Comparison(names, pairs, pooled, tuple(left_out))
+
+
+def _by_variant(of: Sequence[Run]) -> dict[str, dict[str, Run]]:
+    found: dict[str, dict[str, Run]] = {}
+    for run in of:
+        found.setdefault(run.summary.variant.name, {})[run.summary.category] = run
+    return found
+
+
+def _pairs(
+    title: str, before: Mapping[str, Run], after: Mapping[str, Run]
+) -> tuple[tuple[Pair, ...], list[str]]:
+    changes: dict[str, Change] = {}
+    alone = [name for name in (*before, *after) if (name in before) != (name in after)]
+    said = [f"{title}, {name}: scored in one of the two only" for name in alone]
+    both = [name for name in before if name in after]
+    for name in both:
+        one, other = before[name], after[name]
+        if not records.same_questions(one.summary, other.summary):
+            said.append(f"{title}, {name}: scored on other questions")
+            continue
+        first, second = (answers.read(run.records, run.summary) for run in (one, other))
+        if first.ids and second.ids:
+            changes[name] = paired.change(first, second)
+        else:
+            said.append(f"{title}, {name}: no records, only the summaries are shown")
+    corrected = paired.corrected(changes)
+    made = [
+        Pair(name, before[name].summary, after[name].summary, corrected.get(name))
+        for name in both
+        if records.same_questions(before[name].summary, after[name].summary)
+    ]
+    return tuple(made), said
+
+
+def table(made: Comparison) -> Table:
+    """Return a row for each pair, and one for all questions of a variant."""
+    rows = []
+    for title, pairs in made.pairs.items():
+        for pair in pairs:
+            one, other = pair.before, pair.after
+            rows.append(
+                (
+                    title, pair.category, f"{one.questions:,}", percent(one.pass1),
+                    percent(other.pass1), *_changed(pair.change),
+                    f"{_disk(one)} -> {_disk(other)}",
+                    f"{number(one.milliseconds_p50)} -> {number(other.milliseconds_p50)}",
+                )
+            )  # fmt: skip
+        if title in made.pooled and len(pairs) > 1:
+            change = made.pooled[title]
+            rows.append((title, "all", f"{change.of:,}", "", "", *_changed(change), "", ""))
+    return Table(
+        ("variant", "category", "n", "Pass@1 before", "after", "points (95 %)", "lost/won",
+         "p (Holm)", "verdict", "disk MB", "ms p50"),
+        tuple(rows),
+        words=2,
+    )  # fmt: skip
+
+
+def _changed(change: Change | None) -> tuple[str, ...]:
+    if change is None:
+        return ("-",) * 4
+    return (
+        points(change.points),
+        f"{change.lost}/{change.won}",
+        probability(change.adjusted),
+        change.verdict,
+    )
+
+
+def _disk(summary: Summary) -> str:
+    return megabytes(summary.variant.backbone_bytes + summary.variant.adapter_bytes)
+
+
+def document(made: Comparison) -> dict[str, Any]:
+    """Return `compare.json`: `names`, `pairs` and `pooled` by variant, `left_out`."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "names": list(made.names),
+        "pairs": {
+            title: [{**asdict(pair), "change": change_document(pair.change)} for pair in of]
+            for title, of in made.pairs.items()
+        },
+        "pooled": {title: change_document(change) for title, change in made.pooled.items()},
+        "left_out": list(made.left_out),
+    }
+
+
+def sentence(made: Comparison) -> str:
+    """Return what became of all of it, in one line."""
+    parts = []
+    for title, pairs in made.pairs.items():
+        change = made.pooled.get(title)
+        if change is None:
+            continue
+        worse = [p.category for p in pairs if p.change and p.change.verdict == "loss"]
+        said = f"loss in {', '.join(worse)}" if worse else change.verdict
+        parts.append(f"{title}: {points(change.points)} points, {said}")
+    return "; ".join(parts) or "no records to compare by"
