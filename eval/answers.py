@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +69,15 @@ def of_records(summary: Summary, records: Iterable[Record]) -> Answers:
     """Return the columns of records, which are all of the summary's run."""
     ids, asked, gold, pick, vote, times = [], [], [], [], [], []
     rows: list[tuple[float, ...]] = []
+    # Few draws are different.
+    winner = cache(majority)
     for record in records:
         # The same few thousand ids come once for each variant.
         ids.append(sys.intern(record.id))
         asked.append(sys.intern(record.asked))
         gold.append(record.gold)
         pick.append(record.pick)
-        vote.append(majority(record.draws) if record.draws else record.pick)
+        vote.append(winner(record.draws) if record.draws else record.pick)
         times.append(record.milliseconds)
         rows.append(record.logprobs)
     width = max(map(len, rows), default=0)

@@ -97,6 +97,21 @@ def findings(
     return tuple(found)
 
 
+def of_records(one: Answers) -> tuple[Finding, ...]:
+    """Return how a table contradicts its own summary, whatever part or order it is of."""
+    where = f"{name_of(one)} ({one.summary.part}{', rotations' if one.summary.rotated else ''})"
+    return tuple(
+        Finding(
+            "records",
+            one.summary.category,
+            name_of(one),
+            f"{where}: {text}; {KINDS['records']}",
+            True,
+        )
+        for text in _contradictions(one)
+    )
+
+
 def across(
     by_category: Mapping[str, Sequence[Answers]], reference: str, trained: Mapping[str, Trained]
 ) -> tuple[Finding, ...]:

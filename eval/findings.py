@@ -149,7 +149,16 @@ def collect(workspace: Workspace, backbone: str, published: bool = False) -> Rep
         reliability=_reliability(known, (reference, recommendation.variant)),
         trainings=trained,
         settings=_settings(summaries),
-        checks=_checks(known, reference, trained),
+        checks=(
+            *_checks(known, reference, trained),
+            # Of the other parts and orders only figures are shown; they are those of the records.
+            *(
+                finding
+                for summary in every
+                if summary.rotated or summary.part != part
+                for finding in checks.of_records(_read(workspace, summary))
+            ),
+        ),
         paper=paper.collect(workspace, None, published),
         answers=known,
         router=router.read(routed) if (routed := router.report_path(workspace)).is_file() else None,
@@ -165,12 +174,12 @@ def _answers(
 ) -> tuple[Answers, ...]:
     """Return the records of a category's variants, in the order of the rows."""
     own = sorted((s for s in summaries if s.category == category), key=_order)
-    return tuple(
-        answers.read(
-            workspace.results(s.backbone, s.variant.name, s.category, s.part, s.rotated), s
-        )
-        for s in own
-    )
+    return tuple(_read(workspace, summary) for summary in own)
+
+
+def _read(workspace: Workspace, s: Summary) -> Answers:
+    path = workspace.results(s.backbone, s.variant.name, s.category, s.part, s.rotated)
+    return answers.read(path, s)
 
 
 def _changes(

@@ -72,7 +72,7 @@ def read_texts(dataset: str, report: Report, say: Callable[[str], None]) -> Text
     questions: dict[str, Question] = {}
     known: dict[str, Facets] = {}
     parts: dict[str, tuple[int, int, int]] = {}
-    seed = int(report.settings.get("seed", "42"))
+    seed = report.settings.get("seed", "42")
     wanted = {row.summary.dataset for section in report.sections for row in section.rows}
     for section in report.sections:
         category = CATEGORIES.get(section.category)
@@ -88,8 +88,10 @@ def read_texts(dataset: str, report: Report, say: Callable[[str], None]) -> Text
                 return Texts()
             questions |= {question.id: question for question in made.questions}
             known |= facets.read(dataset, category)
-            dealt = split(made.questions, seed)
-            parts[category.name] = len(dealt.train), len(dealt.validation), len(dealt.test)
+            # Results of several seeds have several splits.
+            if seed.isdecimal():
+                dealt = split(made.questions, int(seed))
+                parts[category.name] = len(dealt.train), len(dealt.validation), len(dealt.test)
         except InputError as error:
             say(f"no texts of questions: {error}")
             return Texts()

@@ -136,7 +136,7 @@ def verified(bundle: Path, made: Manifest, file: BundleFile, again: bool = False
 def _check_backbone(bundle: Path, made: Manifest, file: BundleFile) -> None:
     path, row = bundle / file.path, FORMATS[file.format]
     weights = row.weights(path)
-    if file.kind == "backbone" and weights not in (None, made.backbone.weights):
+    if weights not in (None, made.backbone.weights):
         raise InputError(f"{path}: not {made.backbone.name}, as the manifest says; export it again")
     if file.format == "onnx" and len(made.parts(file)) < 3:
         raise InputError(

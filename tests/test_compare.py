@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from made_reports import Result, put, result
 
-from tel_edge.eval import report
+from tel_edge.eval import documents, report
 from tel_edge.eval.statistics import paired_difference
 from tel_edge.runtime import manifest
 from tel_edge.runtime.manifest import BackboneInfo, BundleFile, Manifest
@@ -271,7 +271,7 @@ def test_names_are_no_markup_in_markdown(compare: Command, home: Path) -> None:
     )
     for made, name in ((first, "lora-F16"), (second, "lora-Q8_0")):
         path = Workspace(home).results("tel-nano", name, "evil")
-        report.write_json(path.with_suffix(".json"), asdict(made.summary))
+        documents.write(path.with_suffix(".json"), asdict(made.summary))
     assert compare("lora-F16", "lora-Q8_0")[0] == 0
     text = (home / "reports" / "compare.md").read_text()
     assert r"\<script\>alert('x')\</script\>\|a" in text

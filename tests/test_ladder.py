@@ -280,6 +280,12 @@ def test_merged_models_are_one_for_each_category(tmp_path: Path) -> None:
     assert [row.disk for row in made.sections[0].rows] == [9_500_000, 4_000_000, 2_500_000]
 
 
+def test_of_one_category_a_merged_model_is_smaller(tmp_path: Path) -> None:
+    names = ("lora-F16", "lora-Q4_K_M", "merged-Q4_K_M")
+    made = collect(tmp_path, *(result(name, of=N, wrong=missed()) for name in names))
+    assert (made.recommendation.variant, made.recommendation.bytes) == ("merged-Q4_K_M", 2_500_000)
+
+
 def test_adapters_of_another_type_are_variants_of_their_own(tmp_path: Path) -> None:
     names = ("lora-F16", "lora-Q4_K_M", "lora-Q4_K_M+Q8_0")
     made = collect(tmp_path, *(result(name, of=N, wrong=missed()) for name in names))

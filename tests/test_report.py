@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,16 @@ from typing import Any
 import pytest
 from made_reports import RIGHTS, Result, floor, put, result, two_categories
 
-from tel_edge.eval import benchmark, checks, findings, records, render, report, report_tables
+from tel_edge.eval import (
+    benchmark,
+    checks,
+    findings,
+    records,
+    render,
+    report,
+    report_tables,
+    reporting,
+)
 from tel_edge.eval.records import Record, asked_digest
 from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.workspace import Workspace
@@ -27,6 +35,12 @@ def collect(home: Path) -> findings.Report:
 
 def notes(home: Path) -> list[str]:
     return list(collect(home).sections[0].notes)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the plots, which take most of the time and say nothing that is looked at here."""
+    monkeypatch.setattr(reporting, "drawn", lambda _: [])
 
 
 @pytest.fixture
@@ -62,9 +76,9 @@ def test_the_table_and_the_last_lines(tel_report: Command, home: Path) -> None:
          "-20.0 [-22.6, -17.6]", "200/0", "loss", "4.0"],
     ]  # fmt: skip
     assert lines[6] == "    chance 25.0%, best trivial baseline options only 43.0%"
-    assert max(map(len, lines[:-2])) <= 140
+    assert max(map(len, lines[:12])) <= 120
     assert lines[-2:] == [
-        "smaller variants: lora-Q4_K_M loss, up to 11.6 points lost",
+        "smaller variants: lora-Q4_K_M loss, up to 11.7 points lost",
         f"report in {home / 'reports'}; recommended: lora-Q8_0, 7.0 MB, the smallest variant whose "
         "loss against lora-F16 is not significant at 5 % (p 1) and whose upper bound is below 1 "
         "point (0.28, of 2,000 questions)",
@@ -181,13 +195,14 @@ def test_baselines_of_other_questions_are_left_out(tmp_path: Path) -> None:
 
 def test_the_seen_part_stands_beside_the_unseen_one(home: Path) -> None:
     """The results on the train part have files of their own and a place of their own."""
-    before = render.text(collect(home)).splitlines()
+    plain = collect(home)
+    before = render.text(plain).splitlines()
     seen = result("lora-F16", right=900, of=1000, part="train")
-    put(home, seen, Result(replace(result().summary, part="validation"), ()))
+    put(home, seen, result("lora-F16", right=800, of=1000, part="validation"))
     assert (home / "results" / "tel-nano" / "lora-F16" / "oranbench.train.jsonl").is_file()
     made = collect(home)
     assert made.part == "test"
-    assert (made.ladder, made.checks) == (collect(home).ladder, ())
+    assert (made.ladder, made.checks) == (plain.ladder, ())
     assert {row.summary.part for section in made.sections for row in section.rows} == {"test"}
     gaps = [line.gap.value for line in made.paper.lines if line.gap]
     assert gaps == [pytest.approx(0.1)]
@@ -228,21 +243,19 @@ def test_what_was_measured_of_memory_time_and_energy(tmp_path: Path) -> None:
 
 
 def test_reliability_by_hand(tmp_path: Path) -> None:
-    """Right answers have 70 %, wrong ones 50 %: the first bin is too sure, the second too modest."""
+    """Right answers have 72 %, wrong ones 52 %: those could be surer, these are too sure."""
     put(tmp_path, result(right=240), result("lora-F16", "teletables", right=300))
     made = collect(tmp_path)
     assert list(made.reliability) == ["lora-F16"]
     rows = report_tables.reliability(made).rows
     assert [row[:4] for row in rows] == [
-        ("lora-F16", "50-60", "60", "50.0"), ("lora-F16", "70-80", "540", "70.0")
-    ] or [row[:4] for row in rows] == [
-        ("lora-F16", "50-60", "60", "50.0"), ("lora-F16", "60-70", "540", "70.0")
+        ("lora-F16", "50-60", "60", "52.0"), ("lora-F16", "70-80", "540", "72.0")
     ]  # fmt: skip
     assert [row[4].split()[0] for row in rows] == ["0.0", "100.0"]
     first, second = (section.rows[0] for section in made.sections)
-    assert first.calibration_error == pytest.approx(0.8 * 0.3 + 0.2 * 0.5, abs=1e-3)
-    assert second.calibration_error == pytest.approx(0.3, abs=1e-3)
-    assert report_tables.statistics(made).rows[0][-2] == "34.0"
+    assert first.calibration_error == pytest.approx(0.8 * 0.28 + 0.2 * 0.52, abs=1e-3)
+    assert second.calibration_error == pytest.approx(0.28, abs=1e-3)
+    assert report_tables.statistics(made).rows[0][-2] == "32.8"
 
 
 def test_the_recommended_variant_has_bins_of_its_own(home: Path) -> None:
@@ -342,3 +355,12 @@ def test_another_data_set_is_said_and_the_report_made(tmp_path: Path, run_comman
     assert code == 0
     assert err.startswith("no texts of questions: ")
     assert f"report in {tmp_path / 'reports'}" in said
+
+
+def test_results_of_two_seeds_are_no_error(tmp_path: Path, run_command: Command) -> None:
+    with_texts(tmp_path)
+    for path in tmp_path.glob("results/*/lora-Q8_0/*.json"):
+        path.write_text(path.read_text().replace('"seed": 42', '"seed": 43'))
+    code, _, err = run_command(report.parser(), report.work, "--workspace", str(tmp_path))
+    assert (code, err) == (0, "")
+    assert collect(tmp_path).settings["seed"] == "42 or 43"
