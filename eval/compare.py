@@ -97,14 +97,18 @@ def _made_of(summary: Summary, digests: set[str]) -> bool:
 def compare(names: tuple[str, str], before: Sequence[Run], after: Sequence[Run]) -> Comparison:
     """Pair the runs by variant and category and compare their answers question by question.
 
-    Where each side is one variant they are paired whatever their names are. Raises `InputError`
-    if nothing can be paired.
+    Where each side is one variant, or has one with an adapter and no name is on both, those are
+    paired whatever their names are. Raises `InputError` if nothing can be paired.
     """
     ours, theirs = _by_variant(before), _by_variant(after)
     if len(ours) == len(theirs) == 1:
         together = [(next(iter(ours)), next(iter(theirs)))]
     else:
         together = [(name, name) for name in ours if name in theirs]
+        if not together:
+            # Of two bundles with one type each the bare backbone may have been scored too.
+            one, other = _adapted(ours), _adapted(theirs)
+            together = [(one, other)] if one and other else []
     pairs: dict[str, tuple[Pair, ...]] = {}
     pooled = {}
     paired_up = {name for pair in together for name in pair}
@@ -126,6 +130,16 @@ def compare(names: tuple[str, str], before: Sequence[Run], after: Sequence[Run])
         )
         raise InputError(f"nothing of {names[0]} and {names[1]} can be compared: {reasons}")
     return Comparison(names, pairs, pooled, tuple(left_out))
+
+
+def _adapted(of: Mapping[str, Mapping[str, Run]]) -> str | None:
+    """Return the only variant with an adapter, None where there are several or none."""
+    own = [
+        name
+        for name, runs in of.items()
+        if any(run.summary.variant.adapter for run in runs.values())
+    ]
+    return own[0] if len(own) == 1 else None
 
 
 def _by_variant(of: Sequence[Run]) -> dict[str, dict[str, Run]]:

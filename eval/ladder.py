@@ -54,13 +54,14 @@ class Rung:
 class Best:
     """The smallest variant of one format without a significant loss.
 
-    `milliseconds` are its `milliseconds_p50` by category.
+    `milliseconds` are its `milliseconds_p50` by category, `verdict` is that of its rung.
     """
 
     format: str
     variant: str
     bytes: int
     milliseconds: Mapping[str, float]
+    verdict: str
 
     @property
     def median(self) -> float:
@@ -197,8 +198,9 @@ def by_format(made: Sequence[Rung], results: Results, reference: str) -> tuple[B
         # Answers that are read from texts take another time than those by letters.
         alike = (own.adapter, _suffix(own)) == (to.adapter, _suffix(to))
         if alike and rung.verdict not in ("loss", "no records"):
+            verdict = "reference" if rung.variant == reference else rung.verdict
             times = {at: s.milliseconds_p50 for at, s in results[rung.variant].items()}
-            best = Best(rung.format, rung.variant, rung.bytes, times)
+            best = Best(rung.format, rung.variant, rung.bytes, times, verdict)
             found[rung.format] = min(
                 best, found.get(rung.format, best), key=lambda each: (each.bytes, each.variant)
             )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tel_edge.eval.findings import Report, Row, best, formats, variants
+from tel_edge.eval.findings import Report, Row, Section, best, formats, variants
 from tel_edge.eval.paired import BOUND
 from tel_edge.eval.records import Variant
 from tel_edge.runtime.extras import need
@@ -40,6 +40,8 @@ STYLE = {
 }
 # The points of each format in the order of `formats`; later ones share the last.
 MARKERS = ("o", "s", "^")
+# More variants than that are not told apart in one plot; the others are grey or left out.
+MOST, REST = 12, "#9aa0a6"
 # Inches, of which a telephone shows five at about two thirds of their size.
 WIDE = 5.4
 Draw = Callable[[Any, Report], None]
@@ -59,9 +61,9 @@ def plots(report: Report) -> tuple[Plot, ...]:
     need("matplotlib", "report")
     style = need("matplotlib.style", "report")
     figure = need("matplotlib.figure", "report")
-    rows = sum(len(section.rows) for section in report.sections)
+    rows = sum(len(_rows(report, section)) for section in report.sections)
     # Beyond two rows the legend takes room of its own.
-    names = variants(report)
+    names = drawn(report)
     keys = 0.2 * max(0, math.ceil(len(names) / _columns(names)) - 2)
     tall = 1.1 + 0.17 * rows + 0.2 * len(report.sections) + keys
     shapes = _shapes(report)
@@ -130,10 +132,12 @@ def plots(report: Report) -> tuple[Plot, ...]:
 
 
 def _shapes(report: Report) -> str:
-    """Return the sentence on the points' shapes, nothing where there is but one format."""
+    """Return the sentences on the points' shapes and on variants without a name, if any."""
     words = dict(zip(MARKERS, ("circles", "squares", "triangles"), strict=True))
     made = [f"{words[_marker(report, name)]} are {name.upper()}" for name in formats(report)]
-    return f" Of the points {', '.join(made)}." if len(made) > 1 else ""
+    said = f" Of the points {', '.join(made)}." if len(made) > 1 else ""
+    count, own = len(variants(report)), len(drawn(report))
+    return said + (f" Of {count} variants {own} have a name here." if own < count else "")
 
 
 def svg(canvas: Any, name: str, title: str) -> str:
@@ -153,7 +157,10 @@ def _accuracy(canvas: Any, report: Report) -> None:
     axes = canvas.add_subplot()
     places = _places(axes, report)
     for section in report.sections:
-        ys = [places[_key(row)] for row in section.rows]
+        rows = _rows(report, section)
+        if not rows:
+            continue
+        ys = [places[_key(row)] for row in rows]
         top = best(section.baselines)
         span = {"ymin": min(ys) - 0.5, "ymax": max(ys) + 0.5}
         if section.baselines and top:
@@ -162,7 +169,7 @@ def _accuracy(canvas: Any, report: Report) -> None:
             axes.vlines(
                 section.baselines.chance * 100, **span, color=INK, linewidth=1, linestyle=":"
             )
-        for row, y in zip(section.rows, ys, strict=True):
+        for row, y in zip(rows, ys, strict=True):
             share = row.summary.pass1
             axes.hlines(y, share.low * 100, share.high * 100, **_line(report, row))
             axes.plot(share.value * 100, y, **_mark(report, row.summary.variant.name))
@@ -175,7 +182,7 @@ def _time(canvas: Any, report: Report) -> None:
     axes = canvas.add_subplot()
     places = _places(axes, report)
     for section in report.sections:
-        for row in section.rows:
+        for row in _rows(report, section):
             made, y = row.summary, places[_key(row)]
             axes.hlines(y, made.milliseconds_p50, made.milliseconds_p95, **_line(report, row))
             axes.plot(made.milliseconds_p50, y, **_mark(report, made.variant.name))
@@ -281,8 +288,9 @@ def _places(axes: Any, report: Report) -> dict[tuple[str, str], float]:
     places: dict[tuple[str, str], float] = {}
     y, ticks = 0.0, []
     for section in report.sections:
-        ticks.append(y + (len(section.rows) - 1) / 2)
-        for row in section.rows:
+        rows = _rows(report, section)
+        ticks.append(y + (len(rows) - 1) / 2)
+        for row in rows:
             places[_key(row)] = y
             y += 1
         y += 1.1
@@ -291,6 +299,30 @@ def _places(axes: Any, report: Report) -> dict[tuple[str, str], float]:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#888888", alpha=0.3, linewidth=0.5)
     return places
+
+
+def drawn(report: Report) -> tuple[str, ...]:
+    """Return the variants with colours and rows of their own: all, or of many the telling ones.
+
+    Those are the reference and the bare backbone of its type, the recommended one, the best of each
+    format, and what no smaller variant beats.
+    """
+    names = variants(report)
+    if len(names) <= MOST:
+        return names
+    telling = {
+        report.reference,
+        report.recommendation.variant,
+        *(best.variant for best in report.formats),
+        *(rung.variant for rung in report.ladder if rung.front),
+        *[name for name in names if name.startswith("base-")][:1],
+    }
+    return tuple(name for name in names if name in telling)
+
+
+def _rows(report: Report, section: Section) -> list[Row]:
+    names = drawn(report)
+    return [row for row in section.rows if row.summary.variant.name in names]
 
 
 def _key(row: Row) -> tuple[str, str]:
@@ -302,13 +334,15 @@ def _marker(report: Report, format: str) -> str:
 
 
 def _colour(report: Report, name: str) -> tuple[str, Variant]:
-    """Return the colour of the variant's type, and the variant."""
+    """Return the colour of the variant's type, grey for those not `drawn`, and the variant."""
     kinds = {
         row.summary.variant.name: row.summary.variant
         for section in report.sections
         for row in section.rows
     }
-    types = list(dict.fromkeys((kinds[n].format, kinds[n].quant) for n in variants(report)))
+    if name not in drawn(report):
+        return REST, kinds[name]
+    types = list(dict.fromkeys((kinds[n].format, kinds[n].quant) for n in drawn(report)))
     at = types.index((kinds[name].format, kinds[name].quant))
     return COLOURS[at % len(COLOURS)], kinds[name]
 
@@ -333,7 +367,7 @@ def _line(report: Report, row: Row) -> dict[str, Any]:
 
 def _legend(canvas: Any, report: Report) -> None:
     lines = need("matplotlib.lines", "report")
-    names: Sequence[str] = variants(report)
+    names: Sequence[str] = drawn(report)
     keys = [lines.Line2D([], [], label=shown(name), **_mark(report, name)) for name in names]
     keyed(canvas, keys)
 

@@ -165,7 +165,8 @@ def _formats(report: Report, of: Sequence[str]) -> tuple[str, ...]:
             f"{report.reference} does without a significant loss, so the formats are not compared",
         )
     each = "; ".join(
-        f"{_named(best)}, {megabytes(best.bytes)} MB, {number(best.median)} ms a question"
+        f"{_named(best)}, {megabytes(best.bytes)} MB, {number(best.median)} ms a question, "
+        f"{best.verdict}"
         for best in made
     )
     small, quick = min(made, key=lambda m: m.bytes), min(made, key=lambda m: m.median)

@@ -62,8 +62,8 @@ def onnx() -> tuple[Result, ...]:
 
 SENTENCES = (
     "the smallest variant of each format without a significant loss: lora-Q8_0 (GGUF), 7.0 MB, "
-    "10.0 ms a question; lora-int4 (ONNX), 6.0 MB, 9.5 ms a question (p50, median over the "
-    "categories)",
+    "10.0 ms a question, no loss; lora-int4 (ONNX), 6.0 MB, 9.5 ms a question, no loss (p50, "
+    "median over the categories)",
     "of these lora-int4 (ONNX) is the smallest and took the least time, in 1 of 2 categories; each "
     "was timed once, on the machine and under the load of its run, so a small difference in time "
     "may be chance",
@@ -89,11 +89,11 @@ def test_formats_stand_side_by_side(both: Path, run_command: Command) -> None:
     assert document["formats"] == [
         {
             "format": "gguf", "variant": "lora-Q8_0", "bytes": 7_000_000,
-            "milliseconds": {"oranbench": 10.0, "teletables": 10.0},
+            "milliseconds": {"oranbench": 10.0, "teletables": 10.0}, "verdict": "no loss",
         },
         {
             "format": "onnx", "variant": "lora-int4", "bytes": 6_000_000,
-            "milliseconds": {"oranbench": 8.0, "teletables": 11.0},
+            "milliseconds": {"oranbench": 8.0, "teletables": 11.0}, "verdict": "no loss",
         },
     ]  # fmt: skip
     assert document["settings"]["engine"] == "llama-cpp-python 0.3.36 or onnxruntime 1.31"
