@@ -39,6 +39,9 @@ run() { # what it is for, hours, command
 # weight and token (forward, and backward to the activations), ten epochs, at TFLOPS sustained. Scoring:
 # tokens of the part (0.74 M unseen, 2.22 M seen) at RATE tokens/s (tel-bench) for each variant.
 tflops=${TFLOPS:-100} rate=${RATE:-1000}
+# The large models beside them; EXAONE-3.5's code is in its own repository, which is never run: score
+# it at an endpoint or from a GGUF file (tel-eval --reference).
+large() { case $1 in llama*) echo meta-llama/Llama-3.1-8B-Instruct ;; qwen*) echo Qwen/Qwen3-8B ;; esac; }
 weights() { case $1 in llama*) echo 1.24 ;; qwen*) echo 0.60 ;; exaone*) echo 1.28 ;; *) echo 0.004 ;; esac; }
 train_hours() { # backbone, million tokens an epoch
   awk "BEGIN { printf \"%.1f\", 10 * $2e6 * 4 * $(weights "$1")e9 / ($tflops * 1e12) / 3600 + 0.05 }"
@@ -55,6 +58,11 @@ for backbone in "${backbones[@]}"; do
     $bin/tel-export "${there[@]}" --adapter all --quant F16,Q8_0,Q4_K_M
   run "$backbone: unseen part, before and after" "$(score_hours 0.74 4)" \
     $bin/tel-eval "${there[@]}" --baselines
+  if [ -n "$(large "$backbone")" ]; then
+    run "$backbone: its large model (Figures 1, 2)" "$(score_hours 0.74 1)" \
+      $bin/tel-eval --workspace "$home" --dataset "$dataset" --category all \
+      --reference "$(large "$backbone")"
+  fi
   run "$backbone: seen part (Table 2)" "$(score_hours 2.22 2)" \
     $bin/tel-eval "${there[@]}" --part train --quant F16
   run "$backbone: report" 0.0 $bin/tel-report "${there[@]}" --out "$home/reports/$backbone"

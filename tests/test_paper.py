@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tel_edge.runtime.backbones import BACKBONES
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
@@ -26,9 +28,11 @@ def six(lines: list[str]) -> list[float]:
 
 def test_a_dry_run_is_the_whole_plan_with_hours() -> None:
     lines = plan()
-    assert [line.split(".")[0].strip() for line in lines] == [str(n + 1) for n in range(19)]
+    assert [line.split(".")[0].strip() for line in lines] == [str(n + 1) for n in range(21)]
     assert sum("tel-train" in line for line in lines) == 3
     assert sum("tel-sweep" in line and "3gpp_tsg" in line for line in lines) == 3
+    named = [line.split()[-1] for line in lines if "--reference" in line]
+    assert named == [BACKBONES[name].reference for name in ("llama-3.2-1b", "qwen3-0.6b")]
     hours = six(lines)
     # 10 epochs of 2.22 M tokens, 4 operations a weight, at 100 TFLOP/s.
     assert hours[0] == pytest.approx(10 * 2.22e6 * 4 * 1.24e9 / 1e14 / 3600, abs=0.11)
@@ -45,7 +49,7 @@ def test_a_rehearsal_is_capped_and_on_the_embedded_backbone() -> None:
 
 def test_all_parts_go_to_one_workspace_and_into_one_report() -> None:
     lines = plan("home")
-    scored = [line for line in lines if "tel-eval" in line]
+    scored = [line for line in lines if "tel-eval" in line and "--reference" not in line]
     assert [("--part train --quant F16" in line) for line in scored] == [False, True] * 3
     assert all("--workspace home --backbone" in line for line in scored)
     assert lines[-1].endswith(
