@@ -22,6 +22,7 @@ from tel_edge.eval.statistics import Share
 from tel_edge.runtime.atomic import replacing
 from tel_edge.runtime.energy import Meter, power_mode
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.memory import Memory
 
 
 def complete(
@@ -52,7 +53,8 @@ def complete(
     if meter:
         # Only what is read from here on is this run's.
         meter.read()
-    used = run(replace(task, questions=rest))
+    # Of an engine that answers nothing, memory would be what it has not used.
+    used = run(replace(task, questions=rest)) if rest else Used(0, Memory(None, None, 0))
     joules = meter.read().joules if meter else None
     scored = len(rest) - used.too_long
     found = list(read_records(task.out, task.run))

@@ -128,8 +128,9 @@ def variants(
             if backbone:
                 if ladder or not found:
                     found.append((_variant(made, backbone, None, "", protocol), backbone, None))
-                for at, adapter in enumerate(fitting.get(name, ())):
-                    other = f"+{adapter.quant}" if at else ""
+                for adapter in fitting.get(name, ()):
+                    # Also where the usual one is not there: another bundle may have it.
+                    other = "" if adapter.quant == USUAL[name] else f"+{adapter.quant}"
                     variant = _variant(made, backbone, adapter, other, protocol)
                     found.append((variant, backbone, adapter))
             whole = made.find("merged", quant, category, name) if ladder else None

@@ -214,7 +214,7 @@ def onnx(
         path.write_bytes(ONNX_ADAPTER)
         known = {"backbone": WEIGHTS, "category": category, "split": split}
         made = made.with_file(
-            describe(folder, path, kind="adapter", format="onnx", quant="fp32", **known)
+            describe(folder, path, kind="adapter", format="onnx", quant="F32", **known)
         )
     manifests.write(made, folder)
     return made

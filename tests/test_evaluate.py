@@ -452,7 +452,7 @@ def test_the_disk_of_onnx_is_that_of_all_its_files(tel_eval: Command, home: Path
     made = read_summary(out(home, "lora-int4", ".json")).variant
     adapter = (bundle / "nano-oranbench.onnx_adapter").stat().st_size
     assert made == Variant(
-        "lora-int4", "int4", "onnx", True, sum(sizes), adapter, sizes[2], adapter_quant="fp32"
+        "lora-int4", "int4", "onnx", True, sum(sizes), adapter, sizes[2], adapter_quant="F32"
     )
     gguf = read_summary(out(home, "lora-Q4_K_M", ".json")).variant
     assert gguf.backbone_bytes == (bundle / "nano-Q4_K_M.gguf").stat().st_size

@@ -216,6 +216,16 @@ def changed(home: Path, quant: str, **changes: Any) -> None:
     manifest.write(made.with_file(replace(file, **changes)), folder(home))
 
 
+def test_adapters_of_another_type_alone_say_so(tel_eval: Command, home: Path) -> None:
+    """Results of another bundle, with the usual adapters, have the plain name."""
+    adapter(home, "Q8_0")
+    made = manifest.read(folder(home))
+    left = tuple(f for f in made.files if (f.kind, f.quant) != ("adapter", "F16"))
+    manifest.write(replace(made, files=left), folder(home))
+    wanted = ["base-F16", "lora-F16+Q8_0", "lora-Q4_K_M+Q8_0"]
+    assert names(tel_eval(opener=fake.FakeOpener())[1]) == wanted
+
+
 def test_the_ladder_is_every_model_at_every_type(tel_eval: Command, home: Path) -> None:
     fake.onnx(folder(home), split=parts(home).digest)
     adapter(home, "F32", size=500)
