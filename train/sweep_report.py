@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval.tables import Table, escaped, percent, tabled
 from tel_edge.eval.statistics import Share
+from tel_edge.eval.tables import Table, escaped, percent, tabled
 from tel_edge.runtime.atomic import write_text
 from tel_edge.runtime.errors import InputError
 from tel_edge.train.runners import Outcome
