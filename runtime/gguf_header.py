@@ -52,17 +52,19 @@ BLOCKS = {
     12: (256, 144),
     13: (256, 176),
     14: (256, 210),
-    # What only others export, of reference models: IQ1 to IQ3, MXFP4.
+    20: (32, 18),
+    23: (256, 136),
+    30: (1, 2),
+}
+# The same of types that only others export: IQ1 to IQ3 and MXFP4, in files of reference models.
+FOREIGN = {
     16: (256, 66),
     17: (256, 74),
     18: (256, 98),
     19: (256, 50),
-    20: (32, 18),
     21: (256, 110),
     22: (256, 82),
-    23: (256, 136),
     29: (256, 56),
-    30: (1, 2),
     39: (32, 17),
 }
 
@@ -192,9 +194,10 @@ def _check(reader: _Reader, size: int) -> Header:
 
 
 def _bytes(name: str, shape: list[int], kind: int) -> int:
-    if kind not in BLOCKS:
+    known = BLOCKS | FOREIGN
+    if kind not in known:
         raise InputError(f"tensor {name}: type number {kind} is none that this version reads")
-    block, width = BLOCKS[kind]
+    block, width = known[kind]
     elements = 1
     for length in shape:
         elements *= length

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tel_edge.runtime import gguf_header
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.gguf_header import Header, check
 
@@ -168,3 +169,11 @@ def test_a_token_twice_is_refused(tmp_path: Path) -> None:
                 check(tmp_path / "t.gguf")
         else:
             assert check(tmp_path / "t.gguf").metadata["tokenizer.ggml.tokens"] == 2
+
+
+def test_types_are_those_of_ggml() -> None:
+    sizes = pytest.importorskip("gguf.constants").GGML_QUANT_SIZES
+    known = {int(kind): size for kind, size in sizes.items()}
+    every = gguf_header.BLOCKS | gguf_header.FOREIGN
+    assert every == {kind: known[kind] for kind in every}
+    assert not gguf_header.BLOCKS.keys() & gguf_header.FOREIGN.keys()
