@@ -29,7 +29,9 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     texts = reporting.read_texts(args.dataset, report, lambda text: cli.say(args, text))
     report = replace(report, parts=texts.parts)
     print(render.text(report))
-    document, missing = reporting.write(report, out, texts, args.no_texts)
+    document, missing = reporting.write(
+        report, out, texts, args.no_texts, not args.no_questions
+    )
     if missing:
         print(f"tel-report: no report.html: {missing}", file=sys.stderr)
     chosen, *thoughts = render.verdict(report)
@@ -79,7 +81,12 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--no-texts",
         action="store_true",
-        help="leave the texts of questions out of report.html and of the samples",
+        help="leave what the data set says of questions out of report.html and of the samples",
+    )
+    made.add_argument(
+        "--no-questions",
+        action="store_true",
+        help="leave single questions, with their right answers, out of report.html altogether",
     )
     made.add_argument(
         "--samples",

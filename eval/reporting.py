@@ -99,22 +99,25 @@ def read_texts(dataset: str, report: Report, say: Callable[[str], None]) -> Text
 
 
 def write(
-    report: Report, out: Path, texts: Texts | None = None, without_texts: bool = False
+    report: Report,
+    out: Path,
+    texts: Texts | None = None,
+    without_texts: bool = False,
+    questions: bool = True,
 ) -> tuple[dict[str, Any], str]:
     """Write report.md, report.json and report.html, each in one step.
 
-    Returns the document of `report.json`, and why there is no `report.html` or an empty text:
+    `without_texts` leaves what the data set says of questions out, and without `questions` the
+    page has no browser of them: right answers are the data set's too. Returns the document of `report.json`, and why there is no `report.html` or an empty text:
     without matplotlib the others are made all the same.
     """
     document, missing = report_document.document(report), ""
     texts = texts or Texts()
     try:
         figures = drawn(report)
+        known = Texts() if without_texts else texts
         shown = browse.document(
-            report.answers,
-            report.reference,
-            {} if without_texts else texts.questions,
-            texts.facets,
+            report.answers if questions else {}, report.reference, known.questions, known.facets
         )
         write_text(out / "report.html", page.page(report, figures, browse.fragment(shown)))
     except InputError as error:

@@ -329,6 +329,9 @@ def test_texts_of_questions_are_in_the_page_unless_they_are_not_wanted(
     assert embedded(tmp_path)["categories"][0]["texts"] == [None]
     every = [file.read_text() for file in (tmp_path / "reports").rglob("*") if file.is_file()]
     assert not any(text in found for text in texts for found in every)
+    # Right answers, too, can be what must not be passed on.
+    assert run_command(report.parser(), report.work, *argv, "--no-questions")[0] == 0
+    assert 'id="answers"' not in (tmp_path / "reports" / "report.html").read_text()
 
 
 def test_a_text_that_is_not_the_one_asked_is_left_out(tmp_path: Path, run_command: Command) -> None:
