@@ -108,7 +108,9 @@ def write(
     """Write report.md, report.json and report.html, each in one step.
 
     `without_texts` leaves what the data set says of questions out, and without `questions` the
-    page has no browser of them: right answers are the data set's too. Returns the document of `report.json`, and why there is no `report.html` or an empty text:
+    page has no browser of them: right answers are the data set's too.
+
+    Returns the document of `report.json`, and why there is no `report.html` or an empty text:
     without matplotlib the others are made all the same.
     """
     document, missing = report_document.document(report), ""
