@@ -29,9 +29,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     texts = reporting.read_texts(args.dataset, report, lambda text: cli.say(args, text))
     report = replace(report, parts=texts.parts)
     print(render.text(report))
-    document, missing = reporting.write(
-        report, out, texts, args.no_texts, not args.no_questions
-    )
+    document, missing = reporting.write(report, out, texts, args.no_texts, not args.no_questions)
     if missing:
         print(f"tel-report: no report.html: {missing}", file=sys.stderr)
     chosen, *thoughts = render.verdict(report)
