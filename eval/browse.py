@@ -195,7 +195,7 @@ def _order(variant: Variant) -> tuple[bool, str, int, str]:
 def _after(variants: Mapping[str, Variant], reference: str) -> str | None:
     others = [variant for name, variant in variants.items() if name != reference]
     among = [variant for variant in others if variant.adapter and not variant.merged] or others
-    size = {v.name: (v.backbone_bytes + v.adapter_bytes, v.name) for v in among}
+    size = {v.name: (v.disk, v.name) for v in among}
     return min(size, key=lambda name: size[name], default=None)
 
 

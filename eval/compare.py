@@ -212,7 +212,7 @@ def _changed(change: Change | None) -> tuple[str, ...]:
 
 
 def _disk(summary: Summary) -> str:
-    return megabytes(summary.variant.backbone_bytes + summary.variant.adapter_bytes)
+    return megabytes(summary.variant.disk)
 
 
 def document(made: Comparison) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Row:
     @property
     def disk(self) -> int:
         """Return the bytes of the backbone and the adapter."""
-        return self.summary.variant.backbone_bytes + self.summary.variant.adapter_bytes
+        return self.summary.variant.disk
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _checks(
     found: list[Finding] = []
     for category, variants in known.items():
         base = next(
-            (v.summary.variant.name for v in variants if ladder.kind(v.summary) == "base"), None
+            (v.summary.variant.name for v in variants if v.summary.variant.kind == "base"), None
         )
         found += checks.findings(category, variants, reference, base, measured.get(category))
     return (*found, *checks.across(known, reference, measured))

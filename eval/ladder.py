@@ -8,7 +8,6 @@ from statistics import mean, median
 
 from tel_edge.eval import sizes
 from tel_edge.eval.paired import BOUND, Change, pooled
-from tel_edge.eval.paper import REFERENCE_PREFIX
 from tel_edge.eval.records import Summary, Variant
 from tel_edge.eval.statistics import smallest_bound
 
@@ -104,7 +103,7 @@ def _rung(name: str, rows: Mapping[str, Summary], changes: Mapping[str, Change])
         name,
         first.format,
         first.quant,
-        kind(summaries[0]),
+        first.kind,
         sizes.total(s.variant for s in summaries),
         mean(s.pass1.value for s in summaries),
         mean(s.majority.value for s in summaries),
@@ -113,15 +112,6 @@ def _rung(name: str, rows: Mapping[str, Summary], changes: Mapping[str, Change])
         pooled(list(changes.values())) if all_there else None,
         tuple(at for at, each in changes.items() if each.verdict == "loss"),
     )
-
-
-def kind(summary: Summary) -> str:
-    """Return `base`, `lora` or `merged`; `reference` is a large model to compare with."""
-    if summary.variant.merged:
-        return "merged"
-    if summary.variant.name.startswith(REFERENCE_PREFIX):
-        return "reference"
-    return "lora" if summary.variant.adapter else "base"
 
 
 def _beats(one: Rung, other: Rung) -> bool:

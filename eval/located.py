@@ -11,7 +11,7 @@ from typing import Any
 
 from tel_edge.eval import with_transformers
 from tel_edge.eval.client import Client
-from tel_edge.eval.records import Variant
+from tel_edge.eval.records import REFERENCE_PREFIX, Variant
 from tel_edge.runtime import backbones, checked, digest, gguf_header, prompt
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.manifest import PLAIN, BackboneInfo, BundleFile, Manifest
@@ -48,7 +48,7 @@ class Reference:
 
     def variant(self, protocol: str) -> Variant:
         """Return what the results are called and how large the model is."""
-        name = f"reference-{self.title}" + ("" if protocol == "letters" else f"-{protocol}")
+        name = f"{REFERENCE_PREFIX}{self.title}" + ("" if protocol == "letters" else f"-{protocol}")
         return Variant(name, self.quant, self.format, False, self.bytes, 0)
 
     def manifest(self) -> Manifest:

@@ -22,8 +22,6 @@ from tel_edge.runtime.workspace import Workspace
 
 # With fewer questions on either side a gap between the parts is not stated.
 FEWEST = 30
-# What a large reference model is scored with, and how its variants are called.
-REFERENCE_FORMATS, REFERENCE_PREFIX = ("endpoint", "hf"), "reference-"
 RANKED = "3gpp_tsg"
 
 
@@ -97,16 +95,16 @@ def collect(workspace: Workspace, backbones: Sequence[str] | None, published: bo
         for summary in records.summaries(workspace, folder.name)
         if summary.part == "test" and not summary.rotated
     ]
-    names = list(dict.fromkeys(s.backbone for s in every if not _is_reference(s.variant)))
+    names = list(dict.fromkeys(s.backbone for s in every if s.variant.kind != "reference"))
     # The named ones first, in the paper's order.
     names.sort(key=lambda name: ([*BACKBONES, name].index(name), name))
     shown = tuple(names if backbones is None else backbones)
     lines: list[Line] = []
     notes: list[str] = []
     for name in shown:
-        own = [s for s in every if s.backbone == name and not _is_reference(s.variant)]
+        own = [s for s in every if s.backbone == name and s.variant.kind != "reference"]
         lines += _lines(workspace, name, own, published, notes)
-    references = tuple(summary for summary in every if _is_reference(summary.variant))
+    references = tuple(summary for summary in every if summary.variant.kind == "reference")
     if backbones is None:
         alone = {s.backbone for s in references if not any(_belongs(s, name) for name in shown)}
         notes += [
@@ -116,10 +114,6 @@ def collect(workspace: Workspace, backbones: Sequence[str] | None, published: bo
         ]
     ranks = {name: points for name in shown if (points := _ranks(workspace, name, published))}
     return Paper(tuple(lines), references, ranks, tuple(notes))
-
-
-def _is_reference(variant: Variant) -> bool:
-    return variant.format in REFERENCE_FORMATS or variant.name.startswith(REFERENCE_PREFIX)
 
 
 def _asked(summary: Summary) -> tuple[str, str]:

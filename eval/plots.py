@@ -310,14 +310,21 @@ def drawn(report: Report) -> tuple[str, ...]:
     names = variants(report)
     if len(names) <= MOST:
         return names
+    known = _known(report)
     telling = {
         report.reference,
         report.recommendation.variant,
         *(best.variant for best in report.formats),
         *(rung.variant for rung in report.ladder if rung.front),
-        *[name for name in names if name.startswith("base-")][:1],
+        *[name for name in names if known[name].kind == "base"][:1],
     }
     return tuple(name for name in names if name in telling)
+
+
+def _known(report: Report) -> dict[str, Variant]:
+    """Return all variants by name."""
+    rows = (row for section in report.sections for row in section.rows)
+    return {row.summary.variant.name: row.summary.variant for row in rows}
 
 
 def _rows(report: Report, section: Section) -> list[Row]:
@@ -335,14 +342,10 @@ def _marker(report: Report, format: str) -> str:
 
 def _colour(report: Report, name: str) -> tuple[str, Variant]:
     """Return the colour of the variant's type, grey for those not `drawn`, and the variant."""
-    kinds = {
-        row.summary.variant.name: row.summary.variant
-        for section in report.sections
-        for row in section.rows
-    }
-    if name not in drawn(report):
+    kinds, own = _known(report), drawn(report)
+    if name not in own:
         return REST, kinds[name]
-    types = list(dict.fromkeys((kinds[n].format, kinds[n].quant) for n in drawn(report)))
+    types = list(dict.fromkeys((kinds[n].format, kinds[n].quant) for n in own))
     at = types.index((kinds[name].format, kinds[name].quant))
     return COLOURS[at % len(COLOURS)], kinds[name]
 

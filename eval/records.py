@@ -18,6 +18,8 @@ from tel_edge.runtime.votes import majority, majority_share, mass, probabilities
 from tel_edge.runtime.workspace import Workspace
 
 SCHEMA_VERSION = 2
+# What a large reference model is scored with, and how its variants are called.
+REFERENCE_FORMATS, REFERENCE_PREFIX = ("endpoint", "hf"), "reference-"
 # What a generated text says that names none of the answers.
 UNPARSED = -2
 
@@ -69,6 +71,20 @@ class Variant:
     merged: bool = False
     adapter_quant: str | None = None
     options: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """Return `base`, `lora` or `merged`; `reference` is a large model to compare with."""
+        if self.merged:
+            return "merged"
+        if self.format in REFERENCE_FORMATS or self.name.startswith(REFERENCE_PREFIX):
+            return "reference"
+        return "lora" if self.adapter else "base"
+
+    @property
+    def disk(self) -> int:
+        """Return the bytes of the backbone and the adapter."""
+        return self.backbone_bytes + self.adapter_bytes
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def _footprint(report: Report, name: str) -> tuple[str, ...]:
     joules = [s.joules_per_question for s in made if s.joules_per_question is not None]
     return (
         name,
-        megabytes(max(s.variant.backbone_bytes + s.variant.adapter_bytes for s in made)),
+        megabytes(max(s.variant.disk for s in made)),
         megabytes(max((s.memory_anonymous for s in made if s.memory_anonymous), default=None)),
         megabytes(max((s.memory_file for s in made if s.memory_file), default=None)),
         megabytes(max((s.memory_peak for s in made if s.memory_peak), default=None)),

@@ -10,7 +10,7 @@ from statistics import mean
 import pytest
 from made_reports import ADAPTER, Result, put, result
 
-from tel_edge.eval import findings, ladder, render
+from tel_edge.eval import findings, render
 from tel_edge.eval.findings import Report
 from tel_edge.eval.ladder import Rung
 from tel_edge.eval.paired import pooled
@@ -308,4 +308,4 @@ def test_adapters_of_another_type_are_variants_of_their_own(tmp_path: Path) -> N
     ],
 )
 def test_kinds(name: str, kind: str) -> None:
-    assert ladder.kind(result(name, of=1).summary) == kind
+    assert result(name, of=1).summary.variant.kind == kind
