@@ -56,6 +56,7 @@ def _finish(
     routed = _router(args, out)
     _card(out.folder / card.NAME, card.render(out.manifest))
     document = _report(out, [*files, routed] if routed else files)
+    _earlier(args, [file for file, _ in files])
     if args.push:
         url = push.push(out.folder, out.manifest, args.push)
         print(f"pushed: {url}")
@@ -105,6 +106,17 @@ def _figures(file: BundleFile) -> str:
     return f"KL {file.parity['kl']:.1e} picks {file.parity['picks']:.0%}"
 
 
+def _earlier(args: argparse.Namespace, files: Sequence[BundleFile]) -> None:
+    """Name the files that an earlier version measured, which did not judge adapters alone."""
+    found = [f.path for f in files if f.parity and not {"conversion", "adapter"} & set(f.parity)]
+    if found:
+        cli.say(
+            args,
+            f"warning: {len(found)} files were measured by an earlier version, which let wrong "
+            f"adapters pass over quantized types: {found[0]}...; --force judges them anew",
+        )
+
+
 def _check(args: argparse.Namespace) -> Mapping[str, Any]:
     """Verify every file of a bundle against its manifest and its own header."""
     made = bundle.read(args.check)
@@ -116,6 +128,7 @@ def _check(args: argparse.Namespace) -> Mapping[str, Any]:
     ]
     for path in unmeasured:
         cli.say(args, f"warning: {path} was never measured against PEFT")
+    _earlier(args, made.files)
     print(f"{args.check}: {len(made.files)} files are whole")
     return {"bundle": str(args.check), "files": len(made.files), "not_verified": unmeasured}
 

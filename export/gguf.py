@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tel_edge.export import adapter, calibration, importance, parity
+from tel_edge.export import adapter, calibration, importance
+from tel_edge.export import gate as gates
 from tel_edge.export.backbone import write_backbone
+from tel_edge.export.gate import Gate, Whole
 from tel_edge.export.importance import Importance
 from tel_edge.export.output import Accept
-from tel_edge.export.parity import Gate
-from tel_edge.export.plan import HALF, Job, Model, Plan, bar
-from tel_edge.export.quantize import QUANTS, Outcome, Quant, quantize, size
+from tel_edge.export.plan import FULL, HALF, Job, Model, Plan, bar
+from tel_edge.export.quantize import Outcome, Quant, quantize, size
 from tel_edge.runtime import cli
 from tel_edge.runtime.manifest import BundleFile
 
 
 def make(args: argparse.Namespace, made: Plan) -> list[tuple[BundleFile, bool]]:
     """Make what is missing; return all files that were asked for, and which of them are new."""
-    gate = parity.opened(made.checkpoint.folder, made.jobs) if args.verify else None
     # One matrix may serve several models.
     matrix = cache(partial(_matrix, args, made))
-    for model in made.models:
-        _model(args, made, model, gate, matrix)
-    for job in made.unfinished:
-        _adapter(args, made, job, gate)
+    with ExitStack() as stack:
+        gate = whole = None
+        if args.verify and (made.unfinished or any(model.missing for model in made.models)):
+            gate = gates.opened(made.checkpoint.folder, made.jobs)
+            whole = stack.enter_context(_whole(args, made, made.bare, gate, None))
+        for model in made.models:
+            _model(args, made, model, gate, whole, matrix)
+        for job in made.unfinished:
+            _adapter(args, made, job, gate, whole)
     find, files = made.output.manifest.find, []
     for model in made.models if args.merge else made.models[:1]:
         for row in made.wanted:
@@ -38,45 +44,94 @@ def make(args: argparse.Namespace, made: Plan) -> list[tuple[BundleFile, bool]]:
     return [(file, new) for file, new in files if file]
 
 
+def _file(
+    made: Plan, model: Model, row: Quant, accept: Accept | None
+) -> AbstractContextManager[Path]:
+    return made.output.file(_name(model, row), accept, format="gguf", **made.known(model, row))
+
+
+def _name(model: Model, row: Quant) -> str:
+    return f"{model.stem}-{row.name}.gguf"
+
+
+@contextmanager
+def _whole(
+    args: argparse.Namespace, made: Plan, model: Model, gate: Gate, over: Whole | None
+) -> Iterator[Whole]:
+    """Give the model in float32, judged: the bundle's own or a passing one.
+
+    `over` is the unquantized backbone that a merged model is judged beside.
+    """
+
+    def judged(path: Path) -> Whole:
+        if over is None:
+            return gate.converted(path, FULL)
+        return gate.merged(over, path, str(model.category))
+
+    if FULL in model.missing:
+        new: list[Whole] = []
+
+        def accept(path: Path) -> Mapping[str, float]:
+            new.append(judged(path))
+            return gate.figures(new[0])
+
+        with _file(made, model, FULL, accept) as out:
+            _plain(args, made, model, FULL, out)
+        cli.say(args, f"{model.stem} {FULL.name} written")
+        yield replace(new[0], path=made.output.folder / _name(model, FULL))
+    elif kept := made.output.intact(model.kind, FULL.name, model.category, model.source):
+        yield judged(made.output.folder / kept.path)
+    else:
+        with made.output.scratch(_name(model, FULL)) as passing:
+            _plain(args, made, model, FULL, passing)
+            yield judged(passing)
+
+
 def _model(
     args: argparse.Namespace,
     made: Plan,
     model: Model,
     gate: Gate | None,
+    bare: Whole | None,
     matrix: Callable[[tuple[Job, ...]], Importance | None],
 ) -> None:
-    def file(row: Quant) -> AbstractContextManager[Path]:
-        name = f"{model.stem}-{row.name}.gguf"
-        known = made.known(model, row)
-        return made.output.file(name, _of(gate, model, row), format="gguf", **known)
-
-    for row in model.missing:
-        if row.plain:
-            with file(row) as out:
-                _plain(args, made, model, row, out)
-            cli.say(args, f"{model.stem} {row.name} written")
-    quantized = [row for row in model.missing if not row.plain]
-    if not quantized:
+    if not model.missing:
         return
-    alone = model.job if args.imatrix == "category" else None
-    weights = matrix((alone,) if alone else made.jobs)
-    with _source(args, made, model) as source:
-        for row in quantized:
-            with (
-                file(row) as out,
-                bar(args, len(made.checkpoint.tensors), row.name) as step,
-            ):
-                outcome = quantize(
-                    source, out, row, step, overrides=made.overrides, importance=weights
-                )
-            cli.say(args, f"{model.stem} {row.name} written")
-            _warn(args, row, outcome)
+    with ExitStack() as stack:
+        whole = bare
+        if gate and bare and model.job:
+            whole = stack.enter_context(_whole(args, made, model, gate, bare))
+
+        def file(row: Quant) -> AbstractContextManager[Path]:
+            return _file(made, model, row, _of(gate, whole, row))
+
+        for row in model.missing:
+            if row.plain and not (whole and row == FULL):
+                with file(row) as out:
+                    _plain(args, made, model, row, out)
+                cli.say(args, f"{model.stem} {row.name} written")
+        quantized = [row for row in model.missing if not row.plain]
+        if not quantized:
+            return
+        alone = model.job if args.imatrix == "category" else None
+        weights = matrix((alone,) if alone else made.jobs)
+        with _source(args, made, model) as source:
+            for row in quantized:
+                with (
+                    file(row) as out,
+                    bar(args, len(made.checkpoint.tensors), row.name) as step,
+                ):
+                    outcome = quantize(
+                        source, out, row, step, overrides=made.overrides, importance=weights
+                    )
+                cli.say(args, f"{model.stem} {row.name} written")
+                _warn(args, row, outcome)
 
 
-def _of(gate: Gate | None, model: Model, row: Quant) -> Accept | None:
-    if gate is None:
+def _of(gate: Gate | None, whole: Whole | None, row: Quant) -> Accept | None:
+    if gate is None or whole is None:
         return None
-    return partial(gate, row=row, category=model.category, merged=model.job is not None)
+    return partial(gate.quantized, whole, row=row)
 
 
 def _warn(args: argparse.Namespace, row: Quant, outcome: Outcome) -> None:
@@ -111,7 +166,7 @@ def _source(args: argparse.Namespace, made: Plan, model: Model) -> Iterator[Path
     if kept:
         yield made.output.folder / kept.path
         return
-    with made.output.scratch(f"{model.stem}-{HALF.name}.gguf") as passing:
+    with made.output.scratch(_name(model, HALF)) as passing:
         _plain(args, made, model, HALF, passing)
         yield passing
 
@@ -134,19 +189,13 @@ def _matrix(args: argparse.Namespace, made: Plan, jobs: tuple[Job, ...]) -> Impo
     return found
 
 
-def _adapter(args: argparse.Namespace, made: Plan, job: Job, gate: Gate | None) -> None:
+def _adapter(
+    args: argparse.Namespace, made: Plan, job: Job, gate: Gate | None, whole: Whole | None
+) -> None:
     loaded, kind = job.adapter, args.adapter_quant
     accept = None
-    if gate is not None:
-        # Measured over the largest backbone that is there: the adapter's own error shows best.
-        largest = QUANTS[made.output.manifest.quants()[0]]
-        file = made.output.manifest.find("backbone", largest.name)
-        assert file is not None
-
-        def accept(path: Path) -> Mapping[str, float]:
-            backbone = made.output.folder / file.path
-            return gate(backbone, largest, adapter=path, category=job.category)
-
+    if gate and whole:
+        accept = partial(gate.adapter, whole, category=job.category, kind=kind)
     with made.output.file(
         f"{made.info.name}-{job.category}-r{loaded.rank}-{kind}-LoRA.gguf",
         accept,

@@ -25,6 +25,8 @@ from tel_edge.runtime.extras import need
 from tel_edge.runtime.manifest import BackboneInfo, BundleFile
 
 HALF = QUANTS["F16"]
+# What a model is judged in; nothing is lost on the way from a checkpoint.
+FULL = QUANTS["F32"]
 # Small models take more than the table's bits, since their embedding weighs more.
 MARGIN = 1.3
 # The values of --imatrix that are no file.
@@ -89,6 +91,12 @@ class Plan:
     options: str | None
     given: Importance | None
     output: Output
+
+    @property
+    def bare(self) -> Model:
+        """Return the backbone without an adapter, of which `--merge` wants no file."""
+        alone = Model(self.info.name, self.info.weights, None, ())
+        return next((model for model in self.models if model.job is None), alone)
 
     def known(self, model: Model, row: Quant) -> dict[str, str | None]:
         """Return what the manifest says of a model's file beside its size and figures."""
@@ -309,6 +317,9 @@ def _check_space(args: argparse.Namespace, made: Plan) -> None:
         needed += sum(weights * r.bits / 8 * (1 if r.plain else MARGIN) for r in model.missing)
     if any(not row.plain for model in made.models for row in model.missing):
         needed += weights * HALF.bits / 8
+    if args.verify and (needed or made.unfinished):
+        # In float32, beside it, for the gate: the backbone, and with an adapter merged in.
+        needed += weights * FULL.bits / 8 * (2 if args.merge else 1)
     needed += sum(job.adapter.size for job in made.unfinished) * 4
     check_space(args, made.output, needed)
 

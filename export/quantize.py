@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 class Quant:
     """One row: `ftype` is llama.cpp's `llama_ftype` number, `bits` about what a weight takes.
 
-    `apart` is the largest `parity.Parity.error` with which a file of that type is accepted.
+    `apart` is the largest `parity.Parity.error` with which a file of that type is accepted, beside
+    the unquantized one; F32, which that is, beside transformers.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Quant:
 QUANTS: dict[str, Quant] = {
     row.name: row
     for row in (
-        Quant("F32", 0, 32.0, 0.02, "reference for comparisons; no device needs it"),
+        Quant("F32", 0, 32.0, 0.001, "what the others are judged beside; no device needs it"),
         Quant("F16", 1, 16.0, 0.02, "the unquantized baseline; source of the types below"),
         Quant("BF16", 32, 16.0, 0.1, "the checkpoint's own values where F16's range is too small"),
         Quant("Q8_0", 7, 8.5, 0.1, "almost no loss; any row width"),

@@ -5,22 +5,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tel_edge.export import checkpoint as checkpoints
-from tel_edge.export import parity
+from tel_edge.export import gate as gates
 from tel_edge.export.checkpoint import Checkpoint, json_object
+from tel_edge.export.gate import Gate, Whole
 from tel_edge.export.onnx import container, quantize, slots, trace
 from tel_edge.export.onnx.adapter import write_adapter
 from tel_edge.export.onnx.quantize import ONNX_QUANTS, OnnxQuant, bits
-from tel_edge.export.output import Output
-from tel_edge.export.parity import Gate
+from tel_edge.export.output import Accept, Output
 from tel_edge.export.plan import Job, bar, check_space, sources, there, unfinished
 from tel_edge.runtime import cli, digest, memory
-from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.manifest import BackboneInfo, BundleFile
 from tel_edge.runtime.onnx_adapter import WEIGHTS
@@ -142,7 +142,7 @@ def _sizes(made: OnnxPlan) -> dict[OnnxQuant, int]:
 def _needed(made: OnnxPlan) -> float:
     sizes = _sizes(made)
     needed = float(sum(sizes[row] for row in made.missing))
-    if made.missing:
+    if made.missing or made.unfinished:
         # The decoder as it was traced, and with slots.
         needed += made.checkpoint.parameters * 4 * (1 if made.given else 2)
     return needed + 4 * sum(job.adapter.size for job in made.unfinished)
@@ -160,15 +160,20 @@ def forecast(made: OnnxPlan) -> Mapping[str, Any]:
 
 def make(args: argparse.Namespace, made: OnnxPlan) -> list[tuple[BundleFile, bool]]:
     """Make what is missing; return all files that were asked for, and which of them are new."""
-    gate = parity.opened(made.checkpoint.folder, made.jobs) if args.verify else None
+    gate = None
+    if args.verify and (made.missing or made.unfinished):
+        gate = gates.opened(made.checkpoint.folder, made.jobs)
     made.output.tokenizer(made.checkpoint.folder)
-    if made.missing:
-        with _reference(args, made, gate) as reference:
+    if made.missing or (gate and made.unfinished):
+        with _reference(args, made, gate) as (reference, whole):
             for row in made.missing:
                 if row != REFERENCE:
-                    _quantized(args, made, row, reference, gate)
-    for job in made.unfinished:
-        _adapter(args, made, job, gate)
+                    _quantized(args, made, row, reference, gate, whole)
+            for job in made.unfinished:
+                _adapter(args, made, job, gate, whole)
+    else:
+        for job in made.unfinished:
+            _adapter(args, made, job, None, None)
     peak = memory.now().peak
     cli.say(args, f"peak memory {peak / 1e6:,.0f} MB")
     find = made.output.manifest.find
@@ -183,23 +188,37 @@ def make(args: argparse.Namespace, made: OnnxPlan) -> list[tuple[BundleFile, boo
 
 
 @contextmanager
-def _reference(args: argparse.Namespace, made: OnnxPlan, gate: Gate | None) -> Iterator[Path]:
-    """Give the float32 backbone with slots: the bundle's own if it has one, else a passing one."""
+def _reference(
+    args: argparse.Namespace, made: OnnxPlan, gate: Gate | None
+) -> Iterator[tuple[Path, Whole | None]]:
+    """Give the float32 backbone with slots and its judgement, None without a gate.
+
+    It is the bundle's own if it has one, else a passing one.
+    """
     kept = made.output.intact(
         "backbone", REFERENCE.name, None, made.info.weights, made.options, FORMAT
     )
     name = made.name(REFERENCE)
-    if kept and REFERENCE not in made.missing:
-        yield made.output.folder / kept.path
-    elif REFERENCE in made.missing:
-        with made.output.model(name, _of(gate, REFERENCE), **_known(made, REFERENCE)) as out:
+    if REFERENCE in made.missing:
+        whole: list[Whole] = []
+
+        def accept(path: Path) -> Mapping[str, float]:
+            assert gate
+            whole.append(gate.converted(path, REFERENCE))
+            return gate.figures(whole[0])
+
+        with made.output.model(name, accept if gate else None, **_known(made, REFERENCE)) as out:
             _prepared(args, made, out)
         cli.say(args, f"{made.info.name} {REFERENCE.name} written")
-        yield made.output.folder / name
+        path = made.output.folder / name
+        yield path, replace(whole[0], path=path) if whole else None
+    elif kept:
+        path = made.output.folder / kept.path
+        yield path, gate.converted(path, REFERENCE) if gate else None
     else:
         with made.output.room(name) as room:
             _prepared(args, made, room / name)
-            yield room / name
+            yield room / name, gate.converted(room / name, REFERENCE) if gate else None
 
 
 def _prepared(args: argparse.Namespace, made: OnnxPlan, out: Path) -> None:
@@ -240,11 +259,18 @@ def _ends(checkpoint: Checkpoint) -> list[int]:
 
 
 def _quantized(
-    args: argparse.Namespace, made: OnnxPlan, row: OnnxQuant, reference: Path, gate: Gate | None
+    args: argparse.Namespace,
+    made: OnnxPlan,
+    row: OnnxQuant,
+    reference: Path,
+    gate: Gate | None,
+    whole: Whole | None,
 ) -> None:
-    accept = _of(gate, row)
-    if gate and row.lost is not None:
-        accept = partial(_accurate, args, made, row, gate)
+    accept: Accept | None = None
+    if gate and whole:
+        accept = partial(gate.quantized, whole, row=row)
+        if row.lost is not None:
+            accept = partial(_accurate, args, made, row, gate, whole)
     with (
         made.output.model(made.name(row), accept, **_known(made, row)) as out,
         bar(args, _sizes(made)[row], row.name) as step,
@@ -254,10 +280,15 @@ def _quantized(
 
 
 def _accurate(
-    args: argparse.Namespace, made: OnnxPlan, row: OnnxQuant, gate: Gate, backbone: Path
+    args: argparse.Namespace,
+    made: OnnxPlan,
+    row: OnnxQuant,
+    gate: Gate,
+    whole: Whole,
+    backbone: Path,
 ) -> Mapping[str, float]:
     """Measure a file as every other, and its accuracy under every adapter that was named."""
-    figures = gate(backbone, row)
+    figures = gate.quantized(whole, backbone, row)
     assert row.lost is not None
     if not made.jobs:
         cli.say(
@@ -273,10 +304,6 @@ def _accurate(
     return figures
 
 
-def _of(gate: Gate | None, row: OnnxQuant) -> Any:
-    return partial(gate, row=row) if gate else None
-
-
 def _known(made: OnnxPlan, row: OnnxQuant) -> dict[str, str | None]:
     return {
         "kind": "backbone",
@@ -288,20 +315,12 @@ def _known(made: OnnxPlan, row: OnnxQuant) -> dict[str, str | None]:
     }
 
 
-def _adapter(args: argparse.Namespace, made: OnnxPlan, job: Job, gate: Gate | None) -> None:
-    accept = None
-    if gate is not None:
-        # Measured over the largest backbone that is there: the adapter's own error shows best.
-        quants = made.output.manifest.quants(format=FORMAT)
-        file = made.output.manifest.find("backbone", quants[0], format=FORMAT) if quants else None
-        if file is None:
-            raise WorkError(f"{made.output.folder}: no ONNX backbone to measure the adapter over")
-        row, backbone = ONNX_QUANTS[file.quant], made.output.folder / file.path
-
-        def accept(path: Path) -> Mapping[str, float]:
-            return gate(backbone, row, adapter=path, category=job.category)
-
-    loaded = job.adapter
+def _adapter(
+    args: argparse.Namespace, made: OnnxPlan, job: Job, gate: Gate | None, whole: Whole | None
+) -> None:
+    loaded, accept = job.adapter, None
+    if gate and whole:
+        accept = partial(gate.adapter, whole, category=job.category, kind=ADAPTER_QUANT)
     with made.output.file(
         f"{made.info.name}-{job.category}-r{loaded.rank}.onnx_adapter",
         accept,

@@ -36,8 +36,9 @@ class OnnxQuant:
     """One row: `body` and `head` are bits a weight, 32 as it is, the head with the embedding.
 
     `dynamic`: activations are quantized too, by one scale for all that is computed together.
-    `apart` is the largest `parity.Parity.error` with which a file of that type is accepted, and
-    `lost` how much of Pass@1 it may cost, None where the error says enough.
+    `apart` is the largest `parity.Parity.error` with which a file of that type is accepted, beside
+    fp32, and that one beside transformers; `lost` is how much of Pass@1 it may cost, None where
+    the error says enough.
     """
 
     name: str
