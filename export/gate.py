@@ -72,10 +72,14 @@ class Bound(Protocol):
 
 @dataclass(frozen=True)
 class Expected:
-    """What transformers and PEFT answer in float32, bare (None) and by category."""
+    """What transformers and PEFT answer in float32, bare (None) and by category.
+
+    `numbers` are the model's own, as transformers read them, by their names in GGUF.
+    """
 
     asked: tuple[Asked, ...]
     answers: Mapping[str | None, Answers]
+    numbers: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -261,4 +265,34 @@ def reference(folder: Path, adapters: Mapping[str, Path], category: str | None =
         model = PeftModel.from_pretrained(model, path, adapter_name=name).eval()
         made[name] = found()
         model = model.unload()
-    return Expected(tuple(asked), made)
+    return Expected(tuple(asked), made, _numbers(model.config))
+
+
+# Numbers that a file states, by transformers' names: what is wrong in them may hardly show.
+NUMBERS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "rope.freq_base": "rope_theta",
+}
+
+
+def _numbers(config: Any) -> dict[str, float]:
+    stated = {**config.to_dict(), **(config.rope_parameters or {})}
+    return {name: float(stated[own]) for name, own in NUMBERS.items() if own in stated}
+
+
+def check_numbers(stated: Mapping[str, Any], expected: Mapping[str, float], name: str) -> None:
+    """Raise `WorkError` where the metadata of a GGUF file is not the model that was read."""
+    for key, value in stated.items():
+        wanted = expected.get(key.partition(".")[2])
+        # Both are rounded to float32 in a file.
+        if wanted is not None and abs(value - wanted) > 1e-6 * abs(wanted):
+            raise WorkError(
+                f"{name}: {key} is {value:g}, transformers reads {wanted:g} from the same folder\n"
+                f"{CAUSES['conversion']}; {KEEP}"
+            )

@@ -18,7 +18,7 @@ from tel_edge.export.importance import Importance
 from tel_edge.export.output import Accept
 from tel_edge.export.plan import FULL, HALF, Job, Model, Plan, bar
 from tel_edge.export.quantize import Outcome, Quant, quantize, size
-from tel_edge.runtime import cli
+from tel_edge.runtime import cli, gguf_header
 from tel_edge.runtime.manifest import BundleFile
 
 
@@ -64,6 +64,8 @@ def _whole(
     """
 
     def judged(path: Path) -> Whole:
+        stated = gguf_header.check(path).metadata
+        gates.check_numbers(stated, gate.expected.numbers, path.name)
         if over is None:
             return gate.converted(path, FULL)
         return gate.merged(over, path, str(model.category))

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import export_models as models
 import pytest
 
-from tel_edge.export import card, export, parity, push
-from tel_edge.export.parity import Expected, measure
+from tel_edge.export import card, export, gate, gguf, push
 from tel_edge.runtime import cli, manifest
-from tel_edge.runtime.engine import Score
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.prompt import labels, render
-from tel_edge.runtime.question import Question
 
 
 @pytest.fixture(scope="module")
@@ -44,65 +40,6 @@ def file(bundle: Path, kind: str, quant: str, category: str | None = None) -> ma
     return found
 
 
-class Shifted:
-    """An engine that answers `expected` with every log-probability of `at` moved by `by`."""
-
-    context = 1024
-
-    def __init__(self, expected: list[Expected], at: int, by: float, extra: int = 0) -> None:
-        self.known = {render(one.question): one for one in expected}
-        self.at, self.by, self.extra = at, by, extra
-
-    def tokenize(self, text: str) -> list[int]:
-        for prompt, one in self.known.items():
-            # The beginning that all share is that of the ids too.
-            if prompt.startswith(text):
-                return [*one.prompt, *[0] * self.extra] if text == prompt else [7]
-            for label, end in zip(labels(one.question), one.labels, strict=True):
-                if text == prompt + label:
-                    return [*one.prompt, *[0] * self.extra, end]
-        raise KeyError(text)
-
-    def score(self, items: Any, adapter: str | None) -> Iterator[tuple[int, Score]]:
-        for number, item in reversed(list(enumerate(items))):
-            (one,) = (one for one in self.known.values() if one.prompt == tuple(item.prompt))
-            values = list(one.logprobs)
-            values[self.at] += self.by
-            yield number, Score(tuple(values), len(item.prompt), len(item.prompt), 1.0)
-
-
-EXPECTED = [
-    Expected(
-        Question(f"q{at}", "oranbench", f"which {at}", ("a", "b", "c", "d"), 1),
-        (7, at),
-        (1, 2, 3, 4),
-        (-1.0, -2.0, -3.0, -4.0),
-    )
-    for at in range(3)
-]
-
-
-def test_an_equal_engine_is_at_nought() -> None:
-    engine: Any = Shifted(EXPECTED, 0, 0.0)
-    assert measure(engine, EXPECTED, None) == parity.Parity(3, 0.0, 0.0, 1.0, 0.0)
-
-
-def test_figures_of_a_shift() -> None:
-    engine: Any = Shifted(EXPECTED, 1, 2.0)
-    made = measure(engine, EXPECTED, None)
-    assert made.largest == 2.0
-    assert made.picks == 0.0
-    # The centred values are 1.5 0.5 -0.5 -1.5; the shift's are -0.5 1.5 -0.5 -0.5.
-    assert made.error == pytest.approx((3.0 / 5.0) ** 0.5, abs=1e-6)
-    assert made.kl > 0.1
-
-
-def test_other_tokens_are_not_accepted() -> None:
-    engine: Any = Shifted(EXPECTED, 0, 0.0, extra=1)
-    with pytest.raises(WorkError, match="other tokens"):
-        measure(engine, EXPECTED, None)
-
-
 def test_figures_are_in_the_manifest(made: Path) -> None:
     half = file(made / "bundle", "backbone", "F16").parity
     rough = file(made / "bundle", "backbone", "Q2_K").parity
@@ -110,11 +47,61 @@ def test_figures_are_in_the_manifest(made: Path) -> None:
     assert rough
     assert half["largest"] < 5e-3
     assert half["picks"] == 1.0
-    assert rough["error"] > 10 * half["error"]
+    assert rough["quantization"] > 10 * half["quantization"] > 100 * half["conversion"] > 0
+    # One conversion, whatever is made of it.
+    assert rough["conversion"] == half["conversion"] < 1e-4
+    # What a file is away from PEFT is hardly more than what its type costs.
+    assert rough["error"] == pytest.approx(rough["quantization"], rel=0.01)
     for category in ("oranbench", "teleqna"):
         figures = file(made / "bundle", "adapter", "F16", category).parity
         assert figures
         assert figures["largest"] < 5e-3
+        assert figures["adapter"] < 1e-3 < figures["change"]
+
+
+def test_an_unquantized_backbone_is_written_once_and_serves_the_gate(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    real = gguf._plain
+
+    def plain(args: Any, plan: Any, model: Any, row: Any, out: Path, **more: Any) -> None:
+        written.append(row.name)
+        real(args, plan, model, row, out, **more)
+
+    monkeypatch.setattr(gguf, "_plain", plain)
+    assert run(made, "--quant", "F32,Q8_0", out=str(tmp_path / "b")) == 0
+    assert written == ["F32", "F16"]
+    full = file(tmp_path / "b", "backbone", "F32").parity
+    assert full
+    assert "quantization" not in full
+    written.clear()
+    # Another type later is judged by the file that is there.
+    assert run(made, "--quant", "F16", out=str(tmp_path / "b")) == 0
+    assert written == ["F16"]
+    # Nothing to do, nothing to judge.
+    written.clear()
+    monkeypatch.setattr(gate, "opened", lambda *_: pytest.fail("judged"))
+    assert run(made, "--quant", "F16,F32,Q8_0", out=str(tmp_path / "b")) == 0
+    assert not written
+
+
+def test_what_an_earlier_version_measured_is_named(made: Path, tmp_path: Path, capsys: Any) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(made / "bundle", bundle)
+    path = bundle / manifest.NAME
+    document = json.loads(path.read_text())
+    for entry in document["files"]:
+        names = ("prompts", "largest", "kl", "picks", "error")
+        entry["parity"] = {name: entry["parity"][name] for name in names}
+    path.write_text(json.dumps(document))
+    argv = ["--backbone", str(made / "base"), "--out", str(bundle), "--quant", "F16,Q8_0,Q2_K"]
+    assert cli.run(export.parser(), export.work, argv) == 0
+    said = capsys.readouterr()
+    assert said.out.count("reused") == 3
+    assert "warning: 3 files were measured by an earlier version" in said.err
+    assert cli.run(export.parser(), export.work, ["--check", str(bundle)]) == 0
+    assert "warning: 5 files were measured by an earlier version" in capsys.readouterr().err
 
 
 def test_a_wrong_file_is_not_accepted(
@@ -127,7 +114,7 @@ def test_a_wrong_file_is_not_accepted(
     assert run(made, "--quant", "F16", out=str(tmp_path / "b")) == 1
     said = capsys.readouterr().err
     assert "does not answer as the model it was made from" in said
-    assert "--no-verify" in said
+    assert said.index("likely:") < said.index("--no-verify")
     assert not list((tmp_path / "b").glob("*.gguf"))
     assert run(made, "--quant", "F16", "--no-verify", out=str(tmp_path / "b")) == 0
     assert file(tmp_path / "b", "backbone", "F16").parity is None
@@ -155,6 +142,7 @@ def test_merged_is_backbone_and_adapter(made: Path, tmp_path: Path) -> None:
         assert merged.parity
         # Rounding of the sum to F16 comes on top of the adapter's.
         assert merged.parity["largest"] < 1e-2
+        assert set(merged.parity) > {"conversion", "adapter", "change", "quantization"}
     plain = (made / "bundle" / "base-F16.gguf").read_bytes()
     assert (tmp_path / "b" / "base-oranbench-F16.gguf").read_bytes() != plain
 
