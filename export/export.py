@@ -94,7 +94,10 @@ def _report(out: Output, files: Sequence[tuple[BundleFile, bool]]) -> dict[str, 
     print(f"bundle: {out.folder} ({len(out.manifest.files)} files, {megabytes:,.2f} MB)")
     return {
         "bundle": str(out.folder),
-        "files": [{**asdict(file), "state": state} for file, state in listed],
+        "files": [
+            {**asdict(file), "state": state, "seconds": out.took.get(file.path)}
+            for file, state in listed
+        ],
     }
 
 

@@ -127,13 +127,13 @@ class Gate:
         """
         found = self._answers(path)
         made = error(found, self.expected.answers[None])
-        _accept(path, "conversion", made, row.apart, f"a conversion to {row.name}")
+        _accept(f"the conversion to {row.name}", "conversion", made, row.apart)
         return Whole(path, None, found, {"conversion": round(made, 6)})
 
     def merged(self, whole: Whole, path: Path, category: str) -> Whole:
         """Judge the unquantized model with that category's adapter merged in, beside `whole`."""
         found = self._answers(path)
-        judged = self._changed(whole, found, path, category, ADAPTED["F32"])
+        judged = self._changed(whole, found, category, ADAPTED["F32"])
         return Whole(path, category, found, {**whole.judged, **judged})
 
     def adapter(self, whole: Whole, path: Path, category: str, kind: str) -> dict[str, float]:
@@ -144,7 +144,7 @@ class Gate:
         where it changes other things than PEFT's does.
         """
         found = self._answers(whole.path, path, category)
-        judged = self._changed(whole, found, path, category, ADAPTED[kind])
+        judged = self._changed(whole, found, category, ADAPTED[kind])
         return asdict(compared(found, self.expected.answers[category])) | judged
 
     def quantized(self, whole: Whole, path: Path, row: Bound) -> dict[str, float]:
@@ -156,7 +156,7 @@ class Gate:
         """
         found = self._answers(path)
         made = error(found, whole.answers)
-        _accept(path, "quantization", made, row.apart, row.name)
+        _accept(f"the {row.name} file", "quantization", made, row.apart)
         return self.figures(whole, found) | {"quantization": round(made, 6)}
 
     def figures(self, whole: Whole, found: Answers | None = None) -> dict[str, float]:
@@ -165,12 +165,12 @@ class Gate:
         return asdict(compared(found or whole.answers, wanted)) | dict(whole.judged)
 
     def _changed(
-        self, whole: Whole, found: Answers, path: Path, category: str, bound: float
+        self, whole: Whole, found: Answers, category: str, bound: float
     ) -> dict[str, float]:
         wanted = self.expected.answers
         change = changes(wanted[category], wanted[None])
         made = error(changes(found, whole.answers), change)
-        _accept(path, "adapter", made, bound, "the change that an adapter makes")
+        _accept(f"the {category} adapter", "adapter", made, bound)
         return {"adapter": round(made, 6), "change": round(spread(change), 6)}
 
     def _answers(
@@ -213,12 +213,12 @@ class Gate:
         return sum(before) / n, sum(after) / n
 
 
-def _accept(path: Path, judgement: str, made: float, bound: float, what: str) -> None:
+def _accept(what: str, judgement: str, made: float, bound: float) -> None:
     # What is no number is beyond every bound.
     if not made <= bound:
         raise WorkError(
-            f"{path.name} does not answer as the model it was made from: its {judgement} has an "
-            f"error of {made:.2g}, at most {bound:g} is expected of {what}\n"
+            f"{what} does not answer as the model it was made from: the error of its {judgement} "
+            f"is {made:.2g}, at most {bound:g} is expected\n"
             f"{CAUSES[judgement]}; {KEEP}"
         )
 
@@ -247,17 +247,26 @@ def reference(folder: Path, adapters: Mapping[str, Path], category: str | None =
         prompt, ends = render(question), labels(question)
         coded = tokenizer([prompt, *(prompt + end for end in ends)], split_special_tokens=True)
         ids, *whole = coded["input_ids"]
-        asked.append(Asked(question, tuple(ids), tuple(line[-1] for line in whole)))
+        asked.append(Asked(question, tuple(ids), tuple(tuple(x[len(ids) :]) for x in whole)))
     model = original.load(folder)
+
+    def after(ids: Sequence[int], count: int) -> Any:
+        """Return the log-probabilities [count, vocabulary] at the last `count` of the ids."""
+        shown = torch.tensor([ids], device=model.device)
+        with torch.no_grad():
+            logits = model(shown, logits_to_keep=count).logits[0].double()
+        return torch.log_softmax(logits, -1)
 
     def found() -> Answers:
         made = []
         for one in asked:
-            shown = torch.tensor([one.prompt], device=model.device)
-            with torch.no_grad():
-                logits = model(shown, logits_to_keep=1).logits[0, -1].double()
-            values = torch.log_softmax(logits, -1)
-            made.append([float(values[at]) for at in one.labels])
+            first = after(one.prompt, 1)[0]
+            row = [float(first[label[0]]) for label in one.labels]
+            for at, label in enumerate(one.labels):
+                if rest := label[1:]:
+                    steps = after([*one.prompt, *label[:-1]], len(rest))
+                    row[at] += sum(float(x[end]) for x, end in zip(steps, rest, strict=True))
+            made.append(row)
         return made
 
     made: dict[str | None, Answers] = {} if category else {None: found()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,8 @@ class Output:
         self.folder, self.info = folder, info
         self.manifest = Manifest(info)
         self._left: tuple[BundleFile, ...] = ()
+        # Seconds that new files took, by path: (writing, judging).
+        self.took: dict[str, tuple[float, float]] = {}
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--out: {folder} is a file, wanted a folder")
         if (folder / manifests.NAME).exists():
@@ -92,7 +95,7 @@ class Output:
         `gate` measures the file before it is accepted, None lets every file pass; `known` is what
         the manifest says of it beside its size, digest and those figures.
         """
-        parity = None
+        begun = time.perf_counter()
         with replacing(self.folder / name) as partial:
             yield partial
             check = FORMATS[known["format"]]
@@ -100,7 +103,7 @@ class Output:
                 check.adapter(partial, self.info.weights, self.info.name)
             else:
                 check.weights(partial)
-            parity = gate(partial) if gate else None
+            parity = self._judged(name, partial, gate, begun)
         self._replace(manifests.describe(self.folder, self.folder / name, parity=parity, **known))
 
     @contextmanager
@@ -109,10 +112,11 @@ class Output:
 
         The tokenizer, which the engine reads, is beside it already.
         """
+        begun = time.perf_counter()
         with self.room(name) as room:
             yield room / name
             FORMATS[known["format"]].weights(room / name)
-            parity = gate(room / name) if gate else None
+            parity = self._judged(name, room / name, gate, begun)
             # The data first: with another one beside it the old model is refused by its digest.
             for part in (f"{name}.data", name):
                 with replacing(self.folder / part) as partial:
@@ -121,6 +125,14 @@ class Output:
         data = manifests.describe(self.folder, self.folder / f"{name}.data", kind="data", **about)
         self.manifest = self.manifest.with_file(data)
         self._replace(manifests.describe(self.folder, self.folder / name, parity=parity, **known))
+
+    def _judged(
+        self, name: str, path: Path, gate: Accept | None, begun: float
+    ) -> Mapping[str, float] | None:
+        written = time.perf_counter()
+        figures = gate(path) if gate else None
+        self.took[name] = (written - begun, time.perf_counter() - written)
+        return figures
 
     @contextmanager
     def room(self, name: str) -> Iterator[Path]:

@@ -34,11 +34,11 @@ Answers = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class Asked:
-    """A question as transformers reads it: ids of the prompt, and the last id of each label."""
+    """A question as transformers reads it: the ids of the prompt and those of each label."""
 
     question: Question
     prompt: tuple[int, ...]
-    labels: tuple[int, ...]
+    labels: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def answers(engine: Engine, asked: Sequence[Asked], adapter: str | None) -> Answ
     scorer = Scorer(engine)
     items = [scorer.item(one.question) for one in asked]
     for one, item in zip(asked, items, strict=True):
-        if (tuple(item.prompt), item.labels) != (one.prompt, tuple((x,) for x in one.labels)):
+        if (tuple(item.prompt), item.labels) != (one.prompt, one.labels):
             raise WorkError(
                 f"the exported tokenizer reads {one.question.id} as other tokens than "
                 "transformers does; the file is not accepted"

@@ -20,7 +20,7 @@ from typing import Any
 
 import reference_converter
 from bench_tables import common_options, head, line, machine, spread
-from real_size import ROWS, Row, built, check_space, exported, peft
+from real_size import ROWS, Row, built, check_space, exported, peft, written
 from reference_converter import Usage
 
 from tel_edge.runtime import cli, gguf_header, manifest
@@ -34,12 +34,12 @@ RANKS = (4, 8, 16, 32)
 ADAPTER_KINDS = ("F32", "F16", "Q8_0")
 # The rank and type of adapters in the table of totals.
 USUAL = (16, "F16")
-WEIGHTS, OURS, THEIRS = "weights", "tel-export F16", "converter F16"
-# Bytes on the disk for the largest backbone: its folder, the F16 file and the converter's.
-NEEDED = {False: 8_000_000_000, True: 100_000_000}
+WEIGHTS, OURS, THEIRS, WHOLE = "weights", "tel-export F16", "converter F16", "F32"
+# Bytes on the disk for the largest backbone: its folder, the F32 and F16 files and the converter's.
+NEEDED = {False: 13_000_000_000, True: 100_000_000}
 # The headings of docs/export.md.
 HALF_TITLE = "F16 beside llama.cpp's converter"
-QUANT_TITLE = "Quantized types from the F16 file"
+QUANT_TITLE = "Quantized types from the F16 file, and what the gate finds"
 ADAPTER_TITLE = "Adapters by rank and type"
 TOTAL_TITLE = "One backbone with six adapters, or six merged models"
 
@@ -49,7 +49,8 @@ class Measurement:
     """One finished step of a backbone; `turn` counts its repetitions from 0.
 
     `bytes` is the size of the file that was made; the rest is what making it took, None where
-    several files were made together.
+    several files were made together, `written` the seconds without the gate, and `parity` what the
+    gate found.
     """
 
     backbone: str
@@ -59,6 +60,8 @@ class Measurement:
     seconds: float | None = None
     anonymous: int | None = None
     file: int | None = None
+    written: float | None = None
+    parity: Mapping[str, float] | None = None
 
 
 class Log:
@@ -119,6 +122,7 @@ def _steps(repeat: int) -> Iterator[tuple[str, int]]:
     for turn in range(repeat):
         yield OURS, turn
         yield THEIRS, turn
+    yield WHOLE, 0
     for quant in QUANTS:
         yield quant, 0
     for kind in ADAPTER_KINDS:
@@ -158,15 +162,20 @@ def _measure(args: argparse.Namespace, bench: Bench, log: Log) -> None:
     kind = bench.row.kind
     converter = reference_converter.fetch()
 
-    def once(step: str, turn: int, make: Callable[[], tuple[int, Usage | None]]) -> None:
+    def once(step: str, turn: int, make: Callable[[], tuple[Any, Usage | None]]) -> None:
         if log.has(kind, step, turn):
             return
         # What was written before must not be flushed while this is timed.
         os.sync()
-        size, usage = make()
-        log.add(Measurement(kind, step, turn, size, **(asdict(usage) if usage else {})))
-        took = f", {usage.seconds:.1f} s, {usage.anonymous / 1e6:,.0f} MB" if usage else ""
-        cli.say(args, f"{bench.row.name}: {step}: {size / 1e6:,.2f} MB{took}")
+        made, usage = make()
+        took: dict[str, Any] = asdict(usage) if usage else {}
+        size = made
+        if not isinstance(made, int):
+            size = made["bytes"]
+            took |= {"parity": made["parity"]} | ({"written": written([made])} if usage else {})
+        log.add(Measurement(kind, step, turn, size, **took))
+        cost = f", {usage.seconds:.1f} s, {usage.anonymous / 1e6:,.0f} MB" if usage else ""
+        cli.say(args, f"{bench.row.name}: {step}: {size / 1e6:,.2f} MB{cost}")
 
     if not bench.model.is_dir():
         check_space(bench.home, NEEDED[args.small], "--work")
@@ -176,23 +185,32 @@ def _measure(args: argparse.Namespace, bench: Bench, log: Log) -> None:
     for turn in range(args.repeat):
         once(OURS, turn, lambda: _half(bench))
         once(THEIRS, turn, lambda: _reference(bench, converter))
+    once(WHOLE, 0, lambda: _full(bench))
     for quant in QUANTS:
         once(quant, 0, lambda quant=quant: _quantized(bench, quant))
     for stored in ADAPTER_KINDS:
         steps = {rank: adapter_step(stored, rank) for rank in RANKS}
         if not all(log.has(kind, step) for step in steps.values()):
-            sizes = _adapters(bench, stored)
+            made = _adapters(bench, stored)
             for rank, step in steps.items():
-                once(step, 0, lambda rank=rank, sizes=sizes: (sizes[rank], None))
+                once(step, 0, lambda rank=rank, made=made: (made[rank], None))
     if not args.keep:
         for folder in (bench.model, bench.bundle, bench.adapters):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _half(bench: Bench) -> tuple[int, Usage]:
+    """Write the F16 file as the converter does, which judges nothing."""
     shutil.rmtree(bench.bundle, ignore_errors=True)
-    usage, files = exported(bench.model, bench.bundle, "--quant", "F16")
+    usage, files = exported(bench.model, bench.bundle, "--quant", "F16", "--no-verify")
     return files[0]["bytes"], usage
+
+
+def _full(bench: Bench) -> tuple[dict[str, Any], Usage]:
+    """Judge the conversion; its F32 file stays, and what is made later is judged over it."""
+    _half_file(bench)
+    usage, files = exported(bench.model, bench.bundle, "--quant", "F32")
+    return files[0], usage
 
 
 def _half_file(bench: Bench) -> Path:
@@ -217,19 +235,27 @@ def _reference(bench: Bench, converter: Path) -> tuple[int, Usage]:
         out.unlink(missing_ok=True)
 
 
-def _quantized(bench: Bench, quant: str) -> tuple[int, Usage]:
-    source = _half_file(bench)
-    # A bundle of its own around the same F16 file, so that nothing of it has to be taken back.
+def _quantized(bench: Bench, quant: str) -> tuple[dict[str, Any], Usage]:
+    _full_file(bench)
+    # A bundle of its own around the same F16 and F32 files, so that nothing has to be taken back.
     with tempfile.TemporaryDirectory(dir=bench.home) as passing:
-        os.link(source, Path(passing) / source.name)
+        for file in manifest.read(bench.bundle).files:
+            os.link(bench.bundle / file.path, Path(passing) / file.path)
         shutil.copyfile(bench.bundle / manifest.NAME, Path(passing) / manifest.NAME)
         usage, files = exported(bench.model, Path(passing), "--quant", quant)
-    return files[0]["bytes"], usage
+    return files[0], usage
 
 
-def _adapters(bench: Bench, stored: str) -> dict[int, int]:
-    """Export one adapter of each rank; return their sizes in bytes by rank."""
+def _full_file(bench: Bench) -> None:
+    """Make the F32 file again where an earlier run has deleted it."""
     _half_file(bench)
+    if manifest.read(bench.bundle).find("backbone", "F32") is None:
+        _full(bench)
+
+
+def _adapters(bench: Bench, stored: str) -> dict[int, dict[str, Any]]:
+    """Export one adapter of each rank; return what the manifest says of them by rank."""
+    _full_file(bench)
     weights = manifest.read(bench.bundle).backbone.weights
     categories = dict(zip(CATEGORIES, RANKS, strict=False))
     folders = []
@@ -240,9 +266,7 @@ def _adapters(bench: Bench, stored: str) -> dict[int, int]:
         folders.append(str(folder))
     options = ["--quant", "F16", "--adapter", ",".join(folders), "--adapter-quant", stored]
     _, files = exported(bench.model, bench.bundle, *options)
-    return {
-        categories[file["category"]]: file["bytes"] for file in files if file["kind"] == "adapter"
-    }
+    return {categories[file["category"]]: file for file in files if file["kind"] == "adapter"}
 
 
 def tables(rows: Sequence[Row], log: Log) -> str:
@@ -279,29 +303,41 @@ def _half_table(rows: Sequence[Row], log: Log) -> Iterator[str]:
 
 def _quant_table(rows: Sequence[Row], log: Log) -> Iterator[str]:
     yield from head(
-        "backbone", "type", "s", "anonymous MB", "mapped MB", "file MB", "bits a weight"
-    )
+        "backbone", "type", "written in s", "with the gate s", "anonymous MB", "mapped MB",
+        "file MB", "bits a weight", "conversion", "quantization",
+    )  # fmt: skip
     for row in rows:
-        for quant in QUANTS:
+        for quant in (WHOLE, *QUANTS):
             made = log.find(row.kind, quant)[0]
+            found = made.parity or {}
             yield line(
                 row.name,
                 quant,
+                f"{made.written or 0:.1f}",
                 f"{made.seconds or 0:.1f}",
                 f"{(made.anonymous or 0) / 1e6:,.0f}",
                 f"{(made.file or 0) / 1e6:,.0f}",
                 f"{made.bytes / 1e6:,.2f}",
                 f"{made.bytes * 8 / _weights(row, log):.2f}",
+                f"{found['conversion']:.1e}",
+                f"{found['quantization']:.2g}" if "quantization" in found else "",
             )
 
 
 def _adapter_table(rows: Sequence[Row], log: Log) -> Iterator[str]:
-    yield from head("backbone", "rank", *(f"{kind} MB" for kind in ADAPTER_KINDS))
+    columns = (f"{kind} {what}" for what in ("MB", "error") for kind in ADAPTER_KINDS)
+    yield from head("backbone", "rank", *columns)
     for row in rows:
         for rank in RANKS:
             steps = [adapter_step(kind, rank) for kind in ADAPTER_KINDS]
-            sizes = [log.find(row.kind, step)[0].bytes for step in steps]
-            yield line(row.name, str(rank), *(f"{size / 1e6:,.2f}" for size in sizes))
+            made = [log.find(row.kind, step)[0] for step in steps]
+            errors = [(one.parity or {})["adapter"] for one in made]
+            yield line(
+                row.name,
+                str(rank),
+                *(f"{one.bytes / 1e6:,.2f}" for one in made),
+                *(f"{error:.1e}" for error in errors),
+            )
 
 
 def _total_table(rows: Sequence[Row], log: Log) -> Iterator[str]:
@@ -340,7 +376,7 @@ def parser() -> cli.Parser:
         type=Path,
         metavar="DIR",
         default=Path(tempfile.gettempdir()) / "tel-edge-bench-export",
-        help="where models are built and measurements are kept; 8 GB (%(default)s)",
+        help="where models are built and measurements are kept; 13 GB (%(default)s)",
     )
     made.add_argument(
         "--repeat",

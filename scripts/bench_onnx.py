@@ -25,7 +25,7 @@ from typing import Any
 import onnx_contenders
 from bench_tables import common_options, head, line, machine, spread
 from onnx_contenders import ALONE, PLAIN, ROW, WAYS, Subject
-from real_size import ROWS, Row, built, check_space, exported, peft
+from real_size import ROWS, Row, built, check_space, exported, peft, written
 from runtime_tables import Log
 
 from tel_edge.runtime import cli, manifest, prompt
@@ -162,8 +162,8 @@ def _export(args: argparse.Namespace, bench: Bench, log: Log) -> None:
 
     def once(step: str, *options: str) -> None:
         if not log.has(step, 0):
-            usage, _ = exported(bench.model, bench.bundle, *options)
-            log.add(step, 0, asdict(usage))
+            usage, files = exported(bench.model, bench.bundle, *options)
+            log.add(step, 0, {**asdict(usage), "written": written(files)})
             cli.say(args, f"export {step}: {usage.seconds:.1f} s")
 
     if not bench.model.is_dir():
@@ -209,10 +209,11 @@ def tables(bench: Bench, exports: Log, log: Log, small: bool) -> str:
 
 
 def _exports(exports: Log) -> Iterator[str]:
-    yield from head("type", "tel-export s", "anonymous MB", "mapped files MB")
+    yield from head("type", "written in s", "with the gate s", "anonymous MB", "mapped files MB")
     for made in exports.mine:
         sizes = (f"{made.values[kind] / 1e6:,.0f}" for kind in ("anonymous", "file"))
-        yield line(made.step, f"{made.values['seconds']:.1f}", *sizes)
+        times = (f"{made.values[kind]:.1f}" for kind in ("written", "seconds"))
+        yield line(made.step, *times, *sizes)
 
 
 def _sizes(bench: Bench) -> dict[str, dict[str, int]]:

@@ -393,9 +393,7 @@ def test_the_gate_refuses_the_decoder_of_another_model(
     values.tofile(data)
     assert tel_export(llama, empty, "--from-onnx", str(decoder), "--quant", "fp32") == 1
     said = capsys.readouterr().err
-    assert re.search(r"base-fp32\.onnx does not answer as the model it was made from: its "
-                     r"conversion has an error of [\d.e+]+, at most 0\.001 is expected of a "
-                     r"conversion to fp32", said)  # fmt: skip
+    assert re.search(r"the conversion to fp32 does not .* is [\d.e+]+, at most 0\.001", said)
     folder = empty / "bundles" / "base"
     assert {file.kind for file in bundle.read(folder).files} == {"tokenizer"}
     assert names(folder) == {"tokenizer.json", "manifest.json"}
