@@ -43,11 +43,11 @@ def test_a_file_of_windows_loses_no_question(tel_run: Command) -> None:
 
 
 def test_ids_come_back_as_they_were_given(tel_run: Command) -> None:
-    ids: list[Any] = [7, "seven", 7.5, "caf\u00e9", "half \ud83d"]
+    ids: list[Any] = [7, "seven", 7, 7.5, "caf\u00e9", "half \ud83d"]
     _, out, _ = tel_run(jsonl(*({**ASK, "id": id} for id in ids), {"id": 8}, {"id": "x/9"}))
     records = [json.loads(line) for line in out.splitlines()]
     assert [record["id"] for record in records] == [*ids, 8, "x/9"]
-    assert ["error" in record for record in records] == [False] * 4 + [True] * 3
+    assert ["error" in record for record in records] == [False] * 5 + [True] * 3
 
 
 def test_utf_16_is_refused_as_a_whole(tel_run: Command) -> None:
