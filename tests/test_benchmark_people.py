@@ -30,7 +30,9 @@ def rows(answers: Sequence[Any], choices: Sequence[str] = ("red", "green", "blue
 
 
 def read(folder: Path, told: list[str] | None = None) -> Benchmark:
-    return benchmark.read(str(folder), ORAN, say=[].append if told is None else told.append)
+    if told is None:
+        return benchmark.read(str(folder), ORAN)
+    return benchmark.read(str(folder), ORAN, say=told.append)
 
 
 # Answers counted from 1.
