@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from tel_edge.eval import ot_mini
-from tel_edge.runtime import digest
+from tel_edge.runtime import digest, jsonl
 from tel_edge.runtime.categories import Category
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
@@ -17,16 +17,31 @@ from tel_edge.runtime.prompt import LETTERS
 from tel_edge.runtime.question import Question, from_row
 
 HUB = "GSMA/ot-full"
-# File, row from 0, and the columns; None where a line holds no JSON object.
-Row = tuple[str, int, Mapping[str, Any] | None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as it stands: its `file`, its `place` in it, and its number in the whole category.
+
+    `columns` is None where a line holds no JSON object, for the `reason` given, or nothing at all.
+    """
+
+    file: str
+    place: str
+    at: int
+    columns: Mapping[str, Any] | None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that is no question: where it is (`file`, `row` from 0) and why."""
+    """A row that is no question: where it is, as "file, line 3" or "file, row 2", and why.
 
-    file: str
-    row: int
+    Lines count from 1 as in editors, rows of parquet files and of the hub from 0 as in pandas.
+    """
+
+    place: str
     reason: str
 
 
@@ -45,45 +60,87 @@ class Benchmark:
         return digest.of_value([(q.id, q.text, q.choices, q.answer) for q in self.questions])
 
 
-def read(dataset: str, category: Category, strict: bool = False) -> Benchmark:
+def read(
+    dataset: str, category: Category, strict: bool = False, say: Say = lambda _: None
+) -> Benchmark:
     """Read one category of `dataset`: `ot-mini`, `ot-full` or a folder.
 
     Malformed rows are left out and recorded; with `strict` the first one raises `InputError`, as
-    does a data set that is not there or has no good row.
+    does a data set that is not there, has no good row, or has all of one file in another again.
+    `say` is told, a line each, how many rows were left out and why the first, and what looks wrong.
     """
-    questions, rejected = [], []
-    for file, at, row in rows(dataset, category):
+    questions, rejected, files = [], [], []
+    beyond = 0
+    for row in rows(dataset, category):
+        if row.columns is None and not row.reason:
+            continue
         try:
-            if row is None:
-                raise InputError("not a JSON object")
-            question = from_row(row, category, f"{category.name}/{at}", len(LETTERS))
+            if row.columns is None:
+                raise InputError(row.reason)
+            question = from_row(row.columns, category, f"{category.name}/{row.at}", len(LETTERS))
             if question.answer is None:
                 raise InputError("column 'answer' is missing")
             questions.append(question)
+            files.append(row.file)
         except InputError as error:
             if strict:
                 raise InputError(
-                    f"{file}, row {at}: {error}\nmend the row, or leave out --strict to skip it"
+                    f"{row.file}, {row.place}: {error}\n"
+                    "mend the row, or leave out --strict to skip it"
                 ) from None
-            rejected.append(Rejected(file, at, str(error)))
+            rejected.append(Rejected(f"{row.file}, {row.place}", str(error)))
+            beyond += _just_beyond(row.columns or {}, category)
     if not questions:
         raise InputError(
             f"{dataset}: no usable question for {category.name}"
             + (f"; first reason: {rejected[0].reason}" if rejected else "")
         )
+    if rejected:
+        say(
+            f"{category.name}: {len(rejected)} of {len(rejected) + len(questions)} rows are no "
+            f"questions and were left out; the first: {rejected[0].place}: {rejected[0].reason}"
+        )
+    if beyond and all(question.answer for question in questions):
+        say(
+            f"{category.name}: warning: no answer is 0 and {beyond} equal the number of choices: "
+            "they seem to count from 1, and all others are one letter off; subtract 1 from each"
+        )
+    _check_files(questions, files, say)
     # A folder goes by its own name: where it lies on this machine is nobody's business.
     called = Path(dataset).resolve().name
     return Benchmark(called, category.name, tuple(questions), tuple(rejected))
 
 
-def rows(dataset: str, category: Category) -> Iterator[Row]:
-    """Yield every row of one category as it stands; its place is the number in a question's id.
+def _just_beyond(columns: Mapping[str, Any], category: Category) -> bool:
+    """Return whether the row's answer is the number of its choices, as the last one's from 1 is."""
+    answer, choices = columns.get("answer"), category.labels or columns.get("choices")
+    return isinstance(choices, (list, tuple)) and answer == len(choices)
 
-    Raises `InputError` for a data set that is not there.
+
+def _check_files(questions: Sequence[Question], files: Sequence[str], say: Say) -> None:
+    """Raise `InputError` if all questions of one file stand in another; tell where some do."""
+    of: dict[str, set[tuple[Any, ...]]] = {}
+    for question, file in zip(questions, files, strict=True):
+        of.setdefault(file, set()).add((question.text, question.choices, question.answer))
+    for one, other in combinations(of, 2):
+        shared = len(of[one] & of[other])
+        if shared == min(len(of[one]), len(of[other])):
+            raise InputError(
+                f"{one} and {other} hold the same questions; leave one of them in the folder"
+            )
+        if shared:
+            say(f"warning: {shared} questions of {other} stand in {one} too")
+
+
+def rows(dataset: str, category: Category) -> Iterator[Row]:
+    """Yield every row of one category as it stands; `at` is the number in a question's id.
+
+    Empty lines, which are no rows, have a number too. Raises `InputError` for a data set that is
+    not there, and for a file that is no UTF-8.
     """
     if dataset == "ot-mini":
         for at, row in enumerate(ot_mini.rows(category.name)):
-            yield f"ot-mini/{category.name}", at, row
+            yield Row(f"ot-mini/{category.name}", f"row {at}", at, row)
     elif dataset == "ot-full":
         yield from _hub_rows(category)
     else:
@@ -102,7 +159,7 @@ def _hub_rows(category: Category) -> Iterator[Row]:
             "download it elsewhere and pass the folder: --dataset DIR"
         ) from error
     for at, row in enumerate(loaded):
-        yield f"{HUB}/{category.name}", at, row
+        yield Row(f"{HUB}/{category.name}", f"row {at}", at, row)
 
 
 def _folder_rows(folder: Path, category: Category) -> Iterator[Row]:
@@ -111,29 +168,43 @@ def _folder_rows(folder: Path, category: Category) -> Iterator[Row]:
     part = folder / category.name
     files = sorted([*part.glob("test-*.parquet"), *part.glob("test*.jsonl")])
     if not files:
-        raise InputError(f"{part}: no test-*.parquet and no test*.jsonl")
+        there = " ".join(sorted(file.name for file in part.glob("*"))[:5])
+        raise InputError(
+            f"{part}: no test-*.parquet and no test*.jsonl"
+            + (f"; there is {there}: unpack, convert or rename what is to be read" if there else "")
+        )
     at = 0
     for file in files:
-        for row in _file_rows(file):
-            yield f"{category.name}/{file.name}", at, row
-            at += 1
+        name = f"{category.name}/{file.name}"
+        for row in _lines(file, name, at) if file.suffix == ".jsonl" else _table(file, name, at):
+            yield row
+            at = row.at + 1
 
 
-def _file_rows(file: Path) -> Iterator[Mapping[str, Any] | None]:
-    if file.suffix == ".jsonl":
-        # Bytes that are no UTF-8 get through here, so that they are one row's fault.
-        with file.open(encoding="utf-8", errors="surrogateescape") as stream:
-            for line in stream:
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    row = None
-                yield row if isinstance(row, dict) else None
-        return
+def _lines(file: Path, name: str, start: int) -> Iterator[Row]:
+    # Bytes that are no UTF-8 get through here, so that they are one row's fault.
+    with file.open(encoding="utf-8", errors="surrogateescape") as stream:
+        for at, line in enumerate(stream):
+            place = f"line {at + 1}"
+            try:
+                if not at:
+                    jsonl.check_start(line)
+            except InputError as error:
+                raise InputError(f"{file}: {error}") from None
+            try:
+                yield Row(name, place, start + at, jsonl.parsed(line))
+            except InputError as error:
+                yield Row(name, place, start + at, None, str(error))
+
+
+def _table(file: Path, name: str, start: int) -> Iterator[Row]:
     parquet = need("pyarrow.parquet", "report")
     try:
         table = parquet.ParquetFile(file)
     except Exception as error:
         raise InputError(f"{file}: not a readable parquet file ({error})") from error
+    at = 0
     for batch in table.iter_batches():
-        yield from batch.to_pylist()
+        for columns in batch.to_pylist():
+            yield Row(name, f"row {at}", start + at, columns)
+            at += 1

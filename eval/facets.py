@@ -27,10 +27,11 @@ def read(dataset: str, category: Category) -> Mapping[str, Facets]:
     type. Raises `InputError` as `benchmark.read` does for a data set that is not there.
     """
     made = {}
-    for _, at, row in benchmark.rows(dataset, category):
-        found = Facets(_difficulty(row or {}), _text(row or {}, "subject", "task_name"))
+    for row in benchmark.rows(dataset, category):
+        columns = row.columns or {}
+        found = Facets(_difficulty(columns), _text(columns, "subject", "task_name"))
         if found != Facets(None, None):
-            made[f"{category.name}/{at}"] = found
+            made[f"{category.name}/{row.at}"] = found
     return made
 
 

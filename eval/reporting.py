@@ -79,7 +79,7 @@ def read_texts(dataset: str, report: Report, say: Callable[[str], None]) -> Text
         if category is None:
             continue
         try:
-            made = benchmark.read(dataset, category)
+            made = benchmark.read(dataset, category, say=say)
             if made.dataset not in wanted:
                 say(
                     f"results are of {' '.join(sorted(wanted))}, not of {made.dataset}: no texts "

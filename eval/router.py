@@ -83,10 +83,13 @@ class Measured:
     schema_version: int = SCHEMA_VERSION
 
 
-def sources(dataset: str, seed: int, strict: bool = False) -> dict[str, Split]:
+def sources(
+    dataset: str, seed: int, strict: bool = False, say: benchmark.Say = lambda _: None
+) -> dict[str, Split]:
     """Read and split every category that `dataset` has, in the order of the table of categories.
 
-    Raises `InputError` as `benchmark.read` does, and for a data set of fewer than two categories.
+    `say` is told what `benchmark.read` tells. Raises `InputError` as that does, and for a data set
+    of fewer than two categories.
     """
     folder = Path(dataset)
     names = list(CATEGORIES)
@@ -98,7 +101,7 @@ def sources(dataset: str, seed: int, strict: bool = False) -> dict[str, Split]:
             "a router needs two to choose from"
         )
     return {
-        name: split(benchmark.read(dataset, CATEGORIES[name], strict).questions, seed)
+        name: split(benchmark.read(dataset, CATEGORIES[name], strict, say).questions, seed)
         for name in names
     }
 

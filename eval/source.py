@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, product
 
 from tel_edge.eval import benchmark
@@ -29,7 +30,7 @@ def sources(args: argparse.Namespace) -> list[Source]:
     """Read the benchmark and split it, one source a category."""
     made = []
     for of in categories(args.category):
-        read = benchmark.read(args.dataset, of, args.strict)
+        read = benchmark.read(args.dataset, of, args.strict, partial(cli.say, args))
         parts = split(read.questions, args.seed)
         made.append(Source(of, read.dataset, parts, len(read.rejected)))
     return made

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.export import architectures, container
-from tel_edge.export.architectures import LINEAR, Shape, Tensor, permuted
+from tel_edge.export import architectures, container, foreign, targets
+from tel_edge.export.architectures import Shape, Tensor, permuted
 from tel_edge.export.checkpoint import json_object
 from tel_edge.export.container import Planned
 from tel_edge.export.quantize import QUANTS
@@ -29,7 +29,7 @@ from tel_edge.runtime.manifest import BackboneInfo
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-CONFIG, WEIGHTS, TRAINING = "adapter_config.json", "adapter_model.safetensors", "training.json"
+CONFIG, WEIGHTS, TRAINING = foreign.CONFIG, foreign.WEIGHTS, "training.json"
 KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
 # Fields that, when set, train or compute something that a LoRA file of the engine cannot hold.
@@ -72,7 +72,7 @@ class Adapter:
 
     `category` and `split` are training.json's or None, `splits` pairs of category and split of
     one for several; `base` is the backbone's name that the folder gives, `source` the
-    folder's digest.
+    folder's digest. `notes` are what looks wrong and is exported all the same, a line each.
     """
 
     folder: Path
@@ -85,6 +85,7 @@ class Adapter:
     split: str | None
     splits: tuple[tuple[str, str], ...]
     source: str
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -99,6 +100,7 @@ def load(folder: Path, shape: Shape, info: BackboneInfo, half: bool) -> Adapter:
     cannot hold, a tensor that does not fit, and values that are not finite or beyond F16.
     """
     config = json_object(folder / CONFIG)
+    foreign.check_config(folder, config)
     training = json_object(folder / TRAINING) if (folder / TRAINING).is_file() else None
     if training is not None:
         _check_binding(folder, training, info)
@@ -108,9 +110,9 @@ def load(folder: Path, shape: Shape, info: BackboneInfo, half: bool) -> Adapter:
             f"{folder}: no {WEIGHTS}; pickled adapters are never loaded, save it with safetensors"
         )
     pairs = _pairs(folder, config, shape)
-    _check_targets(folder / CONFIG, config, pairs)
-    for pair in pairs:
-        _check_values(pair, half)
+    notes = _compared(folder, config, pairs, shape)
+    if not max([_check_values(pair, half) for pair in pairs]):
+        notes += ("every lora_B is zero: this adapter changes nothing",)
     known = training or {}
     return Adapter(
         folder=folder,
@@ -123,6 +125,7 @@ def load(folder: Path, shape: Shape, info: BackboneInfo, half: bool) -> Adapter:
         split=known.get("split"),
         splits=_splits(folder, known),
         source=digest.of_adapter(folder),
+        notes=notes,
     )
 
 
@@ -187,8 +190,10 @@ def _pairs(folder: Path, config: Mapping[str, Any], shape: Shape) -> tuple[Pair,
     path = folder / WEIGHTS
     for name, stored in listed(path).items():
         match = KEY.fullmatch(name)
-        if not match or match[1].split(".")[-1] in OUTER:
-            raise InputError(f"{path}: tensor {name} cannot be exported: {_strange(name)}")
+        reason = foreign.why(name)
+        if reason or not match or match[1].split(".")[-1] in OUTER:
+            reason = reason or _strange(name)
+            raise InputError(f"{path}: tensor {name} cannot be exported: {reason}")
         found[match[1], match[2]] = stored
     made = []
     for tensor in architectures.projections(shape):
@@ -227,17 +232,34 @@ def _check_fit(tensor: Tensor, a: Stored, b: Stored, rank: int) -> None:
             )
 
 
-def _check_targets(path: Path, config: Mapping[str, Any], pairs: tuple[Pair, ...]) -> None:
-    targets = config.get("target_modules")
-    modules = [pair.tensor.source.removesuffix(".weight") for pair in pairs]
-    # A string is a regular expression, which the tensors that are there have answered.
-    for target in targets if isinstance(targets, list) else ():
-        if not any(f".{module}".endswith(f".{target}") for module in modules):
-            names = " ".join(source.split(".")[1] for source, *_ in LINEAR)
-            raise InputError(
-                f"{path}: target module {target!r} has no tensors that can be exported; "
-                f"these can: {names}"
-            )
+def _compared(
+    folder: Path, config: Mapping[str, Any], pairs: tuple[Pair, ...], shape: Shape
+) -> tuple[str, ...]:
+    """Return what is to be said where the tensors are not those of the modules that PEFT wraps.
+
+    Raises `InputError` where PEFT would leave a tensor unread, or compute with a random one.
+    """
+    linear = [tensor.source.removesuffix(".weight") for tensor in architectures.projections(shape)]
+    try:
+        wrapped = targets.wrapped(config, linear, shape.architecture.model_type)
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG}: {error}") from None
+    there = {pair.tensor.source.removesuffix(".weight") for pair in pairs}
+    if unread := [module for module in linear if module in there and module not in wrapped]:
+        raise InputError(
+            f"{folder / WEIGHTS}: {unread[0]} has tensors, which PEFT ignores, since the target "
+            f"modules of {CONFIG} leave it out ({len(unread)} such modules)\n"
+            "name them there, or remove their tensors"
+        )
+    lost = [module for module in wrapped if module not in there]
+    if not lost:
+        return ()
+    what = f"{len(lost)} of {len(wrapped)} target modules have no tensors, the first {lost[0]}"
+    if config.get("init_lora_weights", True) in targets.RANDOM:
+        raise InputError(
+            f"{folder / WEIGHTS}: {what}; with this init_lora_weights PEFT fills them at random"
+        )
+    return (f"{what}; PEFT takes them for untrained, and so does the file",)
 
 
 def _pattern(config: Mapping[str, Any], field: str, module: str, default: str) -> float:
@@ -258,7 +280,8 @@ def _fold(config: Mapping[str, Any], module: str) -> float:
     return wanted / (float(config["lora_alpha"]) / rank)
 
 
-def _check_values(pair: Pair, half: bool) -> None:
+def _check_values(pair: Pair, half: bool) -> float:
+    """Return B's largest magnitude; raise `InputError` for values that cannot be written."""
     check(pair.a, half, "--adapter-quant F32")
     check(pair.b, half, "--adapter-quant F32")
     top = max(float(abs(part).max()) for part in floats(pair.b))
@@ -267,6 +290,7 @@ def _check_values(pair: Pair, half: bool) -> None:
             f"{pair.b.file}: tensor {pair.b.name} goes beyond {HALF_MOST:.0f}, the largest of "
             "F16, when its scale is folded in; export with --adapter-quant F32"
         )
+    return top
 
 
 def write_adapter(

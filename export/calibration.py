@@ -32,13 +32,20 @@ def widths(shape: Shape) -> Mapping[str, int]:
     return {tensor.name: tensor.shape[1] for tensor in architectures.projections(shape)}
 
 
-def prompts(dataset: str, category: str, seed: int, wanted: str | None) -> list[str]:
+def prompts(
+    dataset: str,
+    category: str,
+    seed: int,
+    wanted: str | None,
+    say: benchmark.Say = lambda _: None,
+) -> list[str]:
     """Return prompts with their answers from the category's train part.
 
-    `wanted` is the digest of the split that the adapter was trained with. Raises `InputError` if
-    this data gives another one: its train part may hold what the adapter is scored on.
+    `say` is told what `benchmark.read` tells; `wanted` is the digest of the split that the adapter
+    was trained with. Raises `InputError` if this data gives another one: its train part may hold
+    what the adapter is scored on.
     """
-    parts = split(benchmark.read(dataset, CATEGORIES[category]).questions, seed)
+    parts = split(benchmark.read(dataset, CATEGORIES[category], say=say).questions, seed)
     if wanted is not None and parts.digest != wanted:
         raise InputError(
             f"--imatrix: {dataset} is not the data that the adapter for {category} was trained on; "
@@ -55,6 +62,7 @@ def calibrated(
     dataset: str,
     seed: int,
     step: Callable[[int], None],
+    say: benchmark.Say = lambda _: None,
 ) -> Importance:
     """Return the importance matrix pooled over `adapters`, each active on its own category.
 
@@ -63,7 +71,7 @@ def calibrated(
     parts = []
     for category in adapters or CATEGORIES:
         made = adapters.get(category)
-        shown = prompts(dataset, category, seed, made.split if made else None)
+        shown = prompts(dataset, category, seed, made.split if made else None, say)
         parts.append(
             importance.collect(
                 folder, made.folder if made else None, shown, names(shape), dataset, step

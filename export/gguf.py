@@ -181,8 +181,9 @@ def _matrix(args: argparse.Namespace, made: Plan, jobs: tuple[Job, ...]) -> Impo
     adapters = {job.category: job.adapter for job in jobs}
     with bar(args, calibration.total(list(adapters)), "imatrix") as step:
         found = calibration.calibrated(
-            made.checkpoint.folder, shape, adapters, args.dataset, args.seed, step
-        )
+            made.checkpoint.folder, shape, adapters, args.dataset, args.seed, step,
+            partial(cli.say, args),
+        )  # fmt: skip
     name = "-".join(adapters) if args.imatrix == "category" else "pooled"
     out = cli.workspace(args).imatrix(made.info.name, name)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -189,6 +189,8 @@ def _jobs(
                 f"two adapters for {category}: {jobs[category].adapter.folder} and {one.folder}; "
                 "export one of them"
             )
+        for note in loaded.notes:
+            cli.say(args, f"warning: {one.folder}: {note}")
         if not loaded.bound:
             cli.say(
                 args,

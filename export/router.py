@@ -33,7 +33,7 @@ def make(
     figures on the test part go into the workspace. Raises `InputError` for a data set that is not
     there or has fewer than two categories, and if scikit-learn is not installed.
     """
-    splits = training.sources(dataset, seed, strict)
+    splits = training.sources(dataset, seed, strict, say)
     file = None if force else _kept(folder, manifest, training.source(splits))
     report = training.report_path(workspace)
     if file and _reported(report, file):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tel_edge.export import foreign
 from tel_edge.export.adapter import CONFIG, TRAINING, WEIGHTS
 from tel_edge.runtime import categories
 from tel_edge.runtime.categories import CATEGORIES
@@ -69,12 +70,13 @@ def _named(home: Workspace, backbone: str, name: str) -> Chosen:
 
 def _folder(part: str) -> Path:
     folder = Path(part)
+    if folder.is_file():
+        raise InputError(f"--adapter: {part} is a file; pass the PEFT folder that it lies in")
     if not folder.is_dir():
         raise InputError(
             f"--adapter: {part!r} is neither a folder nor 'all' nor one of {' '.join(CATEGORIES)}"
         )
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder}: no {CONFIG}; a PEFT folder is needed")
+    foreign.check_folder(folder)
     return folder
 
 

@@ -147,11 +147,13 @@ def from_file(path: Path, name: str, most: int) -> tuple[Question, ...]:
         with path.open(encoding="utf-8", errors="surrogateescape") as stream:
             for request in from_lines(stream, Defaults(category(name))):
                 if request.question is None:
-                    raise InputError(f"{path}: line {request.line}: {request.error}")
+                    raise InputError(f"line {request.line}: {request.error}")
                 if request.question.category == name:
                     found.append(request.question)
                 if len(found) == most:
                     break
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     return tuple(found)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import Any
 
 from tel_edge.runtime.categories import Category
@@ -50,7 +52,10 @@ def check(question: Question, most: int) -> Question:
         twin = next(choice for choice in stripped if stripped.count(choice) > 1)
         raise InputError(f"two equal choices: {twin[:60]!r}")
     if question.answer is not None and not 0 <= question.answer < len(question.choices):
-        raise InputError(f"answer {question.answer} is outside the {len(question.choices)} choices")
+        from_one = ", which count from 0" if question.answer == len(question.choices) else ""
+        raise InputError(
+            f"answer {question.answer} is outside the {len(question.choices)} choices{from_one}"
+        )
     return question
 
 
@@ -65,9 +70,10 @@ def excerpt(text: str, category: Category) -> str:
 def from_row(row: Mapping[str, Any], category: Category, id: str, most: int) -> Question:
     """Make a checked `Question` of one row in the layout of the hub's data set.
 
-    `row` holds `question`, `answer` and, unless the category has fixed labels, `choices`. Every
-    other column is ignored, `file_name` of 3gpp_tsg first of all: its prefix gives the answer
-    away. A missing `answer` is accepted and gives None. Raises `InputError` with the reason.
+    `row` holds `question`, `answer` and, unless the category has fixed labels, `choices`; the
+    answer is an index from 0, or the text or capital letter of one choice. Every other column is
+    ignored, `file_name` of 3gpp_tsg first of all: its prefix gives the answer away. A missing
+    `answer` is accepted and gives None. Raises `InputError` with the reason.
     """
     text = row.get("question")
     if not isinstance(text, str):
@@ -84,9 +90,32 @@ def from_row(row: Mapping[str, Any], category: Category, id: str, most: int) -> 
         if answer not in category.labels:
             raise InputError(f"answer {answer!r} is none of {' '.join(category.labels)}")
         answer = category.labels.index(answer)
-    if answer is not None and (isinstance(answer, bool) or not isinstance(answer, int)):
+    index = _index(answer, choices)
+    return check(Question(id, category.name, text.strip(), tuple(choices), index), most)
+
+
+def _index(answer: Any, choices: Sequence[str]) -> int | None:
+    """Return the index that `answer` means: itself, or that of the choice it spells or letters.
+
+    A column of whole numbers with a gap comes from pandas as floats, and the gap as NaN.
+    """
+    if isinstance(answer, float) and (answer.is_integer() or math.isnan(answer)):
+        answer = None if math.isnan(answer) else int(answer)
+    if answer is None or (isinstance(answer, int) and not isinstance(answer, bool)):
+        return answer
+    if not isinstance(answer, str):
         raise InputError(_wrong("answer", answer, "a whole number"))
-    return check(Question(id, category.name, text.strip(), tuple(choices), answer), most)
+    text = answer.strip()
+    meant = {at for at, choice in enumerate(choices) if choice.strip() == text}
+    meant |= {at for at in range(len(choices)) if ascii_uppercase[at : at + 1] == text}
+    if len(meant) > 1:
+        raise InputError(f"answer {text!r} is the letter of one choice and the text of another")
+    if not meant:
+        raise InputError(
+            f"answer {text[:60]!r} is neither the text nor the letter of a choice; "
+            "an index is a number, and counts from 0"
+        )
+    return meant.pop()
 
 
 def _wrong(column: str, value: Any, wanted: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
+from tel_edge.runtime import jsonl
 from tel_edge.runtime.categories import Category, category
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.prompt import LETTERS
@@ -26,13 +27,15 @@ Router = Callable[[str, Sequence[str]], Route]
 class Request:
     """A question to answer, or the reason why the line is none. `line` counts from 1.
 
-    `route` is how the category was found, None where the request or the command names it.
+    `route` is how the category was found, None where the request or the command names it. `id` is
+    the line's own, text or number; where it has none, its number as text, or None in an error.
     """
 
     line: int
     question: Question | None
     error: str = ""
     route: Route | None = None
+    id: Any = None
 
 
 @dataclass(frozen=True)
@@ -62,34 +65,38 @@ def from_lines(lines: Iterable[str], defaults: Defaults) -> Iterator[Request]:
     """Yield one request a JSONL line; empty lines are passed over.
 
     A line holds `question` and `choices`, unless the category has fixed labels, or `labels`, which
-    are answers in words that are not shown; it may hold `id` and `category`.
+    are answers in words that are not shown; it may hold `id` and `category`. Raises `InputError`
+    where the first line shows that none of them is UTF-8 text.
     """
     for line, text in enumerate(lines, start=1):
-        if not text.strip():
-            continue
+        if line == 1:
+            jsonl.check_start(text)
         try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            yield Request(line, None, f"not JSON: {error}")
+            row = jsonl.parsed(text)
+        except InputError as error:
+            yield Request(line, None, str(error))
             continue
-        if not isinstance(row, dict):
-            yield Request(line, None, "not a JSON object")
-            continue
-        yield request(line, row, defaults)
+        if row is not None:
+            yield request(line, row, defaults)
 
 
 def request(line: int, row: Mapping[str, Any], defaults: Defaults) -> Request:
     """Return the request of one row."""
-    id = str(line if row.get("id") is None else row["id"])
+    own = row.get("id")
+    id = str(line if own is None else own)
+    # NaN is no JSON, and may stand inside whatever is neither text nor number.
+    if own is not None and not isinstance(own, (str, int)):
+        own = own if isinstance(own, float) and isfinite(own) else id
+    given = id if own is None else own
     asked = {key: value for key, value in row.items() if key != "answer"}
     try:
         of, route = _category(asked, defaults)
         labels = asked.get("labels", None if "choices" in asked else defaults.labels or None)
         if labels is not None:
-            return Request(line, _spelled(asked, of, id, labels), route=route)
-        return Request(line, from_row(asked, of, id, len(LETTERS)), route=route)
+            return Request(line, _spelled(asked, of, id, labels), route=route, id=given)
+        return Request(line, from_row(asked, of, id, len(LETTERS)), route=route, id=given)
     except InputError as error:
-        return Request(line, None, str(error))
+        return Request(line, None, str(error), id=own)
 
 
 def _category(row: Mapping[str, Any], defaults: Defaults) -> tuple[Category, Route | None]:

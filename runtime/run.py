@@ -54,7 +54,7 @@ def _answers(
     for at, request in enumerate(requests):
         question = request.question
         if question is None:
-            yield at, {"line": request.line, "error": request.error}
+            yield at, _refused(request, request.error)
             continue
         # A question of no category is the bare backbone's, and so is one that was only sent to a
         # category that has no adapter.
@@ -76,7 +76,7 @@ def _answers(
         if isinstance(result, InputError):
             yield places[index], _refused(request, str(result))
             continue
-        head: dict[str, Any] = {"id": question.id}
+        head: dict[str, Any] = {"id": request.id}
         if request.route:
             head["category"] = request.route.category
             head["route_probability"] = round(request.route.probability, 6)
@@ -85,8 +85,14 @@ def _answers(
 
 
 def _refused(request: Request, reason: str) -> dict[str, Any]:
-    id = {"id": request.question.id} if request.question else {}
+    id = {} if request.id is None else {"id": request.id}
     return id | {"line": request.line, "error": reason}
+
+
+def _line(record: dict[str, Any]) -> str:
+    """Return a record as JSON; half a surrogate pair, which has no bytes, as its escape."""
+    text = json.dumps(record, ensure_ascii=False)
+    return json.dumps(record) if any("\ud800" <= c <= "\udfff" for c in text) else text
 
 
 def _scored(question: Question, score: Score, way: Way) -> dict[str, Any]:
@@ -206,7 +212,7 @@ def work(args: argparse.Namespace, opener: bundle.Opener = bundle.native) -> dic
     with _bar(args, total) as bar:
         for window in windows:
             for record in answers(window, scorer, way):
-                print(json.dumps(record, ensure_ascii=False), flush=True)
+                print(_line(record), flush=True)
                 first = first or time.perf_counter()
                 done, failed = done + 1, failed + ("error" in record)
                 bar.update()

@@ -32,7 +32,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "question type": ({"question": 7}, "column 'question' holds int, wanted a string"),
     "choices type": ({"choices": "ab"}, "column 'choices' holds str, wanted a list of strings"),
     "choice type": ({"choices": ["a", 1]}, "column 'choices' holds list, wanted a list of strings"),
-    "answer type": ({"answer": "B"}, "column 'answer' holds str, wanted a whole number"),
+    "answer type": ({"answer": [1]}, "column 'answer' holds list, wanted a whole number"),
     "answer a flag": ({"answer": True}, "column 'answer' holds bool, wanted a whole number"),
     "answer above": ({"answer": 2}, "answer 2 is outside the 2 choices"),
     "answer below": ({"answer": -1}, "answer -1 is outside the 2 choices"),
@@ -43,9 +43,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "surrogate": ({"question": "half \ud83d"}, "'\\ud83d' is no Unicode character"),
 }
 TORN: dict[str, tuple[bytes, str]] = {
-    "not JSON": (b'{"question": "Which', "not a JSON object"),
-    "a list": (b"[1, 2]", "not a JSON object"),
-    "deep": (b"[" * 100_000, "not a JSON object"),
+    "not JSON": (b'{"question": "Which', "not JSON: Unterminated string"),
+    "a list": (b"[1, 2]", "not a JSON object but a list"),
+    "deep": (b"[" * 100_000, "not JSON: maximum recursion"),
     "not UTF-8": (json.dumps(GOOD).encode().replace(b"one", b"\xff"), "no Unicode character"),
 }
 
@@ -69,9 +69,9 @@ def test_a_bad_row_is_left_out_and_told(name: str, tmp_path: Path) -> None:
     # The rows behind the bad one keep their ids.
     assert [question.id for question in read.questions] == ["oranbench/0", "oranbench/2"]
     (rejected,) = read.rejected
-    assert (rejected.file, rejected.row) == (FILE, 1)
+    assert rejected.place == f"{FILE}, line 2"
     assert reason in rejected.reason
-    with pytest.raises(InputError, match=rf"{FILE}, row 1: .*\n.*--strict") as caught:
+    with pytest.raises(InputError, match=rf"{FILE}, line 2: .*\n.*--strict") as caught:
         benchmark.read(folder, ORAN, strict=True)
     assert reason in str(caught.value)
 
@@ -107,7 +107,7 @@ def test_parquet_parts_are_read_in_order(tmp_path: Path) -> None:
     assert read.questions[1].answer == 1
     assert read.dataset == tmp_path.name, "where it lies on this machine is nobody's business"
     second = "oranbench/test-00001-of-00002.parquet"
-    assert read.rejected == (Rejected(second, 4, "answer 9 is outside the 4 choices"),)
+    assert read.rejected == (Rejected(f"{second}, row 1", "answer 9 is outside the 4 choices"),)
 
 
 def test_jsonl_and_parquet_give_the_same_questions(tmp_path: Path) -> None:
@@ -152,7 +152,8 @@ def test_3gpp_tsg_keeps_what_has_no_marker_and_no_braces(tmp_path: Path) -> None
     folder = fake.dataset(tmp_path, "3gpp_tsg", [{**TSG_ROW, "question": t} for t in texts])
     read = benchmark.read(str(folder), TSG)
     assert [question.text for question in read.questions] == ["Paging.", "{open", "a}"]
-    assert [(r.row, r.reason) for r in read.rejected] == [(3, "empty question")]
+    where = "3gpp_tsg/test-00000-of-00001.jsonl, line 4"
+    assert [(r.place, r.reason) for r in read.rejected] == [(where, "empty question")]
 
 
 def test_3gpp_tsg_refuses_an_unknown_group(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_the_hub_is_asked_for_the_category(monkeypatch: pytest.MonkeyPatch) -> N
     assert asked == [(("GSMA/ot-full", "oranbench"), {"split": "test"})]
     assert [question.id for question in read.questions] == ["oranbench/0", "oranbench/1"]
     reason = "column 'question' is missing"
-    assert read.rejected == (Rejected("GSMA/ot-full/oranbench", 2, reason),)
+    assert read.rejected == (Rejected("GSMA/ot-full/oranbench, row 2", reason),)
 
 
 def test_a_hub_out_of_reach_is_told_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

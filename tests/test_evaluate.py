@@ -243,7 +243,7 @@ def test_malformed_rows_are_told_in_the_summary(tel_eval: Command, home: Path) -
     assert read_summary(out(home, "lora-F16", ".json")).rejected == 1
     code, _, err = tel_eval("--strict")
     assert code == 2
-    assert "test-00000-of-00001.jsonl, row 30: column 'choices' is missing" in err
+    assert "test-00000-of-00001.jsonl, line 31: column 'choices' is missing" in err
 
 
 def test_baselines_are_kept_beside(tel_eval: Command, home: Path) -> None:

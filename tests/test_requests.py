@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tel_edge.runtime.categories import CATEGORIES, WORKING_GROUPS
+from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.requests import (
     MOST_LABELS,
@@ -198,3 +199,32 @@ def test_lines_are_read_one_by_one() -> None:
     made = from_lines(lines(), ORAN)
     next(made)
     assert read == ["0"]
+
+
+def test_an_id_is_kept_as_it_was_given() -> None:
+    for given in ("x/1", 7, 0, 1.5, True, 10**30):
+        made = request(3, {**ASK, "id": given}, ORAN)
+        assert (made.id, type(made.id)) == (given, type(given))
+        assert request(3, {"id": given}, ORAN).id == given, "in an error too"
+    assert request(3, ASK, ORAN).id == "3"
+    assert request(3, {}, ORAN).id is None
+
+
+def test_byte_order_marks_and_windows_line_ends_lose_no_question() -> None:
+    line = json.dumps(ASK)
+    made = list(from_lines([f"\ufeff{line}\r\n", "\ufeff\r\n", f"\ufeff{line}"], ORAN))
+    assert [(one.line, one.error) for one in made] == [(1, ""), (3, "")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_called_by_its_name(encoding: str) -> None:
+    text = f"{json.dumps(ASK)}\n".encode(encoding).decode("utf-8", "surrogateescape")
+    with pytest.raises(InputError, match=r"^this is UTF-16, not UTF-8; save it as UTF-8"):
+        list(from_lines(text.splitlines(keepends=True), ORAN))
+
+
+def test_a_value_over_several_lines_says_how_lines_are_written() -> None:
+    first, *_ = from_lines(["[\n", f"{json.dumps(ASK)},\n", "]\n"], ORAN)
+    assert "write one object a line" in first.error
+    (listed,) = from_lines([json.dumps([ASK])], ORAN)
+    assert listed.error == "not a JSON object but a list; write one object a line"

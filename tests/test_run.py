@@ -105,9 +105,15 @@ BAD_LINES: list[tuple[Any, dict[str, Any]]] = [
         {"error": "30 choices; 2 to 16 can be answered"},
     ),
     ({**ASK, "category": "poetry"}, {"error": "unknown category 'poetry'; there are: teleqna"}),
-    ({**ASK, "id": 7, "category": "teleqna"}, {"id": "7", "error": "no adapter for teleqna"}),
+    ({**ASK, "id": 7, "category": "teleqna"}, {"id": 7, "error": "no adapter for teleqna"}),
     ({**ASK, "question": "half \ud83d"}, {"error": "'\\ud83d' is no Unicode character"}),
-    ({**ASK, "id": "half \ud83d"}, {"error": "'\\ud83d' is no Unicode character"}),
+    (
+        {**ASK, "id": "half \ud83d"},
+        {"id": "half \ud83d", "error": "'\\ud83d' is no Unicode character"},
+    ),
+    ({"id": 7}, {"id": 7, "error": "column 'question' is missing"}),
+    ({"id": 1.5, "question": "?"}, {"id": 1.5, "error": "column 'choices' is missing"}),
+    (b'{"id": NaN}', {"id": "nan", "error": "column 'question' is missing"}),
     (b'{"question": "caf\xe9", "choices": ["a", "b"]}', {"error": "is no Unicode character"}),
     ({**ASK, "question": "x" * 5000}, {"id": "LINE", "error": "tokens, the context holds 4096"}),
 ]

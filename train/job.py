@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def jobs(args: argparse.Namespace) -> list[Job]:
     chosen = _recipe(args, backbone)
     if args.watts is not None and not 0 < args.watts < math.inf:
         raise InputError(f"--watts {args.watts}: a number above 0 is needed")
-    read = [benchmark.read(args.dataset, of, args.strict) for of in categories(args.category)]
+    say = partial(cli.say, args)
+    read = [benchmark.read(args.dataset, of, args.strict, say) for of in categories(args.category)]
     folder = backbones.fetch(backbone, args.revision)
     known = {
         "name": backbone.name,

@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,8 @@ def _work(
         raise InputError(
             f"{wanted.sources[0].folder}: made for another backbone than {model}; pass that one"
         )
-    asked = tested(wanted, args.dataset, args.seed, args.strict) if args.score else None
+    say = partial(cli.say, args)
+    asked = tested(wanted, args.dataset, args.seed, args.strict, say) if args.score else None
     out = home.adapter(backbone.name, name)
     record = finished(out, wanted, args.score)
     if record:

@@ -223,11 +223,11 @@ def _short(value: Any) -> str:
     return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
 
-def tested(plan: Plan, dataset: str, seed: int, strict: bool) -> list[Question]:
+def tested(plan: Plan, dataset: str, seed: int, strict: bool, say: benchmark.Say) -> list[Question]:
     """Return the test parts of all categories; `InputError` unless the adapters had that split."""
     made: list[Question] = []
     for name, wanted in plan.splits.items():
-        parts = split(benchmark.read(dataset, category(name), strict).questions, seed)
+        parts = split(benchmark.read(dataset, category(name), strict, say).questions, seed)
         if parts.digest != wanted:
             raise InputError(
                 f"{name}: --dataset {dataset} --seed {seed} split it otherwise than for its "

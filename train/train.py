@@ -190,8 +190,6 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _warn(args: argparse.Namespace, job: Job, record: dict[str, Any]) -> None:
-    if job.rejected:
-        cli.say(args, f"{job.stem}: {job.rejected} malformed rows were left out")
     if record["too_long"]:
         cli.say(
             args,

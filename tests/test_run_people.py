@@ -1,0 +1,56 @@
+"""What `tel-run` reads from files that other systems wrote, and the ids that it gives back."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fake_engine as fake
+import pytest
+
+from tel_edge.runtime import run
+
+Command = Callable[..., tuple[int, str, str]]
+ASK = {"question": "gold 2", "choices": ["a", "b", "c", "d"]}
+
+
+@pytest.fixture
+def tel_run(tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run the command for oranbench with a fake engine; the bytes go to stdin."""
+    fake.bundle(tmp_path / "bundles" / "tel-nano", adapters=("oranbench",))
+
+    def made(lines: bytes, *argv: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
+        given = ["--workspace", str(tmp_path), "--category", "oranbench", *argv]
+        return run_command(run.parser(), partial(run.work, opener=fake.FakeOpener()), *given)
+
+    return made
+
+
+def jsonl(*rows: Any) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def test_a_file_of_windows_loses_no_question(tel_run: Command) -> None:
+    lines = b"\xef\xbb\xbf" + jsonl(ASK, ASK).replace(b"\n", b"\r\n")
+    code, out, _ = tel_run(lines)
+    assert code == 0
+    assert [json.loads(line)["id"] for line in out.splitlines()] == ["1", "2"]
+
+
+def test_ids_come_back_as_they_were_given(tel_run: Command) -> None:
+    ids: list[Any] = [7, "seven", 7, 7.5, "caf\u00e9", "half \ud83d"]
+    _, out, _ = tel_run(jsonl(*({**ASK, "id": id} for id in ids), {"id": 8}, {"id": "x/9"}))
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [record["id"] for record in records] == [*ids, 8, "x/9"]
+    assert ["error" in record for record in records] == [False] * 5 + [True] * 3
+
+
+def test_utf_16_is_refused_as_a_whole(tel_run: Command) -> None:
+    code, out, err = tel_run(jsonl(ASK, ASK).decode().encode("utf-16"), "--quiet")
+    assert (code, out) == (2, "")
+    assert err.startswith("tel-run: this is UTF-16, not UTF-8; save it as UTF-8")
