@@ -51,16 +51,16 @@ QUANTS: dict[str, Quant] = {
     row.name: row
     for row in (
         Quant("F32", 0, 32.0, 0.001, "what the others are judged beside; no device needs it"),
-        Quant("F16", 1, 16.0, 0.02, "the unquantized baseline; source of the types below"),
-        Quant("BF16", 32, 16.0, 0.1, "the checkpoint's own values where F16's range is too small"),
-        Quant("Q8_0", 7, 8.5, 0.1, "almost no loss; any row width"),
-        Quant("Q6_K", 18, 6.56, 0.2, "hardly any loss"),
-        Quant("Q5_K_M", 17, 5.7, 0.3, "small loss"),
-        Quant("Q4_K_M", 15, 4.89, 0.5, "the usual balance of size and accuracy"),
-        Quant("IQ4_XS", 30, 4.46, 0.5, "smaller than Q4_K_M, about as good, slower to decode"),
-        Quant("Q4_0", 2, 4.66, 0.6, "simple blocks, fast on ARM with dot-product instructions"),
-        Quant("Q3_K_M", 12, 4.0, 0.8, "clear loss; for very little memory"),
-        Quant("Q2_K", 10, 3.16, 1.0, "large loss; to see where it breaks"),
+        Quant("F16", 1, 16.0, 0.05, "the unquantized baseline; source of the types below"),
+        Quant("BF16", 32, 16.0, 0.2, "the checkpoint's own values where F16's range is too small"),
+        Quant("Q8_0", 7, 8.5, 0.2, "almost no loss; any row width"),
+        Quant("Q6_K", 18, 6.56, 0.4, "hardly any loss"),
+        Quant("Q5_K_M", 17, 5.7, 0.6, "small loss"),
+        Quant("Q4_K_M", 15, 4.89, 0.9, "the usual balance of size and accuracy"),
+        Quant("IQ4_XS", 30, 4.46, 0.9, "smaller than Q4_K_M, about as good, slower to decode"),
+        Quant("Q4_0", 2, 4.66, 0.9, "simple blocks, fast on ARM with dot-product instructions"),
+        Quant("Q3_K_M", 12, 4.0, 1.0, "clear loss; for very little memory"),
+        Quant("Q2_K", 10, 3.16, 1.2, "large loss; to see where it breaks"),
     )
 }
 

@@ -46,8 +46,8 @@ class BundleFile:
     trained on, `split` the digest of the split it was trained with, `rank` its rank, and `source`
     the digest of the PEFT folder; for a backbone `source` is the weights digest. A file of kind
     "data" holds the weights of the ONNX backbone of the same type. `options` says
-    what else the values depend on. `parity` holds the figures of the check against
-    PEFT (`tel_edge.export.parity.Parity`), None where it was turned off.
+    what else the values depend on. `parity` holds what the gate found
+    (`tel_edge.export.gate`), None where it was turned off.
     """
 
     path: str

@@ -59,10 +59,10 @@ ONNX_QUANTS: dict[str, OnnxQuant] = {
     row.name: row
     for row in (
         OnnxQuant("fp32", 32, 32, False, 0.001, None, "reference; opens in optimum too"),
-        OnnxQuant("int8", 8, 8, False, 0.1, None, "weights only: almost no loss"),
-        OnnxQuant("int4", 4, 8, False, 0.6, None, "weights only: the usual balance"),
+        OnnxQuant("int8", 8, 8, False, 0.2, None, "weights only: almost no loss"),
+        OnnxQuant("int4", 4, 8, False, 0.9, None, "weights only: the usual balance"),
         OnnxQuant(
-            "dynamic-int8", 8, 8, True, 0.6, 0.05,
+            "dynamic-int8", 8, 8, True, 0.9, 0.05,
             "weights and activations: the fastest prefill on x86; not for every model",
         ),
     )
