@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.export import architectures, container
-from tel_edge.export.architectures import LINEAR, Shape, Tensor, permuted
-from tel_edge.export.checkpoint import json_object
+from tel_edge.eval.folders import architectures
+from tel_edge.eval.folders.architectures import LINEAR, Shape, Tensor
+from tel_edge.eval.folders.checkpoint import json_object
+from tel_edge.eval.folders.tensors import HALF_MOST, Stored, check, floats, listed, whole
+from tel_edge.export import container
 from tel_edge.export.container import Planned
+from tel_edge.export.gguf_layout import permuted
 from tel_edge.export.quantize import QUANTS
-from tel_edge.export.tensors import HALF_MOST, Stored, check, floats, listed, whole
 from tel_edge.runtime import digest, prompt
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.export import checkpoint as checkpoints
+from tel_edge.eval.folders import checkpoint as checkpoints
 from tel_edge.runtime import cli, digest
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from tel_edge.export.architectures import Tensor
+    from tel_edge.eval.folders.architectures import Tensor
 
 
 def dequantize(file: Path, folder: Path, out: Path) -> int:
@@ -62,7 +62,7 @@ def _values(
 def unpermuted(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
     """Return `rows` [heads * head_dim, columns] in transformers' order again.
 
-    The inverse of `architectures.permuted`.
+    The inverse of `gguf_layout.permuted`.
     """
     if not heads:
         return rows

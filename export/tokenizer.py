@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tel_edge.export.checkpoint import json_object
+from tel_edge.eval.folders.checkpoint import json_object
 from tel_edge.runtime.errors import InputError
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5

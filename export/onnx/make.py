@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tel_edge.export import checkpoint as checkpoints
+from tel_edge.eval.folders import checkpoint as checkpoints
+from tel_edge.eval.folders.checkpoint import Checkpoint, json_object
 from tel_edge.export import parity
-from tel_edge.export.checkpoint import Checkpoint, json_object
 from tel_edge.export.onnx import container, quantize, slots, trace
 from tel_edge.export.onnx.adapter import write_adapter
 from tel_edge.export.onnx.quantize import ONNX_QUANTS, OnnxQuant, bits

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tel_edge.export import architectures
-from tel_edge.export import tensors as stored
-from tel_edge.export.architectures import Shape, Tensor
-from tel_edge.export.tensors import Stored
+from tel_edge.eval.folders import architectures
+from tel_edge.eval.folders import tensors as stored
+from tel_edge.eval.folders.architectures import Shape, Tensor
+from tel_edge.eval.folders.tensors import Stored
 from tel_edge.runtime.errors import InputError
 
 INSTEAD = "--quant BF16 or F32 (the quantized types are made from F16)"
