@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tel_edge.eval.folders import checkpoint as checkpoints
+from tel_edge.eval.folders import contents
 from tel_edge.runtime import cli, digest
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
@@ -41,9 +42,9 @@ def dequantize(file: Path, folder: Path, out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.json"):
         # The index would name shards that are not here.
-        if path.name != checkpoints.INDEX:
+        if path.name != contents.INDEX:
             shutil.copyfile(path, out / path.name)
-    save(made, out / checkpoints.SINGLE, metadata={"format": "pt"})
+    save(made, out / contents.SINGLE, metadata={"format": "pt"})
     return len(made)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tel_edge.eval import benchmark
 from tel_edge.eval.split import split
-from tel_edge.export import original
+from tel_edge.export import differing, original
 from tel_edge.runtime import bundle
 from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.engine import EngineSettings
@@ -109,9 +109,10 @@ def measure(engine: Engine, expected: Sequence[Expected], adapter: str | None) -
     items = [scorer.item(wanted.question) for wanted in expected]
     for wanted, item in zip(expected, items, strict=True):
         if (tuple(item.prompt), item.labels) != (wanted.prompt, tuple((x,) for x in wanted.labels)):
+            ids = ((*wanted.prompt, *wanted.labels), (*item.prompt, *sum(item.labels, ())))
             raise WorkError(
                 f"the exported tokenizer reads {wanted.question.id} as other tokens than "
-                "transformers does; the file is not accepted"
+                f"transformers does; the file is not accepted\n{differing.told(*ids)}"
             )
     scores = dict(engine.score(items, adapter))
     for at, wanted in enumerate(expected):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval import benchmark
+from tel_edge.eval.folders import checkpoint
 from tel_edge.eval.split import Split, split
 from tel_edge.runtime import backbones, bundle, cli, digest, prompt
 from tel_edge.runtime.backbones import Backbone
@@ -77,6 +78,8 @@ def jobs(args: argparse.Namespace) -> list[Job]:
         raise InputError(f"--watts {args.watts}: a number above 0 is needed")
     read = [benchmark.read(args.dataset, of, args.strict) for of in categories(args.category)]
     folder = backbones.fetch(backbone, args.revision)
+    # Any layer may slide: what GGUF cannot hold, ONNX can.
+    checkpoint.load(folder, slides=True)
     known = {
         "name": backbone.name,
         "weights": digest.of_weights(folder),

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.folders import checkpoint as checkpoints
-from tel_edge.eval.folders.checkpoint import Checkpoint, json_object
+from tel_edge.eval.folders.checkpoint import Checkpoint
+from tel_edge.eval.folders.files import json_object
 from tel_edge.export import parity
 from tel_edge.export.onnx import container, quantize, slots, trace
 from tel_edge.export.onnx.adapter import write_adapter
