@@ -17,6 +17,7 @@ from tel_edge.eval.folders.files import json_object
 from tel_edge.runtime.errors import InputError
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+LEGACY = "special_tokens_map.json"
 
 _HEAD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -76,8 +77,9 @@ def load(folder: Path, size: int, architecture: str = "") -> Vocabulary:
     path = folder / "tokenizer.json"
     document = json_object(path)
     settings: dict[str, Any] = {}
-    for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
+    for name in ("generation_config.json", "config.json", "tokenizer_config.json", LEGACY):
+        # transformers 5.23 reads the last one where the one before it is as old.
+        if (folder / name).is_file() and (name != LEGACY or "added_tokens_decoder" not in settings):
             given = json_object(folder / name)
             settings |= {key: value for key, value in given.items() if value is not None}
     try:

@@ -173,6 +173,18 @@ def test_ids_and_template_of_the_folder(tmp_path: Path) -> None:
     assert tokenizer.load(tmp_path, 600).eos == 7
 
 
+@pytest.mark.parametrize("decoder", [None, {}])
+def test_special_tokens_of_an_old_folder(decoder: Any, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    models.tokenizer("llama").save_pretrained(tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": models.BOS}))
+    if decoder is not None:
+        models.edit(tmp_path / "tokenizer_config.json", added_tokens_decoder=decoder)
+    wanted = AutoTokenizer.from_pretrained(tmp_path).eos_token_id
+    assert tokenizer.load(tmp_path, 600).eos == wanted
+
+
 Change = Callable[[dict[str, Any]], Any]
 REFUSALS: dict[str, tuple[Change, str]] = {
     "model": (lambda d: d["model"].update(type="Unigram"), "a Unigram tokenizer"),
