@@ -17,7 +17,7 @@ from tel_edge.eval.folders import architectures, checkpoint
 from tel_edge.export import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.errors import InputError
-from tel_edge.train import train
+from tel_edge.train import job, train
 
 torch = pytest.importorskip("torch")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -98,7 +98,7 @@ def test_a_field_that_is_missing_has_the_default_of_transformers(
 
     config = json.loads((models.backbone(tmp_path, kind) / "config.json").read_text())
     config.pop(field, None)
-    config["num_attention_heads"] = 32
+    config["num_attention_heads"] = 64
     (tmp_path / "config.json").write_text(json.dumps(config))
     shape = architectures.shape_of(config, "x")
     known = AutoConfig.from_pretrained(tmp_path)
@@ -115,6 +115,19 @@ def test_tied_is_true_or_false(value: Any, base: Path, tmp_path: Path) -> None:
     models.edit(folder / "config.json", tie_word_embeddings=value)
     with pytest.raises(InputError, match="wanted true or false"):
         checkpoint.load(folder)
+
+
+def test_training_says_that_only_onnx_can_hold_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = ["sliding_attention", "full_attention"]
+    folder = models.backbone(tmp_path / "base", "exaone4", layer_types=kinds, sliding_window=64)
+    fake.dataset(tmp_path / "data", "oranbench", fake.rows(30))
+    argv = ["--backbone", str(folder), "--dataset", str(tmp_path / "data")]
+    capsys.readouterr()
+    job.jobs(train.parser().parse_args([*argv, "--category", "oranbench"]))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"warning: {folder}: layers slide, so it can be exported as ONNX only"
 
 
 def padded_late(folder: Path) -> None:

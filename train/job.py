@@ -79,7 +79,8 @@ def jobs(args: argparse.Namespace) -> list[Job]:
     read = [benchmark.read(args.dataset, of, args.strict) for of in categories(args.category)]
     folder = backbones.fetch(backbone, args.revision)
     # Any layer may slide: what GGUF cannot hold, ONNX can.
-    checkpoint.load(folder, slides=True)
+    if checkpoint.load(folder, slides=True).shape.onnx_only:
+        cli.say(args, f"warning: {folder}: layers slide, so it can be exported as ONNX only")
     known = {
         "name": backbone.name,
         "weights": digest.of_weights(folder),

@@ -120,6 +120,11 @@ class Shape:
     stated: bool = True
 
     @property
+    def onnx_only(self) -> bool:
+        """Return whether layers slide where llama.cpp would let them see everything."""
+        return any(self.sliding) and self.layers != self.architecture.sliding_layers
+
+    @property
     def query(self) -> int:
         """Return the width of all query heads together."""
         return self.heads * self.head_dim
