@@ -164,6 +164,11 @@ EVERY: dict[str, tuple[str, Damage, tuple[str, ...]]] = {
         ("adapter_config.json", "transformers adds to it", "move it"),
     ),
     "stale index": ("base", stale("model-00001-of-00002.safetensors"), (SINGLE, INDEX, "00001")),
+    "adapter alone": (
+        "base",
+        lambda d: (d / "config.json").rename(d / "adapter_config.json"),
+        ("no config.json but adapter_config.json", "its backbone"),
+    ),
     "two models": (
         "shards",
         lambda d: shutil.copyfile(next(d.glob("model-00001*")), d / SINGLE),

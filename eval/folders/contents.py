@@ -40,6 +40,11 @@ def read(folder: Path) -> Contents:
     for those that make transformers load another model: an adapter, a second set of weights.
     """
     if not (folder / CONFIG).is_file():
+        if (folder / ADAPTER).is_file():
+            raise InputError(
+                f"{folder}: no {CONFIG} but {ADAPTER}: an adapter, and a model is needed; pass the "
+                "folder of its backbone"
+            )
         raise InputError(f"{folder}: no {CONFIG}; a Hugging Face model folder is needed")
     config = json_object(folder / CONFIG)
     for path in sorted(folder.glob("tokenizer*")):
