@@ -283,3 +283,11 @@ def test_merging_checks_the_folder_too(
     argv = ["--backbone", str(folder), "--method", "linear", "--workspace", str(tmp_path)]
     assert cli.run(merge.parser(), merge.work, argv) == 2
     assert "an adapter in the backbone's own folder" in capsys.readouterr().err
+
+
+def test_both_lines_of_a_refusal_stand_in_the_row_of_a_sweep(tmp_path: Path) -> None:
+    from tel_edge.train import runners
+
+    (tmp_path / "stderr.txt").write_text("note\ntel-train: d: an adapter in it\nmove it\n")
+    said = runners._reason(2, tmp_path / "stderr.txt")
+    assert said == "tel-train: d: an adapter in it move it"
