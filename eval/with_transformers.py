@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tel_edge.eval.folders import contents, loading
+from tel_edge.eval.folders.files import json_object
 from tel_edge.runtime import packing
 from tel_edge.runtime.engine import Generation, Item, Sampling, Score
 from tel_edge.runtime.errors import InputError, WorkError
@@ -26,33 +26,16 @@ DTYPES = ("bfloat16", "float16", "float32")
 def checked(folder: Path) -> Path:
     """Return `folder` if a model can be loaded from it without running or unpickling anything.
 
-    Raises `InputError` for one without safetensors, and one that brings code of its own.
+    Raises `InputError` for what `contents.read` refuses, and for one that brings code of its own.
     """
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no config.json; a Hugging Face model folder is needed")
-    if not list(folder.glob("*.safetensors")):
-        raise InputError(
-            f"{folder}: no *.safetensors; pickled weights are never loaded, convert them first"
-        )
-    for name in ("config.json", "tokenizer_config.json"):
-        if "auto_map" in _document(folder / name):
+    contents.read(folder)
+    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+        if path.is_file() and "auto_map" in json_object(path):
             raise InputError(
-                f"{folder / name}: the model brings code of its own (auto_map), which is never "
+                f"{path}: the model brings code of its own (auto_map), which is never "
                 "run;\npass its GGUF file, or an endpoint that serves it"
             )
     return folder
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        made = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
-    if not isinstance(made, dict):
-        raise InputError(f"{path}: no JSON object")
-    return made
 
 
 def installed() -> str:
@@ -78,28 +61,11 @@ class TransformersEngine:
         dtype: str = "bfloat16",
         threads: int | None = None,
     ) -> None:
-        torch, library = need("torch", "train"), need("transformers", "train")
+        torch = need("torch", "train")
         if threads:
             torch.set_num_threads(threads)
-        # The library's own bars and notes would come between the caller's.
-        need("transformers.utils.logging", "train").disable_progress_bar()
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-        try:
-            self._tokenizer = library.AutoTokenizer.from_pretrained(
-                checked(folder), trust_remote_code=False
-            )
-            model = library.AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=getattr(torch, dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-        except InputError:
-            raise
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise InputError(
-                f"{folder}: transformers cannot load it ({_first_line(error)})"
-            ) from None
+        self._tokenizer = loading.tokenizer(checked(folder))
+        model = loading.model(folder, getattr(torch, dtype))
         self._torch = torch
         self._model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         config = model.config.get_text_config()
@@ -246,7 +212,3 @@ def _batches(
         batch.append(row)
     if batch:
         yield batch
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]

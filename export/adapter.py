@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.export import architectures, container, foreign, targets
-from tel_edge.export.architectures import Shape, Tensor, permuted
-from tel_edge.export.checkpoint import json_object
+from tel_edge.eval.folders import architectures
+from tel_edge.eval.folders.architectures import Shape, Tensor
+from tel_edge.eval.folders.files import json_object
+from tel_edge.eval.folders.tensors import HALF_MOST, Stored, check, floats, listed, whole
+from tel_edge.export import container, foreign, lora_fields, targets
 from tel_edge.export.container import Planned
+from tel_edge.export.gguf_layout import permuted
 from tel_edge.export.quantize import QUANTS
-from tel_edge.export.tensors import HALF_MOST, Stored, check, floats, listed, whole
 from tel_edge.runtime import digest, prompt
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
@@ -32,22 +34,6 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS, TRAINING = foreign.CONFIG, foreign.WEIGHTS, "training.json"
 KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
-# Fields that, when set, train or compute something that a LoRA file of the engine cannot hold.
-REFUSED = (
-    ("use_dora", "DoRA rescales the backbone's own rows"),
-    ("lora_bias", "the engine has no place for biases"),
-    ("modules_to_save", "whole modules of the backbone were trained"),
-    ("trainable_token_indices", "rows of the embedding were trained"),
-    ("fan_in_fan_out", "the backbone's rows and columns are exchanged"),
-    ("layer_replication", "the backbone's layers are repeated"),
-    ("target_parameters", "bare parameters were trained"),
-    ("alora_invocation_tokens", "it is active only after certain tokens"),
-    ("use_qalora", "inputs are pooled in groups"),
-    ("use_bdlora", "its matrices are block-diagonal"),
-    ("arrow_config", "it routes between adapters"),
-    ("kasa_config", "it changes the backbone's own weights"),
-    ("monteclora_config", "its weights are sampled"),
-)
 # Initialisations that subtract the adapter from the backbone, which then is another one.
 CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
 OUTER = ("embed_tokens", "lm_head")
@@ -159,9 +145,7 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise InputError(f"{path}: peft_type {kind!r} cannot be exported; LORA can")
-    for field, reason in REFUSED:
-        if config.get(field):
-            raise InputError(f"{path}: {field} cannot be exported: {reason}; train without it")
+    lora_fields.check(path, config)
     if config.get("bias", "none") != "none":
         raise InputError(
             f"{path}: bias={config['bias']!r} cannot be exported: the engine has no place for "

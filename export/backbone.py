@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.export import architectures, container, tokenizer
+from tel_edge.eval.folders.architectures import Tensor
+from tel_edge.eval.folders.checkpoint import INSTEAD, Checkpoint
+from tel_edge.eval.folders.tensors import HALF_MOST, Stored, rounded, whole
+from tel_edge.export import container, gguf_layout, tokenizer
 from tel_edge.export.adapter import Adapter, Pair
-from tel_edge.export.architectures import Tensor, permuted
-from tel_edge.export.checkpoint import INSTEAD, Checkpoint
 from tel_edge.export.container import Planned, Step
+from tel_edge.export.gguf_layout import permuted
 from tel_edge.export.quantize import Quant
-from tel_edge.export.tensors import HALF_MOST, Stored, rounded, whole
 from tel_edge.export.tokenizer import Vocabulary
 from tel_edge.runtime.backbones import commit
 from tel_edge.runtime.errors import InputError
@@ -47,7 +48,7 @@ def write_backbone(
         "general.quantization_version": container.QUANTIZATION_VERSION,
         "tel_edge.backbone.weights": info.weights,
         "tel_edge.prompt": info.prompt,
-        **architectures.metadata(shape),
+        **gguf_layout.metadata(shape),
         **tokenizer.metadata(vocabulary),
     }
     pairs = {pair.tensor.name: pair for pair in merged.pairs} if merged else {}
@@ -55,7 +56,7 @@ def write_backbone(
         _planned(tensor, source, quant.name, merged, pairs.get(tensor.name))
         for tensor, source in checkpoint.tensors
     ]
-    factors = architectures.rope_factors(shape)
+    factors = gguf_layout.rope_factors(shape)
     if factors is not None:
         planned.append(Planned("rope_freqs.weight", factors.shape, "F32", lambda: factors))
     parameters = checkpoint.parameters + (0 if factors is None else len(factors))

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tel_edge.eval import benchmark
+from tel_edge.eval.folders import architectures
+from tel_edge.eval.folders.architectures import Shape
 from tel_edge.eval.split import capped, split
-from tel_edge.export import architectures, importance
+from tel_edge.export import importance
 from tel_edge.export.adapter import Adapter
-from tel_edge.export.architectures import Shape
 from tel_edge.export.importance import Importance
 from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import InputError

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.export import checkpoint as checkpoints
+from tel_edge.eval.folders import checkpoint as checkpoints
+from tel_edge.eval.folders import contents
 from tel_edge.runtime import cli, digest
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from tel_edge.export.architectures import Tensor
+    from tel_edge.eval.folders.architectures import Tensor
 
 
 def dequantize(file: Path, folder: Path, out: Path) -> int:
@@ -41,9 +42,9 @@ def dequantize(file: Path, folder: Path, out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.json"):
         # The index would name shards that are not here.
-        if path.name != checkpoints.INDEX:
+        if path.name != contents.INDEX:
             shutil.copyfile(path, out / path.name)
-    save(made, out / checkpoints.SINGLE, metadata={"format": "pt"})
+    save(made, out / contents.SINGLE, metadata={"format": "pt"})
     return len(made)
 
 
@@ -62,7 +63,7 @@ def _values(
 def unpermuted(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
     """Return `rows` [heads * head_dim, columns] in transformers' order again.
 
-    The inverse of `architectures.permuted`.
+    The inverse of `gguf_layout.permuted`.
     """
     if not heads:
         return rows

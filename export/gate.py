@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tel_edge.eval.folders import loading
 from tel_edge.export import original
 from tel_edge.export.parity import (
     Answers,
@@ -239,9 +240,8 @@ def reference(folder: Path, adapters: Mapping[str, Path], category: str | None =
     """
     import torch
     from peft import PeftModel
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = loading.tokenizer(folder)
     asked = []
     for question in questions(category):
         prompt, ends = render(question), labels(question)

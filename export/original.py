@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
+from tel_edge.eval.folders import loading
 from tel_edge.runtime import extras
 
 
@@ -22,19 +22,8 @@ def load(folder: Path, adapter: Path | None = None, attention: str | None = None
     """
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    # The library's own loading bar and notes would come between the caller's.
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        use_safetensors=True,
-        trust_remote_code=False,
-        attn_implementation=attention,
-    )
+    model = loading.model(folder, torch.float32, attention)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

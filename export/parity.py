@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tel_edge.eval import benchmark
 from tel_edge.eval.split import split
+from tel_edge.export import differing
 from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.question import Question
@@ -79,9 +80,10 @@ def answers(engine: Engine, asked: Sequence[Asked], adapter: str | None) -> Answ
     items = [scorer.item(one.question) for one in asked]
     for one, item in zip(asked, items, strict=True):
         if (tuple(item.prompt), item.labels) != (one.prompt, one.labels):
+            ids = ((*one.prompt, *sum(one.labels, ())), (*item.prompt, *sum(item.labels, ())))
             raise WorkError(
                 f"the exported tokenizer reads {one.question.id} as other tokens than "
-                "transformers does; the file is not accepted"
+                f"transformers does; the file is not accepted\n{differing.told(*ids)}"
             )
     scores = dict(engine.score(items, adapter))
     made = [scores[at].logprobs for at in range(len(items))]

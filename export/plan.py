@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tel_edge.eval.folders import checkpoint as checkpoints
+from tel_edge.eval.folders.checkpoint import Checkpoint
 from tel_edge.export import adapter, calibration, importance, quantize, selection, tokenizer
-from tel_edge.export import checkpoint as checkpoints
 from tel_edge.export.adapter import Adapter
-from tel_edge.export.checkpoint import Checkpoint
 from tel_edge.export.container import Step
 from tel_edge.export.importance import Importance
 from tel_edge.export.output import Output

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tel_edge.export.checkpoint import json_object
+from tel_edge.eval.folders.files import json_object
 from tel_edge.runtime.errors import InputError
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+LEGACY = "special_tokens_map.json"
 
 _HEAD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -76,8 +77,9 @@ def load(folder: Path, size: int, architecture: str = "") -> Vocabulary:
     path = folder / "tokenizer.json"
     document = json_object(path)
     settings: dict[str, Any] = {}
-    for name in ("generation_config.json", "config.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
+    for name in ("generation_config.json", "config.json", "tokenizer_config.json", LEGACY):
+        # transformers 5.23 reads the last one where the one before it is as old.
+        if (folder / name).is_file() and (name != LEGACY or "added_tokens_decoder" not in settings):
             given = json_object(folder / name)
             settings |= {key: value for key, value in given.items() if value is not None}
     try:
@@ -85,7 +87,7 @@ def load(folder: Path, size: int, architecture: str = "") -> Vocabulary:
         _check_model(model)
         tokens, types = _tokens(document, model, size)
         ids = {token: at for at, token in enumerate(tokens)}
-        first, last = _around(document.get("post_processor"), settings)
+        first, last = _around(document.get("post_processor"))
         bos, eos, pad = (
             _special(settings, kind, ids, len(tokens)) for kind in ("bos", "eos", "pad")
         )
@@ -138,6 +140,9 @@ def _tokens(
         for option in ("single_word", "lstrip", "rstrip"):
             if added.get(option) and not added["special"]:
                 raise InputError(f"added token {token!r}: {option} cannot be exported")
+        if at >= size and added["special"]:
+            # As one for padding that was added later: it is in no text, and no answer.
+            continue
         tokens[at] = token
         types[at] = CONTROL if added["special"] else USER_DEFINED
     beyond = max(tokens, default=-1)
@@ -204,14 +209,12 @@ def _normalizer(given: Mapping[str, Any] | None) -> str:
     return "NFC" if kinds else ""
 
 
-def _around(given: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the special tokens put before and after a text, "" for none."""
-    if {"add_bos_token", "add_eos_token"} & settings.keys():
-        # transformers 5 builds the template from these where they are given.
-        wanted = (settings.get(f"add_{kind}_token") for kind in ("bos", "eos"))
-        names = (_text(settings.get(f"{kind}_token")) for kind in ("bos", "eos"))
-        first, last = (name if on else "" for on, name in zip(wanted, names, strict=True))
-        return first, last
+def _around(given: Mapping[str, Any] | None) -> tuple[str, str]:
+    """Return the special tokens put before and after a text, "" for none.
+
+    `add_bos_token` and `add_eos_token` of tokenizer_config.json say nothing where there is a
+    tokenizer.json: transformers 5.23 drops both (`tokenization_utils_base.from_pretrained`).
+    """
     for part in (given or {}).get("processors", [given] if given else []):
         if part["type"] == "TemplateProcessing":
             pieces = [piece.get("SpecialToken", {}).get("id", "") for piece in part["single"]]
@@ -235,7 +238,7 @@ def _special(
     # The tokenizer's own name first: a model's eos_token_id may be a list of several.
     name = _text(settings.get(f"{kind}_token"))
     if name:
-        return _id(name, ids)
+        return ids.get(name) if kind == "pad" else _id(name, ids)
     value = settings.get(f"{kind}_token_id")
     at = value[0] if isinstance(value, list) and value else value
     if at is None:

@@ -76,8 +76,8 @@ def fetch(backbone: Backbone, revision: str | None = None) -> Path:
     """Return a local folder with the backbone's files, downloading from the hub if need be.
 
     `revision` is a branch, tag or commit of the hub's repository. Only safetensors, configuration
-    and tokenizer files are taken. Raises `InputError` where the hub does not give them, or the
-    folder holds pickled weights only.
+    and tokenizer files are taken; what is in them is not looked at. Raises `InputError` where the
+    hub does not give them.
     """
     folder = backbone.folder
     if folder is not None and revision:
@@ -100,12 +100,6 @@ def fetch(backbone: Backbone, revision: str | None = None) -> Path:
                 f"{backbone.hub} cannot be had from the hub: {reason}\n"
                 "download it elsewhere and pass the folder: --backbone DIR"
             ) from error
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no config.json; a Hugging Face model folder is needed")
-    if not list(folder.glob("*.safetensors")):
-        raise InputError(
-            f"{folder}: no *.safetensors; pickled weights are never loaded, convert them first"
-        )
     return folder
 
 

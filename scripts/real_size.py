@@ -18,7 +18,7 @@ from typing import Any
 
 from reference_converter import Usage, measured
 
-from tel_edge.export import architectures
+from tel_edge.eval.folders import architectures
 from tel_edge.runtime import prompt
 from tel_edge.runtime.errors import InputError, WorkError
 

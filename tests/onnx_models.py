@@ -57,7 +57,7 @@ class Tiny:
 
     @cached_property
     def checkpoint(self) -> Any:
-        from tel_edge.export import checkpoint
+        from tel_edge.eval.folders import checkpoint
 
         return checkpoint.load(self.base, True)
 

@@ -12,7 +12,7 @@ import export_models as models
 import fake_engine as fake
 import pytest
 
-from tel_edge.export import architectures, dequantize, export
+from tel_edge.export import dequantize, export, gguf_layout
 from tel_edge.runtime.engine import EngineSettings, Item
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.formats import FORMATS
@@ -101,7 +101,7 @@ def test_the_permutation_is_undone(heads: int, rows: int) -> None:
     import numpy as np
 
     values = np.arange(rows * 3).reshape(rows, 3)
-    there = architectures.permuted(values, heads)
+    there = gguf_layout.permuted(values, heads)
     assert np.array_equal(dequantize.unpermuted(there, heads), values)
     assert heads in (0,) or rows == 2 * heads or not np.array_equal(there, values)
 

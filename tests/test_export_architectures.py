@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tel_edge.export import architectures, tensors
+from tel_edge.eval.folders import architectures, tensors
+from tel_edge.export import gguf_layout
 from tel_edge.export.quantize import QUANTS, rows
 from tel_edge.runtime.errors import InputError
 
@@ -37,7 +38,7 @@ def test_rope_factors_are_those_of_transformers() -> None:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     shape = architectures.shape_of({**CONFIG, "head_dim": 64, "rope_parameters": SCALED}, "x")
-    factors = architectures.rope_factors(shape)
+    factors = gguf_layout.rope_factors(shape)
     config = LlamaConfig(**{**CONFIG, "head_dim": 64, "rope_parameters": SCALED})
     wanted, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
     plain = 500000.0 ** -(np.arange(0, 64, 2) / 64)
@@ -68,20 +69,20 @@ def test_the_64_layers_of_exaone_slide_as_in_transformers(pattern: int | str | N
         kinds = Exaone4Config(**config).layer_types
     shape = architectures.shape_of(config, "x")
     assert shape.sliding == tuple(kind == "sliding_attention" for kind in kinds)
-    keys = architectures.metadata(shape)
+    keys = gguf_layout.metadata(shape)
     assert keys["exaone4.attention.sliding_window"] == 128
     assert keys["exaone4.attention.sliding_window_pattern"] == shape.sliding
     full = architectures.shape_of({**config, "sliding_window": None, "layer_types": None}, "x")
-    assert not [name for name in architectures.metadata(full) if "sliding" in name]
+    assert not [name for name in gguf_layout.metadata(full) if "sliding" in name]
 
 
 def test_rows_of_q_are_interleaved_by_head() -> None:
     import numpy as np
 
     rows_ = np.arange(16).reshape(8, 2)
-    turned = architectures.permuted(rows_, 2)
+    turned = gguf_layout.permuted(rows_, 2)
     assert turned[:, 0].tolist() == [0, 4, 2, 6, 8, 12, 10, 14]
-    assert architectures.permuted(rows_, 0) is rows_
+    assert gguf_layout.permuted(rows_, 0) is rows_
 
 
 @pytest.mark.parametrize("kind", architectures.ARCHITECTURES)

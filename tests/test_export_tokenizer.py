@@ -120,10 +120,10 @@ def test_every_real_question(name: str, shared: Path, tmp_path: Path) -> None:
     ("add_bos", "template", "wanted"),
     [
         (None, True, 1),
-        # The template alone, the setting alone, and both: never two, never none.
+        # The setting says nothing beside a tokenizer.json.
         (True, True, 1),
-        (True, False, 1),
-        (False, True, 0),
+        (True, False, 0),
+        (False, True, 1),
         (None, False, 0),
     ],
 )
@@ -134,7 +134,10 @@ def test_one_bos_or_none(add_bos: bool | None, template: bool, wanted: int, tmp_
         models.edit(tmp_path / "tokenizer_config.json", add_bos_token=add_bos)
     if not template:
         models.edit(tmp_path / "tokenizer.json", post_processor=None)
+    from transformers import AutoTokenizer
+
     made = ids_of(tokenizer.load(tmp_path, len(tok)), tmp_path / "v.gguf")
+    assert made("which one") == ids_wanted(AutoTokenizer.from_pretrained(tmp_path), "which one")
     assert made("which one").count(tok.bos_token_id) == wanted
     # What a text says of it is text.
     assert made(models.BOS + "x").count(tok.bos_token_id) == wanted
@@ -150,11 +153,13 @@ def test_merges_in_the_old_form(tmp_path: Path) -> None:
     assert tokenizer.load(tmp_path, 600) == new
 
 
-def test_settings_of_transformers_5_win_over_the_template(tmp_path: Path) -> None:
-    models.tokenizer("llama").save_pretrained(tmp_path)
-    models.edit(tmp_path / "tokenizer_config.json", add_bos_token=False, add_eos_token=True)
-    made = tokenizer.load(tmp_path, 600)
-    assert (made.add_bos, made.add_eos) == (False, True)
+def test_a_token_for_padding_needs_no_row_in_the_embedding(tmp_path: Path) -> None:
+    tok = models.tokenizer("llama")
+    tok.add_special_tokens({"pad_token": "<pad>"})
+    tok.save_pretrained(tmp_path)
+    made = tokenizer.load(tmp_path, len(tok) - 1)
+    assert (len(made.tokens), made.pad, made.eos) == (len(tok) - 1, None, 1)
+    assert tokenizer.load(tmp_path, len(tok)).pad == len(tok) - 1
 
 
 def test_ids_and_template_of_the_folder(tmp_path: Path) -> None:
@@ -166,6 +171,18 @@ def test_ids_and_template_of_the_folder(tmp_path: Path) -> None:
     assert made.chat_template == "{{ messages }}"
     models.edit(tmp_path / "tokenizer_config.json", eos_token=None)
     assert tokenizer.load(tmp_path, 600).eos == 7
+
+
+@pytest.mark.parametrize("decoder", [None, {}])
+def test_special_tokens_of_an_old_folder(decoder: Any, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    models.tokenizer("llama").save_pretrained(tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": models.BOS}))
+    if decoder is not None:
+        models.edit(tmp_path / "tokenizer_config.json", added_tokens_decoder=decoder)
+    wanted = AutoTokenizer.from_pretrained(tmp_path).eos_token_id
+    assert tokenizer.load(tmp_path, 600).eos == wanted
 
 
 Change = Callable[[dict[str, Any]], Any]
@@ -205,7 +222,10 @@ REFUSALS: dict[str, tuple[Change, str]] = {
         "lstrip cannot be exported",
     ),
     "twice": (lambda d: d["added_tokens"][0].update(content="<other>"), "id 0 is both"),
-    "beyond": (lambda d: d["added_tokens"][0].update(content="<other>", id=9999), "is beyond"),
+    "beyond": (
+        lambda d: d["added_tokens"][0].update(content="<o>", id=9999, special=False),
+        "is beyond",
+    ),
     "damaged": (lambda d: d["model"].pop("vocab"), "not a tokenizer of this format"),
 }
 

@@ -148,8 +148,8 @@ def test_wrong_choices_are_exchanged_for_those_beside_the_answer() -> None:
 
 def test_batches_are_padded_on_the_left() -> None:
     rows = Rows(lambda _: [Example((5, 6, 7), 1), Example((8,), 2)])
-    batch = collate([rows[0], rows[1]], pad=9)
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [9, 9, 8]]
+    batch = collate([rows[0], rows[1]])
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [0, 0, 8]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
     assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]
     assert batch["target"].tolist() == [1, 2]
@@ -165,7 +165,7 @@ def test_the_loss_is_that_of_transformers_at_the_answer(made: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(made / "base")
     model = AutoModelForCausalLM.from_pretrained(made / "base").eval()
     found, _ = examples(questions(1, 20, 7), tokenizer, 512)
-    batch = collate([Rows(lambda _: found)[at] for at in range(3)], pad=tokenizer.pad_token_id)
+    batch = collate([Rows(lambda _: found)[at] for at in range(3)])
     with torch.no_grad():
         compute: Any = AnswerTrainer.compute_loss
         loss, shown = compute(AnswerTrainer, model, batch, return_outputs=True)

@@ -248,7 +248,7 @@ def test_the_loss_over_all_tokens_is_that_of_transformers(made: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(made / "base")
     model = AutoModelForCausalLM.from_pretrained(made / "base").eval()
     found, _ = examples(base.questions(1, 20, 7), tokenizer, 512)
-    batch = collate([Rows(lambda _: found)[at] for at in range(3)], pad=tokenizer.pad_token_id)
+    batch = collate([Rows(lambda _: found)[at] for at in range(3)])
     width = max(len(example.ids) for example in found) + 1
     ids = torch.zeros(3, width, dtype=torch.long)
     known, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
@@ -435,5 +435,5 @@ def test_scores_are_those_of_the_labels_alone(made: Path) -> None:
 
 def test_choices_are_padded_with_what_is_no_token() -> None:
     rows = Rows(lambda _: [Example((5, 6), 1, (1, 2)), Example((8,), 2, (2, 3, 4))])
-    batch = collate([rows[0], rows[1]], pad=9)
+    batch = collate([rows[0], rows[1]])
     assert batch["choices"].tolist() == [[1, 2, -1], [2, 3, 4]]

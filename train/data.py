@@ -147,7 +147,7 @@ class Rows:
         }
 
 
-def collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
+def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return a left-padded batch: ids, attention mask, positions `[n, width]`, target `[n]`.
 
     `choices` `[n, most]` are the tokens of the labels, -1 where a question has fewer. With padding
@@ -159,7 +159,8 @@ def collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
     width = max(len(row["input_ids"]) for row in rows)
     choices = [row["choices"] for row in rows]
     most = max(map(len, choices))
-    ids = torch.full((len(rows), width), pad)
+    # Any id does where the mask is 0, and not every tokenizer has one for padding.
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.long)
     for at, row in enumerate(rows):
         ids[at, width - len(row["input_ids"]) :] = torch.tensor(row["input_ids"])

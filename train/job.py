@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval import benchmark
+from tel_edge.eval.folders import checkpoint
 from tel_edge.eval.split import Split, split
 from tel_edge.runtime import backbones, bundle, cli, digest, prompt
 from tel_edge.runtime.backbones import Backbone
@@ -79,6 +80,9 @@ def jobs(args: argparse.Namespace) -> list[Job]:
     say = partial(cli.say, args)
     read = [benchmark.read(args.dataset, of, args.strict, say) for of in categories(args.category)]
     folder = backbones.fetch(backbone, args.revision)
+    # Any layer may slide: what GGUF cannot hold, ONNX can.
+    if checkpoint.load(folder, slides=True).shape.onnx_only:
+        cli.say(args, f"warning: {folder}: layers slide, so it can be exported as ONNX only")
     known = {
         "name": backbone.name,
         "weights": digest.of_weights(folder),

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tel_edge.eval.folders import checkpoint, loading
 from tel_edge.runtime import backbones, cli, digest, extras
 from tel_edge.runtime.atomic import replace_folder, write_text
 from tel_edge.runtime.categories import CATEGORIES
@@ -82,17 +83,8 @@ def _merged(plan: Plan, model: Path) -> Any:
     """
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    base = AutoModelForCausalLM.from_pretrained(
-        model,
-        dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    base = loading.model(model, torch.bfloat16 if torch.cuda.is_available() else torch.float32)
     # Names of modules, which the names of folders need not be fit for.
     names = [f"source{at}" for at in range(len(plan.sources))]
     peft: Any = None
@@ -129,15 +121,14 @@ def _merged(plan: Plan, model: Path) -> Any:
 
 def _scores(peft: Any, plan: Plan, model: Path, questions: Sequence[Question]) -> Any:
     import torch
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     from tel_edge.train.scoring import document, score
 
     longest = int(AutoConfig.from_pretrained(model).max_position_embeddings)
     batch = 2 * int((plan.sources[0].record.get("config") or {}).get("batch", 16))
     placed = peft.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    return document(score(placed, tokenizer, questions, longest, plan.seed, batch))
+    return document(score(placed, loading.tokenizer(model), questions, longest, plan.seed, batch))
 
 
 def finished(out: Path, plan: Plan, scored: bool) -> dict[str, Any] | None:
@@ -179,6 +170,7 @@ def _work(
     known = wanted.sources[0].record["backbone"]
     # A folder of the hub's cache has a revision too, but is here already.
     model = backbones.fetch(backbone, None if backbone.folder else known.get("revision"))
+    checkpoint.load(model, slides=True)
     if digest.of_weights(model) != known["weights"]:
         raise InputError(
             f"{wanted.sources[0].folder}: made for another backbone than {model}; pass that one"

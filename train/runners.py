@@ -221,8 +221,11 @@ def _locked(path: Path) -> IO[Any]:
 
 
 def _reason(code: int, log: Path) -> str:
-    """Return why a run failed: the last line it wrote, and the signal that ended it."""
-    said = last_line(log.read_text(encoding="utf-8", errors="replace"))
+    """Return why a run failed: its last line or its own message, and the signal that ended it."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    # A message has two lines at most, and the cause is in the first.
+    _, own, message = text.rpartition("tel-train: ")
+    said = " ".join(f"{own}{message}".split())[:500] if own else last_line(text)
     if code < 0:
         try:
             name = signal.Signals(-code).name

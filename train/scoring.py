@@ -63,7 +63,6 @@ def _logprobs(
 ) -> list[tuple[Question, tuple[float, ...]]]:
     import torch
 
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     coded = aligned(group, tokenizer, longest)
     kept = [(q, example) for q, example in zip(group, coded, strict=True) if example]
     # Those of about one length together, so that little is padded.
@@ -73,7 +72,7 @@ def _logprobs(
         part = kept[start : start + batch]
         examples = [example for _, example in part]
         rows = Rows(lambda _, made=examples: made)  # type: ignore[misc]
-        inputs = collate([rows[at] for at in range(len(rows))], pad)
+        inputs = collate([rows[at] for at in range(len(rows))])
         shown = ("input_ids", "attention_mask", "position_ids")
         with torch.no_grad():
             logits = model(

@@ -6,11 +6,9 @@ import json
 import math
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +17,6 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
     EarlyStoppingCallback,
     PrinterCallback,
     Trainer,
@@ -28,8 +24,8 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.utils import logging
 
+from tel_edge.eval.folders import loading
 from tel_edge.eval.split import capped
 from tel_edge.runtime.atomic import write_text
 from tel_edge.runtime.energy import Energy, Meter
@@ -180,10 +176,7 @@ def fit(job: Job, work: Path, quiet: bool, weights: Path | None = None) -> dict[
     set_seed(job.seed)
     # Sharp attention leaves subnormal numbers behind, which slow a CPU step down several times.
     torch.set_flush_denormal(True)
-    # The bars and notes of the library's own loading would hide the one bar that matters.
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    tokenizer = AutoTokenizer.from_pretrained(job.folder)
+    tokenizer = loading.tokenizer(job.folder)
     longest = int(AutoConfig.from_pretrained(job.folder).max_position_embeddings)
     recipe = job.recipe
     questions = capped(job.parts.train, job.most, job.seed)
@@ -191,17 +184,15 @@ def fit(job: Job, work: Path, quiet: bool, weights: Path | None = None) -> dict[
     valid, valid_long = examples(job.parts.validation, tokenizer, longest)
     if train_long == len(questions) or not valid:
         raise InputError(f"{job.name}: no question fits the backbone's {longest} tokens of context")
-    model = AutoModelForCausalLM.from_pretrained(
+    model = loading.model(
         weights or job.folder,
-        dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
-        use_safetensors=True,
-        trust_remote_code=False,
-        attn_implementation=attention(max(len(example.ids) for example in valid)),
+        torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+        attention(max(len(example.ids) for example in valid)),
     )
     if job.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        model.gradient_checkpointing_enable({"use_reentrant": False})
         # Frozen embeddings have no gradient, which the recomputed blocks would start from.
-        model.enable_input_require_grads()  # type: ignore[no-untyped-call]
+        model.enable_input_require_grads()
     peft = get_peft_model(
         model,
         LoraConfig(
@@ -219,13 +210,12 @@ def fit(job: Job, work: Path, quiet: bool, weights: Path | None = None) -> dict[
         return examples(shown, tokenizer, longest)[0]
 
     watch, rows = Watch(work, quiet or not processes().is_main_process), Rows(drawn)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     trainer = AnswerTrainer(
         model=peft,
         args=settings(job, work),
         train_dataset=rows,
         eval_dataset=Rows(lambda _: valid),
-        data_collator=partial(collate, pad=pad),
+        data_collator=collate,
         compute_metrics=right,
         callbacks=[watch, Turn(rows), EarlyStoppingCallback(recipe.patience)],
     )
@@ -263,16 +253,10 @@ def tested(job: Job, folder: Path, weights: Path) -> list[dict[str, Any]]:
     """Return the scores of the adapter in `folder` over `weights` on the job's test part."""
     from peft import PeftModel
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    tokenizer = AutoTokenizer.from_pretrained(job.folder)
+    tokenizer = loading.tokenizer(job.folder)
     longest = int(AutoConfig.from_pretrained(job.folder).max_position_embeddings)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        weights,
-        dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    model = loading.model(weights, dtype).to("cuda" if torch.cuda.is_available() else "cpu")
     peft = PeftModel.from_pretrained(model, folder).eval()
     batch = job.recipe.batch * 2
     return document(score(peft, tokenizer, job.parts.test, longest, job.seed, batch))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tel_edge.eval.folders.tensors import whole
 from tel_edge.export.adapter import Adapter
-from tel_edge.export.tensors import whole
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.onnx_adapter import stamp
 

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tel_edge.export import checkpoint as checkpoints
+from tel_edge.eval.folders import checkpoint as checkpoints
+from tel_edge.eval.folders.checkpoint import Checkpoint
+from tel_edge.eval.folders.files import json_object
 from tel_edge.export import gate as gates
-from tel_edge.export.checkpoint import Checkpoint, json_object
 from tel_edge.export.gate import Gate, Whole
 from tel_edge.export.onnx import container, quantize, slots, trace
 from tel_edge.export.onnx.adapter import write_adapter

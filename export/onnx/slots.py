@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.export.architectures import LINEAR, Shape, projections
+from tel_edge.eval.folders.architectures import LINEAR, Shape, projections
 from tel_edge.export.onnx import container
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need

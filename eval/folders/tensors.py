@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tel_edge.eval.folders.files import check_fetched
 from tel_edge.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,8 +47,10 @@ class Stored:
 def listed(file: Path) -> dict[str, Stored]:
     """Return the tensors of a safetensors file by name.
 
-    Raises `InputError` for a file that is truncated or whose header does not fit its data.
+    Raises `InputError` for a file that is truncated, a git-lfs pointer, or whose header does not
+    fit its data.
     """
+    check_fetched(file)
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
@@ -57,9 +60,11 @@ def listed(file: Path) -> dict[str, Stored]:
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
         found = {name: _stored(file, name, entry, 8 + length) for name, entry in header.items()}
-        end = max((t.offset + t.size * WIDTHS.get(t.kind, 0) for t in found.values()), default=0)
+        end = 8 + length + _covered(entry["data_offsets"] for entry in header.values())
         if end > size:
             raise InputError(f"truncated: {size:,} bytes, its header wants {end:,}")
+        if end < size:
+            raise InputError(f"{size - end:,} bytes behind its last tensor")
     except InputError as error:
         raise InputError(f"{file}: {error}; copy or download it again") from None
     except (ValueError, RecursionError, struct.error, TypeError, KeyError, AttributeError):
@@ -67,6 +72,16 @@ def listed(file: Path) -> dict[str, Stored]:
             f"{file}: damaged, its safetensors header cannot be read; copy or download it again"
         ) from None
     return found
+
+
+def _covered(places: Iterable[list[int]]) -> int:
+    """Return how many bytes the tensors take; as the library, refuse gaps and overlaps."""
+    end = 0
+    for first, last in sorted(places):
+        if first != end:
+            raise InputError(f"its tensors leave a gap or overlap at byte {min(first, end):,}")
+        end = last
+    return end
 
 
 def _stored(file: Path, name: str, entry: dict[str, Any], start: int) -> Stored:
@@ -84,7 +99,7 @@ def floats(tensor: Stored) -> Iterator[npt.NDArray[np.float32]]:
     """Yield the values in order, flat, at most `CHUNK` at a time."""
     import numpy as np
 
-    _readable(tensor)
+    check_readable(tensor)
     kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[tensor.kind]
     if not tensor.size:
         return
@@ -97,11 +112,21 @@ def floats(tensor: Stored) -> Iterator[npt.NDArray[np.float32]]:
             yield part.astype(np.float32)
 
 
-def _readable(tensor: Stored) -> None:
+def check_readable(tensor: Stored) -> None:
+    """Raise `InputError` for a type whose values are not read."""
     if tensor.kind not in WIDTHS:
         raise InputError(
             f"{tensor.file}: tensor {tensor.name} is {tensor.kind}; F32, F16 and BF16 are read"
         )
+
+
+def equal(one: Stored, other: Stored) -> bool:
+    """Return whether two tensors have one shape and the same values."""
+    import numpy as np
+
+    if one.shape != other.shape or {one.kind, other.kind} - WIDTHS.keys():
+        return False
+    return all(np.array_equal(a, b) for a, b in zip(floats(one), floats(other), strict=True))
 
 
 def check(tensor: Stored, half: bool, instead: str) -> None:
@@ -130,7 +155,7 @@ def _largest(tensor: Stored) -> float:
     """
     import numpy as np
 
-    _readable(tensor)
+    check_readable(tensor)
     if not tensor.size:
         return 0.0
     kind, sign = ("<u4", 0x7FFFFFFF) if tensor.kind == "F32" else ("<u2", 0x7FFF)

@@ -9,13 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tel_edge.runtime.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -24,11 +20,11 @@ class Architecture:
 
     `permuted`: llama.cpp turns neighbouring values of a head where transformers turns halves, so
     the rows of q and k change places. `qk_norm`: each block has q_norm and k_norm. `norms` are the
-    two others. `head_dim` is what transformers takes where the configuration gives none; 0 is
-    hidden size over heads. `rope_factors`: the engine reads `rope_freqs.weight`, so Llama-3 scaling
-    can be kept. `keys` are the optional metadata that llama.cpp's converter writes for it.
-    `sliding_layers`: how many layers a model must have for the engine to slide its window; 0 if it
-    never does.
+    two others. `head_dim` and `kv_heads` are what transformers takes where the configuration gives
+    none; 0 is hidden size over heads, and as many key heads as heads. `rope_factors`: the engine
+    reads `rope_freqs.weight`, so Llama-3 scaling can be kept. `keys` are the optional metadata that
+    llama.cpp's converter writes for it. `sliding_layers`: how many layers a model must have for the
+    engine to slide its window; 0 if it never does.
     """
 
     model_type: str
@@ -40,6 +36,7 @@ class Architecture:
     rope_factors: bool
     keys: tuple[str, ...]
     sliding_layers: int = 0
+    kv_heads: int = 0
 
 
 NORMS_BEFORE = (("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm"))
@@ -55,10 +52,11 @@ ARCHITECTURES: dict[str, Architecture] = {
             "llama", "llama", True, False, NORMS_BEFORE, 0, True,
             ("vocab_size", "rope.dimension_count"),
         ),
-        Architecture("qwen3", "qwen3", False, True, NORMS_BEFORE, 128, False, ()),
+        Architecture("qwen3", "qwen3", False, True, NORMS_BEFORE, 128, False, (), kv_heads=32),
         # Only its 64-layer model slides in llama.cpp (src/models/exaone4.cpp).
         Architecture(
-            "exaone4", "exaone4", False, True, NORMS_AFTER, 0, True, ("vocab_size",), 64
+            "exaone4", "exaone4", False, True, NORMS_AFTER, 0, True, ("vocab_size",),
+            sliding_layers=64, kv_heads=32,
         ),
     )
 }  # fmt: skip
@@ -99,7 +97,7 @@ class Llama3Rope:
 class Shape:
     """A model's numbers: widths in elements, context in tokens, `rope_base` without unit.
 
-    `tied` is what the configuration says about the head, None where it says nothing. `window` is
+    `tied` says that the embedding is the head too. `window` is
     the tokens that sliding layers see, 0 for none; `sliding` tells which layers those are.
     `stated` tells whether the configuration gives the head's width itself.
     """
@@ -116,10 +114,15 @@ class Shape:
     epsilon: float
     rope_base: float
     rope: Llama3Rope | None
-    tied: bool | None
+    tied: bool
     window: int = 0
     sliding: tuple[bool, ...] = ()
     stated: bool = True
+
+    @property
+    def onnx_only(self) -> bool:
+        """Return whether layers slide where llama.cpp would let them see everything."""
+        return any(self.sliding) and self.layers != self.architecture.sliding_layers
 
     @property
     def query(self) -> int:
@@ -169,16 +172,27 @@ def shape_of(config: Mapping[str, Any], where: str, slides: bool = False) -> Sha
         _whole(config, "num_attention_heads", where),
         _whole(config, "hidden_size", where),
     )
-    kv_heads = heads
-    if config.get("num_key_value_heads") is not None:
-        kv_heads = _whole(config, "num_key_value_heads", where)
+    kv_heads = row.kv_heads or heads
+    if "num_key_value_heads" in config:
+        given = config["num_key_value_heads"] is not None
+        kv_heads = _whole(config, "num_key_value_heads", where) if given else heads
     head_dim = row.head_dim or hidden // heads
     if config.get("head_dim") is not None:
         head_dim = _whole(config, "head_dim", where)
     if heads % kv_heads or head_dim % 2:
         raise InputError(f"{where}: {heads} heads, {kv_heads} key heads of {head_dim} do not fit")
     base, rope = _rope(config, row, where)
-    tied = config.get("tie_word_embeddings")
+    # Not stated is not tied, for all rows.
+    tied = config.get("tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        raise InputError(f"{where}: tie_word_embeddings is {tied!r}, wanted true or false")
+    vocabulary = _whole(config, "vocab_size", where)
+    padding = config.get("pad_token_id")
+    if isinstance(padding, int) and padding >= vocabulary:
+        raise InputError(
+            f"{where}: pad_token_id {padding} is beyond vocab_size {vocabulary}, and transformers "
+            "cannot load it; set it to null, padding is masked"
+        )
     return Shape(
         architecture=row,
         layers=layers,
@@ -188,11 +202,11 @@ def shape_of(config: Mapping[str, Any], where: str, slides: bool = False) -> Sha
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        vocabulary=_whole(config, "vocab_size", where),
+        vocabulary=vocabulary,
         epsilon=_real(config, "rms_norm_eps", where),
         rope_base=base,
         rope=rope,
-        tied=tied if isinstance(tied, bool) else None,
+        tied=tied,
         window=_whole(config, "sliding_window", where) if any(sliding) else 0,
         sliding=sliding if any(sliding) else (),
         stated=config.get("head_dim") is not None,
@@ -315,64 +329,3 @@ def linear(shape: Shape, block: int) -> list[Tensor]:
 def projections(shape: Shape) -> list[Tensor]:
     """Return the projections of all blocks in order."""
     return [tensor for block in range(shape.layers) for tensor in linear(shape, block)]
-
-
-def permuted(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
-    """Return `rows` [heads * head_dim, columns] in llama.cpp's order, heads = 0 as they are.
-
-    Inside a head, transformers keeps the two parts of each rotated pair half a head apart and
-    llama.cpp side by side.
-    """
-    if not heads:
-        return rows
-    pairs = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
-    return pairs.swapaxes(1, 2).reshape(rows.shape)
-
-
-def metadata(shape: Shape) -> dict[str, int | float | tuple[bool, ...]]:
-    """Return the GGUF keys of the architecture: whole numbers are uint32, others float32."""
-    keys: dict[str, int | float | tuple[bool, ...]] = {
-        "block_count": shape.layers,
-        "context_length": shape.context,
-        "embedding_length": shape.hidden,
-        "feed_forward_length": shape.intermediate,
-        "attention.head_count": shape.heads,
-        "attention.head_count_kv": shape.kv_heads,
-        "attention.layer_norm_rms_epsilon": shape.epsilon,
-        "rope.freq_base": shape.rope_base,
-    }
-    if shape.stated or shape.head_dim * shape.heads != shape.hidden:
-        keys |= {
-            "attention.key_length": shape.head_dim,
-            "attention.value_length": shape.head_dim,
-        }
-    optional = {"vocab_size": shape.vocabulary, "rope.dimension_count": shape.head_dim}
-    keys |= {name: optional[name] for name in shape.architecture.keys}
-    if shape.window:
-        keys["attention.sliding_window"] = shape.window
-        keys["attention.sliding_window_pattern"] = shape.sliding
-    return {f"{shape.architecture.gguf}.{name}": value for name, value in keys.items()}
-
-
-def rope_factors(shape: Shape) -> npt.NDArray[np.float32] | None:
-    """Return `rope_freqs.weight` [head_dim / 2]: what each frequency is divided by, or None.
-
-    Source: Llama 3.1's reference (`apply_scaling`): wavelengths below original / high stay, those
-    above original / low are divided by the factor, those between are blended. Each step is rounded
-    to float32 as llama.cpp's converter does, so the published models get its very bytes.
-    """
-    import numpy as np
-
-    rope, single = shape.rope, np.float32
-    if rope is None:
-        return None
-    exponents = np.arange(0, shape.head_dim, 2, dtype=single) / single(shape.head_dim)
-    powers = np.power(np.float64(shape.rope_base), exponents.astype(np.float64)).astype(single)
-    lengths = single(2 * math.pi) / (single(1) / powers)
-    blend = (single(rope.original) / lengths - single(rope.low)) / single(rope.high - rope.low)
-    between = single(1) / ((single(1) - blend) / single(rope.factor) + blend)
-    scaled = np.where(lengths > single(rope.original / rope.low), single(rope.factor), between)
-    kept: npt.NDArray[np.float32] = np.where(
-        lengths < single(rope.original / rope.high), single(1), scaled
-    ).astype(single)
-    return kept
