@@ -10,10 +10,11 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime import backbones, cli, digest, extras
+from tel_edge.runtime import backbones, cli, digest, extras, lock, ownership
 from tel_edge.runtime.atomic import replace_folder, write_text
 from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import InputError
@@ -182,14 +183,19 @@ def _work(
         raise InputError(
             f"{wanted.sources[0].folder}: made for another backbone than {model}; pass that one"
         )
+    ownership.check_adapters(home, backbone.name, known["weights"])
     asked = tested(wanted, args.dataset, args.seed, args.strict) if args.score else None
     out = home.adapter(backbone.name, name)
     record = finished(out, wanted, args.score)
     if record:
         cli.say(args, f"{name}: merged before, reused")
     else:
-        cli.say(args, f"{name}: {wanted.method.name} {wanted.method.does}")
-        record = merge(wanted, model, out, name, asked)
+        with lock.held(out, args.wait, partial(cli.say, args)):
+            # Another command may have made it meanwhile.
+            record = finished(out, wanted, args.score)
+            if record is None:
+                cli.say(args, f"{name}: {wanted.method.name} {wanted.method.does}")
+                record = merge(wanted, model, out, name, asked)
     megabytes = (out / WEIGHTS).stat().st_size / 1e6
     rank = record["config"]["rank"]
     print(f"{name}: {len(wanted.sources)} adapters, rank {rank}, {megabytes:.2f} MB  {out}")
@@ -209,6 +215,7 @@ def parser() -> cli.Parser:
         "backbone",
         "dataset",
         "seed",
+        "wait",
     )
     # One line of help a method would be six; the table in the documentation has them.
     made.add_argument("--method", choices=tuple(METHODS), help="how the factors become one")
