@@ -110,7 +110,7 @@ def read(path: Path, summary: Summary) -> Answers:
         raise InputError(
             f"{path}: records of something else ({error}); delete the file and run tel-eval"
         ) from None
-    if path.exists() and not whole(summary, made.ids):
+    if made.ids and not whole(summary, made.ids):
         raise InputError(
             f"{path}: {len(made.ids)} records of {len(set(made.ids))} questions, but "
             f"{summary.questions} in its summary: two commands wrote it at once; run tel-eval again"

@@ -57,11 +57,12 @@ def plain(name: str, otherwise: str) -> str:
     the name is put behind, so that two of them stay two. `otherwise` stands for a name of which
     nothing is left.
     """
+    # Depending on the file system an accent is part of its letter, or a character of its own.
+    name = unicodedata.normalize("NFC", name)
     made = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
     if name.isascii():
         return made if made.strip(".") else otherwise
-    # One name may be spelt in two ways, depending on the file system.
-    own = hashlib.sha256(unicodedata.normalize("NFC", name).encode()).hexdigest()[:8]
+    own = hashlib.sha256(name.encode()).hexdigest()[:8]
     return f"{made.strip('-.') or otherwise}-{own}"
 
 

@@ -56,7 +56,8 @@ def held(
                 f"{place} cannot be locked ({error}); a file system with locks is needed"
             ) from error
         if time.monotonic() >= until:
-            raise Busy(f"{place} is in use by {who}; wait until it ends, or pass --wait")
+            unasked = "" if wait else ", or pass --wait"
+            raise Busy(f"{place} is in use by {who}; wait until it ends{unasked}")
         if not said:
             said = True
             say(f"{place} is in use by {who}; waiting until it ends")
