@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tel_edge.eval.records import Record, Summary, read_records
+from tel_edge.eval.records import Record, Summary, read_records, whole
 from tel_edge.eval.statistics import Share, share
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.votes import majority
@@ -99,7 +99,8 @@ def of_records(summary: Summary, records: Iterable[Record]) -> Answers:
 def read(path: Path, summary: Summary) -> Answers:
     """Read the records of a summary's run from its JSONL file; none where there is no file.
 
-    Raises `InputError` for a broken line, and for values that no answer has.
+    Raises `InputError` for a broken line, for values that no answer has, and where the records are
+    not those of the summary, each question once.
     """
     try:
         made = of_records(summary, read_records(path, summary.run))
@@ -109,6 +110,11 @@ def read(path: Path, summary: Summary) -> Answers:
         raise InputError(
             f"{path}: records of something else ({error}); delete the file and run tel-eval"
         ) from None
+    if made.ids and not whole(summary, made.ids):
+        raise InputError(
+            f"{path}: {len(made.ids)} records of {len(set(made.ids))} questions, but "
+            f"{summary.questions} in its summary: two commands wrote it at once; run tel-eval again"
+        )
     if made.scored and not (sound := np.isfinite(made.logprobs.max(axis=1))).all():
         raise InputError(
             f"{path}: {made.ids[int(sound.argmin())]} has no probabilities, or some that are no "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval import reference
-from tel_edge.eval.records import Summary, Variant, duplicates_path
+from tel_edge.eval.records import Summary, Variant, baselines_path, duplicates_path
 from tel_edge.eval.resumed import complete, finished, shown, told, which
 from tel_edge.eval.scored import Settings, Task, in_child, score
 from tel_edge.eval.source import Source, asked, sources
@@ -24,6 +25,8 @@ from tel_edge.runtime import (
     cli,
     digest,
     extras,
+    lock,
+    ownership,
     profile,
     protocol,
 )
@@ -112,7 +115,7 @@ def tasks(
             title = " ".join([name, variant.name, *which(part, rotated)])
             task = Task(
                 folder, made, model, adapter, questions, out, "", settings,
-                _engine(args, made, model, said), title, args.quiet, rotated,
+                _engine(args, made, model, said), title, args.quiet, rotated, args.wait,
             )  # fmt: skip
             run = digest.of_value(made_with(task, source))[:16]
             found.append((replace(task, run=run), source, variant))
@@ -162,6 +165,7 @@ def work(
     backbone = backbones.find(args.backbone)
     folder = args.bundle or cli.workspace(args).bundle(backbone.name)
     made = bundle.read(folder)
+    ownership.check_results(cli.workspace(args), made.backbone.name, made.backbone.weights)
     say = partial(cli.say, args)
     of = types(folder, made, args.format, args.quant, say, args.ladder)
     if args.category == "all":
@@ -195,12 +199,15 @@ def _baselines(args: argparse.Namespace, all_of: Sequence[Source]) -> None:
     part = "test" if "test" in args.part else args.part[0]
     for source in all_of:
         cli.say(args, f"{source.category.name}: trivial baselines")
-        made = baselines.measure(source.parts, source.category, source.dataset, part)
-        baselines.write(cli.workspace(args), made)
+        # The two files of a category belong together.
+        place = baselines_path(cli.workspace(args), source.category.name)
+        with lock.held(place, args.wait, partial(cli.say, args)):
+            made = baselines.measure(source.parts, source.category, source.dataset, part)
+            baselines.write(cli.workspace(args), made)
+            alike = duplicates.measure(source.parts, source.category, source.dataset, part)
+            duplicates.write(duplicates_path(cli.workspace(args), source.category.name), alike)
         for baseline in made.baselines:
             print(f"{source.category.name:<12} {baseline.name:<18} {shown(baseline.share)}")
-        alike = duplicates.measure(source.parts, source.category, source.dataset, part)
-        duplicates.write(duplicates_path(cli.workspace(args), source.category.name), alike)
         print(f"{source.category.name:<12} near-duplicates    {len(alike.pairs)} of {alike.of}")
 
 
@@ -213,7 +220,10 @@ def parser() -> cli.Parser:
         "dataset",
         "category",
         "seed",
+        "wait",
     )
+    # What the other command scores is what this one wants.
+    made.set_defaults(wait=math.inf)
     cli.engine_options(made)
     made.add_argument(
         "--quant",

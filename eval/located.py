@@ -170,6 +170,5 @@ def _digest(files: Sequence[Path]) -> str:
 
 
 def plain(name: str) -> str:
-    """Return `name` with what no path should hold replaced by a dash."""
-    made = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
-    return made or "reference"
+    """Return `name` with what no path should hold replaced; see `backbones.plain`."""
+    return backbones.plain(name, "reference").strip("-.") or "reference"

@@ -165,6 +165,14 @@ def measures(
     }
 
 
+def whole(summary: Summary, ids: Sequence[str]) -> bool:
+    """Return whether a summary can be that of records with these ids, each question once.
+
+    Of two commands that wrote one file at the same time it cannot.
+    """
+    return len(ids) == len(set(ids)) == summary.questions - summary.too_long
+
+
 def line(record: Record) -> str:
     """Return the record as one line of JSON."""
     made = asdict(record)

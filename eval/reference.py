@@ -145,6 +145,7 @@ def _task(
         title=f"{category} {of.name}",
         quiet=args.quiet,
         rotated=rotated,
+        wait=args.wait,
     )
 
 

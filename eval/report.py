@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime import backbones, cli
+from tel_edge.runtime import backbones, cli, lock
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.workspace import Workspace
 
@@ -29,21 +30,25 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     texts = reporting.read_texts(args.dataset, report, lambda text: cli.say(args, text))
     report = replace(report, parts=texts.parts)
     print(render.text(report))
-    document, missing = reporting.write(report, out, texts, args.no_texts, not args.no_questions)
-    if missing:
-        print(f"tel-report: no report.html: {missing}", file=sys.stderr)
-    chosen, *thoughts = render.verdict(report)
-    try:
-        harness.write(
-            out / "lm-eval",
-            workspace,
-            name,
-            [row.summary for section in report.sections for row in section.rows],
-            args.samples,
-            None if args.no_texts else texts.questions or None,
+    # All files of a report are of one report.
+    with lock.held(out, math.inf, lambda text: cli.say(args, text), inside=True):
+        document, missing = reporting.write(
+            report, out, texts, args.no_texts, not args.no_questions
         )
-    except InputError as error:
-        print(f"tel-report: not in lm-evaluation-harness's form: {error}", file=sys.stderr)
+        if missing:
+            print(f"tel-report: no report.html: {missing}", file=sys.stderr)
+        chosen, *thoughts = render.verdict(report)
+        try:
+            harness.write(
+                out / "lm-eval",
+                workspace,
+                name,
+                [row.summary for section in report.sections for row in section.rows],
+                args.samples,
+                None if args.no_texts else texts.questions or None,
+            )
+        except InputError as error:
+            print(f"tel-report: not in lm-evaluation-harness's form: {error}", file=sys.stderr)
     print("\n".join([*thoughts, f"report in {out}; {chosen}"]))
     return document
 

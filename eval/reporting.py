@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from tel_edge.eval.facets import Facets
 from tel_edge.eval.findings import Report
 from tel_edge.eval.plots import Plot
 from tel_edge.eval.split import split
+from tel_edge.runtime import lock
 from tel_edge.runtime.atomic import write_text
 from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import InputError
@@ -58,8 +60,11 @@ def compared(
     document = compare.document(made)
     title = f"# {tables.escaped(first)} and {tables.escaped(second)}"
     notes = [tables.escaped(note) for note in (*made.left_out, compare.sentence(made))]
-    write_text(out / "compare.md", "\n\n".join([title, tables.tabled(shown), *notes]) + "\n")
-    write_json(out / "compare.json", document)
+    text = "\n\n".join([title, tables.tabled(shown), *notes]) + "\n"
+    # Written in a moment, so nobody need be told of waiting.
+    with lock.held(out, math.inf, lambda _: None, inside=True):
+        write_text(out / "compare.md", text)
+        write_json(out / "compare.json", document)
     print(f"{out / 'compare.md'}; {compare.sentence(made)}")
     return document
 

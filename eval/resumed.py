@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,14 +15,16 @@ from tel_edge.eval.records import (
     measures,
     read_records,
     read_summary,
+    whole,
     write_summary,
 )
 from tel_edge.eval.scored import Task, Used
 from tel_edge.eval.source import Source
 from tel_edge.eval.statistics import Share
+from tel_edge.runtime import lock
 from tel_edge.runtime.atomic import replacing
 from tel_edge.runtime.energy import Meter, power_mode
-from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.memory import Memory
 
 
@@ -39,17 +42,40 @@ def complete(
     `run` appends records as they come, so a killed run goes on behind the last whole line; records
     made of other files or settings are dropped. `meter`, which has begun, measures the energy: it
     is this process's, for the counters are the machine's, and what reads them needs memory too.
-    What `more` makes of the records is written beside `made_with`.
+    What `more` makes of the records is written beside `made_with`. One command at a time has the
+    file; another one waits (`Task.wait`) and then finds the work done. Raises `WorkError` where the
+    records are not one a question all the same.
     """
     if there := finished(task):
         return there, True
+    with lock.held(task.out, task.wait, lambda text: _say(task, text)):
+        if there := finished(task):
+            return there, True
+        return _completed(task, source, variant, made_with, run, meter, more), False
+
+
+def _say(task: Task, text: str) -> None:
+    if not task.quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _completed(
+    task: Task,
+    source: Source,
+    variant: Variant,
+    made_with: Mapping[str, Any],
+    run: Callable[[Task], Used],
+    meter: Meter | None,
+    more: Callable[[Sequence[Record]], Mapping[str, Any]] | None,
+) -> Summary:
     wanted = {question.id for question in task.questions}
-    kept = [record for record in read_records(task.out, task.run) if record.id in wanted]
+    # Two commands at once may have left a question twice; either answer is right.
+    kept = {record.id: record for record in read_records(task.out, task.run)}
+    kept = {id: record for id, record in kept.items() if id in wanted}
     task.out.with_suffix(".json").unlink(missing_ok=True)
     with replacing(task.out) as partial:
-        partial.write_text("".join(map(line, kept)), encoding="utf-8")
-    done = {record.id for record in kept}
-    rest = tuple(question for question in task.questions if question.id not in done)
+        partial.write_text("".join(map(line, kept.values())), encoding="utf-8")
+    rest = tuple(question for question in task.questions if question.id not in kept)
     if meter:
         # Only what is read from here on is this run's.
         meter.read()
@@ -82,17 +108,29 @@ def complete(
         power_mode=power_mode(),
         **measures(found, used.too_long, how.k, how.temperature),
     )
+    if summary.questions != len(task.questions) or not whole(summary, [r.id for r in found]):
+        raise WorkError(
+            f"{task.out}: {len(found)} records for {len(task.questions)} questions: something else "
+            "writes there too; end it and run the same command again"
+        )
     write_summary(task.out, summary)
-    return summary, False
+    return summary
 
 
 def finished(task: Task) -> Summary | None:
-    """Return the summary of an earlier run of this very task, or None."""
+    """Return the summary of an earlier run of this very task, or None.
+
+    One that is not of every question once, as two commands at the same time used to leave it, is
+    none.
+    """
     try:
         there = read_summary(task.out.with_suffix(".json"))
+        if there.run != task.run or there.questions != len(task.questions):
+            return None
+        ids = [record.id for record in read_records(task.out, task.run)]
     except (InputError, FileNotFoundError):
         return None
-    return there if there.run == task.run and task.out.exists() else None
+    return there if whole(there, ids) else None
 
 
 def told(summary: Summary, width: int, reused: bool) -> str:

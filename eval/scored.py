@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tel_edge.eval.records import UNPARSED, Record, asked_digest, line
-from tel_edge.runtime import bundle, memory, protocol, stream
+from tel_edge.runtime import bundle, child, memory, protocol, stream
 from tel_edge.runtime.engine import EngineSettings, Generation, Score
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.manifest import BundleFile, Manifest
@@ -40,7 +41,8 @@ class Settings:
 class Task:
     """One variant to score on one category: everything that a process of its own needs.
 
-    `rotated` says that `questions` are other orders of the part's (`rotations.rotations`).
+    `rotated` says that `questions` are other orders of the part's (`rotations.rotations`), `wait`
+    for how many seconds another command may have `out` first.
     """
 
     folder: Path
@@ -55,6 +57,7 @@ class Task:
     title: str
     quiet: bool
     rotated: bool = False
+    wait: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -170,16 +173,10 @@ def _record(task: Task, question: Question, made: Score | Generation) -> Record:
 
 def in_child(task: Task, opener: bundle.Opener) -> Used:
     """Run `score` in a new process. A crash of the engine there raises `WorkError` here."""
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as pool:
-        try:
-            return pool.submit(score, task, opener).result()
-        except BrokenProcessPool:
-            raise WorkError(
-                f"{task.title}: the engine died; what was scored is kept in {task.out}\n"
-                "run the same command to go on, or with --threads 1"
-            ) from None
+    try:
+        return child.in_child(None, score, task, opener, shown=True)
+    except child.Crashed:
+        raise WorkError(
+            f"{task.title}: the engine died; what was scored is kept in {task.out}\n"
+            "run the same command to go on, or with --threads 1"
+        ) from None

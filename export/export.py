@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -36,8 +37,9 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     made = plan(args)
     if args.dry_run:
         return gguf.forecast(args, made)
-    made.output.begin()
-    return _finish(args, made.output, gguf.make(args, made))
+    with made.output.owned(args.wait, partial(cli.say, args)) as changed:
+        made = plan(args) if changed else made
+        return _finish(args, made.output, gguf.make(args, made))
 
 
 def _onnx(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -45,8 +47,9 @@ def _onnx(args: argparse.Namespace) -> Mapping[str, Any]:
     made = onnx.plan(args)
     if args.dry_run:
         return onnx.forecast(made)
-    made.output.begin()
-    return _finish(args, made.output, onnx.make(args, made))
+    with made.output.owned(args.wait, partial(cli.say, args)) as changed:
+        made = onnx.plan(args) if changed else made
+        return _finish(args, made.output, onnx.make(args, made))
 
 
 def _finish(
@@ -144,7 +147,10 @@ def parser() -> cli.Parser:
         "backbone",
         "dataset",
         "seed",
+        "wait",
     )
+    # The bundle is free again soon, and what the other export makes need not be made again.
+    made.set_defaults(wait=math.inf)
     made.add_argument(
         "--adapter",
         metavar="NAME|DIR|all",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tel_edge.runtime import lock
 from tel_edge.runtime import manifest as manifests
-from tel_edge.runtime.atomic import replacing
+from tel_edge.runtime.atomic import abandoned, remove, replacing, temporary
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.manifest import BackboneInfo, BundleFile, Manifest
@@ -20,22 +20,24 @@ from tel_edge.runtime.with_onnx import TOKENIZER
 
 # Takes a written file, gives its figures or raises.
 Accept = Callable[[Path], Mapping[str, float]]
-PARTIAL = re.compile(r"\..+\.(\d+)\.partial")
 
 
 class Output:
-    """A bundle folder and its manifest. Nothing is written before `begin`."""
+    """A bundle folder and its manifest. Nothing is written before it is `owned`."""
 
     def __init__(self, folder: Path, info: BackboneInfo, force: bool) -> None:
-        self.folder, self.info = folder, info
-        self.manifest = Manifest(info)
-        self._left: tuple[BundleFile, ...] = ()
+        self.folder, self.info, self._force = folder, info, force
         # Seconds that new files took, by path: (writing, judging).
         self.took: dict[str, tuple[float, float]] = {}
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--out: {folder} is a file, wanted a folder")
-        if (folder / manifests.NAME).exists():
-            self._take_over(force)
+        self._read()
+
+    def _read(self) -> None:
+        self.manifest = Manifest(self.info)
+        self._left: tuple[BundleFile, ...] = ()
+        if (self.folder / manifests.NAME).exists():
+            self._take_over(self._force)
 
     def _take_over(self, force: bool) -> None:
         try:
@@ -76,13 +78,25 @@ class Output:
             return None
         return file
 
-    def begin(self) -> None:
-        """Make the folder, and remove what killed runs and a replaced bundle left."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob(".*.partial"):
-            match = PARTIAL.fullmatch(path.name)
-            if match and not _alive(int(match[1])):
-                _remove(path)
+    @contextmanager
+    def owned(self, wait: float, say: Callable[[str], None]) -> Iterator[bool]:
+        """Have the bundle alone, from reading its manifest to writing the last file.
+
+        Waits for another export into it up to `wait` seconds, see `lock.held`. Gives whether the
+        manifest has changed since it was read, so that what was planned by it has to be planned
+        again: `manifest` is the new one.
+        """
+        with lock.held(self.folder, wait, say, inside=True):
+            before = self.manifest, self._left
+            self._read()
+            self._begin()
+            yield (self.manifest, self._left) != before
+
+    def _begin(self) -> None:
+        """Remove what killed runs and a replaced bundle left."""
+        for path in self.folder.glob(".*"):
+            if abandoned(path):
+                remove(path)
         if self._left:
             manifests.write(self.manifest, self.folder)
             for file in self._left:
@@ -173,25 +187,8 @@ class Output:
     @contextmanager
     def scratch(self, name: str) -> Iterator[Path]:
         """Give a path in the bundle's folder for a file or folder that is not kept."""
-        path = self.folder / f".{name}.{os.getpid()}.partial"
+        path = temporary(self.folder / name)
         try:
             yield path
         finally:
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+            remove(path)

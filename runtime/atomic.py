@@ -3,10 +3,62 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# A temporary sibling: of which file, process and machine. Older versions named no machine.
+PARTIAL = re.compile(r"\..+\.(\d+)(?:@([^@]+))?\.(?:partial|old)", re.DOTALL)
+# Seconds after which nobody still writes to a file of a version that named no machine.
+LONG_AGO = 86_400
+
+
+def temporary(path: Path, kind: str = "partial") -> Path:
+    """Return a hidden sibling of `path` that no other process, here or elsewhere, writes to."""
+    return path.with_name(f".{path.name}.{os.getpid()}@{_host()}.{kind}")
+
+
+def abandoned(path: Path) -> bool:
+    """Return whether `path` is a temporary sibling that a dead process of this machine left.
+
+    Those of other machines, on a volume that several share, are not. One that names no machine is
+    abandoned when no process here has its number and nothing was written to it for a day.
+    """
+    match = PARTIAL.fullmatch(path.name)
+    if match is None or _alive(int(match[1])):
+        return False
+    if match[2] is None:
+        return time.time() - path.stat().st_mtime > LONG_AGO
+    return match[2] == _host()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "localhost"
+
+
+def _alive(process: int) -> bool:
+    if os.name == "nt":
+        # Signal 0, which asks on POSIX, ends the process there.
+        return process == os.getpid()
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager
@@ -16,7 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
     On any error the sibling is removed and `path` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = temporary(path)
     try:
         yield partial
         _sync(partial)
@@ -35,17 +87,21 @@ def write_text(path: Path, text: str) -> None:
 def replace_folder(made: Path, path: Path) -> None:
     """Put the finished folder `made` in the place of `path`, which goes away if it is there.
 
-    A folder cannot be exchanged in one step: a crash in between leaves no `path`, never half of
-    one.
+    A folder cannot be exchanged in one step: where the second one fails the old folder is put back,
+    and a crash in between leaves no `path` but the old folder as a temporary sibling.
     """
     for file in made.rglob("*"):
         if file.is_file():
             _sync(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        old = temporary(path, "old")
         os.replace(path, old)
-        os.replace(made, path)
+        try:
+            os.replace(made, path)
+        except BaseException:
+            os.replace(old, path)
+            raise
         shutil.rmtree(old)
     else:
         os.replace(made, path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,18 +50,33 @@ BACKBONES: dict[str, Backbone] = {
 }  # fmt: skip
 
 
+def plain(name: str, otherwise: str) -> str:
+    """Return `name` fit for a path: letters, digits, dots, dashes and underscores.
+
+    Other characters become a dash. Where letters of other scripts are lost that way, a digest of
+    the name is put behind, so that two of them stay two. `otherwise` stands for a name of which
+    nothing is left.
+    """
+    # Depending on the file system an accent is part of its letter, or a character of its own.
+    name = unicodedata.normalize("NFC", name)
+    made = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    if name.isascii():
+        return made if made.strip(".") else otherwise
+    own = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{made.strip('-.') or otherwise}-{own}"
+
+
 def find(name: str) -> Backbone:
     """Return the backbone that `--backbone NAME|DIR` means, without touching the network.
 
-    A folder is called by its own name. Raises `InputError` for a name that is neither.
+    A folder is called by its own name (`plain`). Raises `InputError` for a name that is neither.
     """
     if name in BACKBONES:
         row = BACKBONES[name]
         return row if row.hub else replace(row, folder=embedded())
     folder = Path(name)
     if folder.is_dir():
-        called = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name) or "backbone"
-        return Backbone(called, "", "unknown", folder=folder)
+        return Backbone(plain(folder.resolve().name, "backbone"), "", "unknown", folder=folder)
     raise InputError(
         f"no backbone {name!r}: it is neither a folder nor one of {' '.join(BACKBONES)}"
     )

@@ -7,6 +7,7 @@ machine that gets slower or faster meanwhile does so for all of them alike.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime import backbones, bundle, cli, probe, profile, tune
+from tel_edge.runtime import backbones, bundle, cli, lock, probe, profile, tune
 from tel_edge.runtime.categories import CATEGORIES, category
 from tel_edge.runtime.child import in_child
 from tel_edge.runtime.engine import EngineSettings
@@ -271,7 +272,8 @@ def _tune(
         tokens_per_second=round(found.tokens_per_second, 1),
         date=date.today().isoformat(),
     )
-    profile.write(profile.with_entry(_there(args, path), name, entry), path)
+    with lock.held(path, math.inf, partial(cli.say, args)):
+        profile.write(profile.with_entry(_there(args, path), name, entry), path)
     print(f"saved in {path} for {name}: {profile.described(found.settings, format)}", flush=True)
     return {
         **_head(what),

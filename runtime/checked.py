@@ -15,13 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime import digest
+from tel_edge.runtime import digest, lock
 from tel_edge.runtime.atomic import write_text
+from tel_edge.runtime.errors import WorkError
 
 # Younger than this a file may change again within the same tick of the file system's clock.
 SETTLED_NS = 2_000_000_000
 # Files that are remembered, the latest ones.
 MOST = 500
+# Seconds to wait for another process that writes the cache, which takes it milliseconds.
+PATIENCE = 5.0
 
 
 def location() -> Path:
@@ -40,12 +43,12 @@ def sha256(path: Path) -> str:
         return str(kept[-1])
     made = digest.of_file(path)
     if _stamp(path) == stamp and time.time_ns() - max(stamp[2:]) > SETTLED_NS:
-        # Read again: another process may have added its own.
-        known = {key: value for key, value in _read().items() if key != name}
-        kept_names = list(known)[-MOST + 1 :]
-        known = {key: known[key] for key in kept_names} | {name: [*stamp, made]}
         # A cache that cannot be written costs time and nothing else.
-        with suppress(OSError):
+        with suppress(OSError, WorkError), lock.held(location(), PATIENCE, lambda _: None):
+            # Read again: another process may have added its own.
+            known = {key: value for key, value in _read().items() if key != name}
+            kept_names = list(known)[-MOST + 1 :]
+            known = {key: known[key] for key in kept_names} | {name: [*stamp, made]}
             write_text(location(), json.dumps(known, indent=0))
     return made
 

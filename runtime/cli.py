@@ -8,12 +8,13 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tel_edge.runtime.engine import EngineSettings
-from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.errors import InputError, Terminated, WorkError
 from tel_edge.runtime.workspace import Workspace
 
 Work = Callable[[argparse.Namespace], Mapping[str, Any] | None]
@@ -30,8 +31,8 @@ class Parser(argparse.ArgumentParser):
 def parser(prog: str, description: str, *options: str) -> Parser:
     """Return a parser with the common options and those of `options` that the command takes.
 
-    `options` may name backbone, dataset, category and seed; workspace, json and quiet are always
-    there.
+    `options` may name backbone, dataset, category, seed and wait; workspace, json and quiet are
+    always there. `wait` is in seconds (`lock.held`), 0 unless the command sets another default.
     """
     made = Parser(prog=prog, description=description, allow_abbrev=False)
     made.add_argument(
@@ -69,6 +70,17 @@ def parser(prog: str, description: str, *options: str) -> Parser:
         )
     if "seed" in options:
         made.add_argument("--seed", type=int, default=42, help="(%(default)s)")
+    if "wait" in options:
+        made.add_argument(
+            "--wait",
+            type=seconds,
+            nargs="?",
+            const=math.inf,
+            default=0.0,
+            metavar="SECONDS",
+            help="how long to wait for another command that writes the same place, without a "
+            "number for as long as it takes, 0 not at all (%(default)g)",
+        )
     made.add_argument(
         "--json", action="store_true", help="end stdout with one line of JSON that says it all"
     )
@@ -164,6 +176,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seconds(text: str) -> float:
+    """Return a number from 0, `inf` among them, as the `type` of an option."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
 def share(text: str) -> float:
     """Return a number from 0 to 1, as the `type` of an option."""
     try:
@@ -186,15 +209,40 @@ def say(args: argparse.Namespace, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+@contextmanager
+def _terminated_in_order() -> Iterator[None]:
+    """Raise `Terminated` at SIGTERM, unless somebody else handles it."""
+    import signal
+    import threading
+
+    def end(*_: object) -> None:
+        # Once is enough: what ends in order is not interrupted at that.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if ours:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def run(parser: Parser, work: Work, argv: list[str] | None = None) -> int:
     """Parse `argv`, do the work and return the exit code.
 
-    0 done, 1 the work failed, 2 wrong usage or bad input, 130 interrupted. What `work` returns is
-    the document of `--json`; its key `exit_code`, if any, is the exit code.
+    0 done, 1 the work failed, 2 wrong usage or bad input, 130 interrupted, 143 ended by SIGTERM.
+    What `work` returns is the document of `--json`; its key `exit_code`, if any, is the exit code.
     """
     args = parser.parse_args(argv)
     try:
-        document = dict(work(args) or {})
+        with _terminated_in_order():
+            document = dict(work(args) or {})
         code = int(document.pop("exit_code", 0))
         if args.json:
             print(json.dumps(document, ensure_ascii=False), flush=True)
@@ -207,8 +255,9 @@ def run(parser: Parser, work: Work, argv: list[str] | None = None) -> int:
         # The reader has gone; keep the interpreter from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        return _leave(parser, "interrupted; what was finished is kept", 130)
+    except KeyboardInterrupt as error:
+        ended, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
+        return _leave(parser, f"{ended}; what was finished is kept", code)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise

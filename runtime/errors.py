@@ -1,4 +1,4 @@
-"""The two ways in which a command ends badly."""
+"""The ways in which a command ends badly."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class InputError(ValueError):
 
 class WorkError(RuntimeError):
     """The input was fine but the work failed, in one or two lines. Exit 1."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, which ends a command in the same order as an interrupt. Exit 143."""

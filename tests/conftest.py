@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+import time
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,48 @@ import pytest
 from tel_edge.runtime import cli
 
 ROOT = Path(__file__).resolve().parents[1]
+# Begins the code of a process that is to be interrupted: a shell without job control has those that
+# it starts in the background ignore it, and they hand that on.
+INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
+def until(true: Callable[[], Any], seconds: float = 30) -> None:
+    """Wait for something that another process does."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "took too long"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process still runs; one that nobody has waited for yet does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def shown(folder: Path) -> list[str]:
+    """The names of what is in a folder, in order, but for the hidden files of locks."""
+    return sorted(
+        path.name for path in folder.iterdir() if path.suffix != ".lock" and path.name != ".lock"
+    )
 
 
 @pytest.fixture(autouse=True)
 def no_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what `tel-bench --tune` found for this machine."""
     monkeypatch.setenv("TEL_PROFILE", str(tmp_path / "no" / "profile.json"))
+
+
+@pytest.fixture(params=["terminal", "background"])
+def shell(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Let processes that are started inherit from this one what such a shell gives them."""
+    before = signal.getsignal(signal.SIGINT)
+    if request.param == "background":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield request.param
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

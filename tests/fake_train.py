@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.statistics import share
+from tel_edge.runtime.child import end_with_parent
 from tel_edge.runtime.errors import WorkError
 from tel_edge.train import train
-from tel_edge.train.runners import end_with_parent
 
 
 def record(args: Any, behaviour: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def record(args: Any, behaviour: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    end_with_parent(0.05)
+    end_with_parent()
     args = train.parser().parse_args()
     data = Path(args.dataset)
     behaviour = json.loads((data / "behaviour.json").read_text())

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from conftest import shown
 from made_reports import Result, put, result
 
 from tel_edge.eval import documents, report
@@ -73,7 +74,7 @@ def test_two_variants_of_one_workspace(compare: Command, home: Path) -> None:
     }  # fmt: skip
     assert pair["change"]["verdict"] == "n too small"
     assert document["pooled"]["lora-F16 -> lora-Q8_0"]["lost"] == 2
-    assert sorted(file.name for file in (home / "reports").iterdir()) == [
+    assert shown(home / "reports") == [
         "compare.json", "compare.md"
     ]  # fmt: skip
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import export_models as models
 import pytest
+from conftest import shown
 
-from tel_edge.export import export, gguf, output
-from tel_edge.runtime import cli
+from tel_edge.export import export, gguf
+from tel_edge.runtime import atomic, cli
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.manifest import read, verified
 
@@ -55,7 +56,7 @@ def states(capsys: Any) -> dict[str, str]:
 
 
 def names(bundle: Path) -> set[str]:
-    return {path.name for path in bundle.iterdir()} - {"README.md"}
+    return set(shown(bundle)) - {"README.md"}
 
 
 def test_all(made: Path, home: Path, capsys: Any) -> None:
@@ -181,12 +182,17 @@ def test_a_killed_run_goes_on(made: Path, home: Path, capsys: Any) -> None:
     assert len(left) == 2, "the F16 source and the unfinished Q4_0"
     for file in read(bundle).files:
         verified(bundle, file)
-    # Another run's files, which is alive, are left alone.
-    alive = bundle / f".x.{os.getpid()}.partial"
+    # Those of another run that is alive, or on another machine that shares the disk, are not.
+    alive = atomic.temporary(bundle / "x")
+    dead = atomic.PARTIAL.fullmatch(left[0].name)
+    assert dead
+    away = bundle / f".x.{dead[1]}@elsewhere.partial"
     alive.touch()
+    away.touch()
     assert run(made, home, *argv[4:], "--json") == 0
     assert states(capsys) == {"base-Q8_0.gguf": "reused", "base-Q4_0.gguf": "written"}
     alive.unlink()
+    away.unlink()
     assert names(bundle) == {"base-Q8_0.gguf", "base-Q4_0.gguf", "manifest.json"}
 
 
@@ -302,8 +308,3 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
-
-
-def test_only_partial_files_of_the_dead_are_stale() -> None:
-    assert output.PARTIAL.fullmatch(".base-F16.gguf.123.partial")
-    assert not output.PARTIAL.fullmatch("base-F16.gguf.123.partial")

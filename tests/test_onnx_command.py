@@ -13,6 +13,7 @@ from typing import Any
 
 import export_models as models
 import pytest
+from conftest import shown
 from onnx_models import CATEGORIES, QUANTS, SOURCE, Graph, Tiny, copy_trace, ids
 
 from tel_edge.export import export
@@ -68,7 +69,7 @@ def states(capsys: Any) -> dict[str, str]:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    return set(shown(folder))
 
 
 # The bundle

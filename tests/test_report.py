@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import shown
 from made_reports import RIGHTS, Result, floor, put, result, two_categories
 
 from tel_edge.eval import (
@@ -83,9 +84,7 @@ def test_the_table_and_the_last_lines(tel_report: Command, home: Path) -> None:
         "loss against lora-F16 is not significant at 5 % (p 1) and whose upper bound is below 1 "
         "point (0.28, of 2,000 questions)",
     ]
-    assert sorted(file.name for file in (home / "reports").iterdir()) == [
-        *("lm-eval", "report.html", "report.json", "report.md")
-    ]
+    assert shown(home / "reports") == [*("lm-eval", "report.html", "report.json", "report.md")]
 
 
 def test_all_categories_together(tel_report: Command) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import fake_engine as fake
 import numpy as np
 import pytest
+from conftest import INTERRUPTIBLE
 
 from tel_edge.eval.router import save
 from tel_edge.runtime import manifest, requests, run, votes
@@ -667,7 +668,7 @@ def child(home: Path) -> subprocess.Popen[bytes]:
     """Start a process as `tel-run` is one, but for the engine, with pipes all around."""
     argv = ["--workspace", str(home), "--category", "oranbench", "--quiet"]
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(Path(__file__).parent), *argv],
+        [sys.executable, "-c", INTERRUPTIBLE + CHILD, str(Path(__file__).parent), *argv],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -690,7 +691,13 @@ def test_a_reader_that_goes_away_ends_it_without_a_word(home: Path) -> None:
         assert process.stderr.read() == b""
 
 
-def test_an_interruption_leaves_what_was_answered(home: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [(signal.SIGINT, 130, b"interrupted"), (signal.SIGTERM, 143, b"terminated")],
+)
+def test_an_interruption_leaves_what_was_answered(
+    home: Path, shell: str, how: signal.Signals, code: int, said: bytes
+) -> None:
     """The engine asks the longest first, so the answers that are there come before the gap."""
     with child(home) as process:
         assert process.stdin
@@ -701,11 +708,10 @@ def test_an_interruption_leaves_what_was_answered(home: Path) -> None:
         process.stdin.write(jsonl(*rows))
         process.stdin.flush()
         assert process.stderr.readline() == b"hanging\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        process.send_signal(how)
+        assert process.wait(20) == code
         told = records(process.stdout.read().decode())
         assert [(record["id"], record["answer"]) for record in told] == [
             ("1", "c"), ("3", "c"), ("4", "c")
         ]  # fmt: skip
-        said = process.stderr.read()
-        assert said == b"tel-run: interrupted; what was finished is kept\n"
+        assert process.stderr.read() == b"tel-run: %s; what was finished is kept\n" % said

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import INTERRUPTIBLE, alive, until
 
 from tel_edge.eval.statistics import share
 from tel_edge.runtime.errors import InputError
@@ -37,21 +37,6 @@ def behave(folder: Path, **behaviour: Any) -> Path:
 def calls(data: Path) -> list[str]:
     """Which runs were started, in their order."""
     return [line.split()[0] for line in (data / "calls.txt").read_text().splitlines()]
-
-
-def until(true: Callable[[], Any], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "took too long"
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    """Whether the process still runs; one that nobody has waited for yet does not."""
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
 
 
 @pytest.fixture
@@ -244,12 +229,20 @@ def test_every_run_failed(tel_sweep: Command, tmp_path: Path) -> None:
     assert "sweep: 1 runs, 0 reused, 1 failed; report" in out
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+# How it is ended, its exit code, and what it says.
+ENDS = {
+    signal.SIGINT: (130, b"tel-sweep: interrupted; what was finished is kept\n"),
+    signal.SIGTERM: (143, b"tel-sweep: terminated; what was finished is kept\n"),
+    signal.SIGKILL: (-9, b""),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
 def test_a_sweep_that_is_killed_leaves_no_child_and_goes_on(
-    tel_sweep: Command, tmp_path: Path, how: signal.Signals
+    tel_sweep: Command, tmp_path: Path, shell: str, how: signal.Signals
 ) -> None:
     data = behave(tmp_path / "data", seconds={"8": 60})
-    code = (
+    code = INTERRUPTIBLE + (
         "import sys; from functools import partial; from tel_edge.runtime import cli; "
         "from tel_edge.train import sweep; "
         f"sys.exit(cli.run(sweep.parser(), partial(sweep.work, command=({FAKE[0]!r},))))"
@@ -261,8 +254,7 @@ def test_a_sweep_that_is_killed_leaves_no_child_and_goes_on(
     training = int((data / "calls.txt").read_text().split()[-1])
     child.send_signal(how)
     _, err = child.communicate(timeout=20)
-    assert child.returncode == (130 if how is signal.SIGINT else -9)
-    assert (b"what was finished is kept" in err) == (how is signal.SIGINT)
+    assert (child.returncode, err) == ENDS[how]
     until(lambda: not alive(training), 5)
     rows = tmp_path / "home" / "sweeps" / "grid" / "rows"
     assert [row.name for row in rows.iterdir()] == ["rank-4.json"]
@@ -281,7 +273,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(
     task = Task(run.argv, tmp_path / "sweep" / "runs" / run.name)
     live = runners.start(task, FAKE)
     (outcome,) = runners.local([task], 1, FAKE)
-    assert "another process is training this run" in (outcome.error or "")
+    assert "rank-4 is in use by " in (outcome.error or "")
     runners.stop(live)
     behave(data)
     (outcome,) = runners.local([task], 1, FAKE)

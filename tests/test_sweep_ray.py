@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_sweep import FAKE, alive, behave, calls, until
+from conftest import INTERRUPTIBLE, alive, until
+from test_sweep import FAKE, behave, calls
 
 from tel_edge.train import ray_runner, runners, sweep
 
@@ -143,7 +144,7 @@ def test_adapters_come_back_from_workers_that_share_no_disk(
 
 def started(home: Path, data: Path, *argv: str) -> subprocess.Popen[str]:
     """A sweep in a process of its own, as Ray reads some settings when it is imported."""
-    code = (
+    code = INTERRUPTIBLE + (
         "import sys; from functools import partial; from tel_edge.runtime import cli; "
         "from tel_edge.train import sweep; "
         f"sys.exit(cli.run(sweep.parser(), partial(sweep.work, command=({FAKE[0]!r},))))"

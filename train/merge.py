@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.folders import checkpoint, loading
-from tel_edge.runtime import backbones, cli, digest, extras
+from tel_edge.runtime import backbones, cli, digest, extras, lock, ownership
 from tel_edge.runtime.atomic import replace_folder, write_text
 from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import InputError
@@ -175,6 +175,7 @@ def _work(
         raise InputError(
             f"{wanted.sources[0].folder}: made for another backbone than {model}; pass that one"
         )
+    ownership.check_adapters(home, backbone.name, known["weights"])
     say = partial(cli.say, args)
     asked = tested(wanted, args.dataset, args.seed, args.strict, say) if args.score else None
     out = home.adapter(backbone.name, name)
@@ -182,8 +183,12 @@ def _work(
     if record:
         cli.say(args, f"{name}: merged before, reused")
     else:
-        cli.say(args, f"{name}: {wanted.method.name} {wanted.method.does}")
-        record = merge(wanted, model, out, name, asked)
+        with lock.held(out, args.wait, partial(cli.say, args)):
+            # Another command may have made it meanwhile.
+            record = finished(out, wanted, args.score)
+            if record is None:
+                cli.say(args, f"{name}: {wanted.method.name} {wanted.method.does}")
+                record = merge(wanted, model, out, name, asked)
     megabytes = (out / WEIGHTS).stat().st_size / 1e6
     rank = record["config"]["rank"]
     print(f"{name}: {len(wanted.sources)} adapters, rank {rank}, {megabytes:.2f} MB  {out}")
@@ -203,6 +208,7 @@ def parser() -> cli.Parser:
         "backbone",
         "dataset",
         "seed",
+        "wait",
     )
     # One line of help a method would be six; the table in the documentation has them.
     made.add_argument("--method", choices=tuple(METHODS), help="how the factors become one")

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.runtime.atomic import replace_folder
+from tel_edge.runtime.child import GRACE
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
-from tel_edge.train.runners import GRACE, TRAIN, Outcome, Task, alone, last_line
+from tel_edge.train.runners import TRAIN, Outcome, Task, alone, last_line
 
 # The file by which a worker sees whether the sweep's folder is on a disk that it shares.
 MARK = ".sweep"

@@ -9,27 +9,22 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from tel_edge.runtime.errors import InputError
+from tel_edge.runtime import child, lock
+from tel_edge.runtime.child import GRACE
 from tel_edge.train.job import RECORD, WEIGHTS
 
 # What Python is given to make it tel-train, which ends when its sweep does.
-TRAIN = (
-    "-c",
-    "from tel_edge.train.runners import end_with_parent; end_with_parent(); "
-    "from tel_edge.train.train import main; main()",
-)
-PARENT = "TEL_SWEEP_PARENT"
-# Seconds: between two looks at the children, from a polite to a hard end, for a run's lock.
-PAUSE, GRACE, PATIENCE = 0.05, 5.0, 20.0
+TRAIN = child.command("tel_edge.train.train", "tel-train")
+# Seconds: between two looks at the children, and for what has a run's folder.
+PAUSE, PATIENCE = 0.05, 20.0
 
 
 @dataclass(frozen=True)
@@ -72,66 +67,48 @@ class Outcome:
 
 @dataclass
 class Live:
-    """A run's process, its open files and when it began (`time.monotonic`)."""
+    """A run's process, its lock and open files, and when it began (`time.monotonic`)."""
 
     task: Task
-    child: subprocess.Popen[bytes]
-    open: Sequence[IO[Any]]
+    child: subprocess.Popen[Any]
+    open: ExitStack
     began: float
-
-
-def end_with_parent(pause: float = 0.5) -> None:
-    """Let this process end soon after its parent has, so that no training is left running.
-
-    A worker that is killed cannot clean up after itself, and its run is repeated elsewhere.
-    """
-    # From the environment, since it may be gone before this process has come so far.
-    parent = int(os.environ.get(PARENT, os.getppid()))
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(pause)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def start(task: Task, command: Sequence[str], threads: int | None = None) -> Live:
     """Start the run's process; `command` is what Python is given to be tel-train.
 
-    Raises `InputError` when another process is training this run for longer than `PATIENCE`.
+    Raises `lock.Busy` when another process has this run for longer than `PATIENCE`.
     """
-    task.home.mkdir(parents=True, exist_ok=True)
-    link = task.home / "bundles"
-    if task.bundles is not None and not link.exists():
-        link.unlink(missing_ok=True)
-        link.symlink_to(task.bundles.resolve(), target_is_directory=True)
-    lock = _locked(task.home / ".lock")
-    out = (task.home / "stdout.txt").open("wb")
-    err = (task.home / "stderr.txt").open("wb")
-    limit = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-    child = subprocess.Popen(
-        [
-            *(sys.executable, "-P", *command, "--workspace", str(task.home)),
-            *(*task.argv, "--score", "--quiet", "--json"),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=out,
-        stderr=err,
-        env={**limit, **os.environ, PARENT: str(os.getpid())},
-        # A group of its own: an interrupt at the terminal is the sweep's to handle, and what the
-        # training starts itself ends with it. It holds the lock for as long as it lives.
-        start_new_session=True,
-        pass_fds=(lock.fileno(),),
-    )
-    return Live(task, child, (lock, out, err), time.monotonic())
+    with ExitStack() as opened:
+        opened.enter_context(lock.held(task.home, PATIENCE, lambda _: None, inside=True))
+        link = task.home / "bundles"
+        if task.bundles is not None and not link.exists():
+            link.unlink(missing_ok=True)
+            link.symlink_to(task.bundles.resolve(), target_is_directory=True)
+        out = opened.enter_context((task.home / "stdout.txt").open("wb"))
+        err = opened.enter_context((task.home / "stderr.txt").open("wb"))
+        limit = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+        # The process of a lost worker, which ends with it, may have the adapter for a moment more.
+        more = ("--score", "--quiet", "--json", "--wait", str(PATIENCE))
+        live = child.started(
+            [*command, "--workspace", str(task.home), *task.argv, *more],
+            stdout=out,
+            stderr=err,
+            env={**limit, **os.environ},
+            # A group of its own: an interrupt at the terminal is the sweep's to handle, and what
+            # the training starts itself ends with it.
+            start_new_session=True,
+        )
+        if live.stdin:
+            opened.callback(live.stdin.close)
+        return Live(task, live, opened.pop_all(), time.monotonic())
 
 
 def finish(live: Live) -> Outcome:
     """Wait for the run's process and return what came of it."""
     code = live.child.wait()
-    for stream in live.open:
-        stream.close()
+    live.open.close()
     made = Outcome(live.task.name, wall_seconds=round(time.monotonic() - live.began, 1))
     if code:
         return replace(made, error=_reason(code, live.task.home / "stderr.txt"))
@@ -156,8 +133,7 @@ def stop(live: Live) -> None:
                 live.child.wait(wait)
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
-    for stream in live.open:
-        stream.close()
+    live.open.close()
 
 
 def local(tasks: Sequence[Task], jobs: int, command: Sequence[str] = TRAIN) -> Generator[Outcome]:
@@ -173,7 +149,7 @@ def local(tasks: Sequence[Task], jobs: int, command: Sequence[str] = TRAIN) -> G
                 task = queue.popleft()
                 try:
                     alive.append(start(task, command, threads))
-                except InputError as error:
+                except lock.Busy as error:
                     yield Outcome(task.name, error=str(error))
             for live in [one for one in alive if one.child.poll() is not None]:
                 outcome = finish(live)
@@ -189,35 +165,12 @@ def alone(task: Task, command: Sequence[str]) -> Outcome:
     """Run one task here and wait for it; what is raised meanwhile ends its process."""
     try:
         live = start(task, command)
-    except InputError as error:
+    except lock.Busy as error:
         return Outcome(task.name, error=str(error))
     try:
         return finish(live)
     finally:
         stop(live)
-
-
-def _locked(path: Path) -> IO[Any]:
-    """Return the file, locked for this process and its child.
-
-    The process of a lost worker may still be in the folder for a moment. Raises `InputError` when
-    that lasts.
-    """
-    import fcntl
-
-    stream = path.open("ab")
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return stream
-        except OSError:
-            if time.monotonic() > until:
-                stream.close()
-                raise InputError(
-                    f"{path.parent}: another process is training this run; wait until it ends"
-                ) from None
-            time.sleep(PAUSE)
 
 
 def _reason(code: int, log: Path) -> str:
@@ -227,11 +180,7 @@ def _reason(code: int, log: Path) -> str:
     _, own, message = text.rpartition("tel-train: ")
     said = " ".join(f"{own}{message}".split())[:500] if own else last_line(text)
     if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        return f"ended by {name}" + (f": {said}" if said else "")
+        return f"ended by {child.ending(code)}" + (f": {said}" if said else "")
     return said or f"exit code {code}"
 
 

@@ -9,12 +9,14 @@ import shlex
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.tables import aligned
-from tel_edge.runtime import cli, extras
+from tel_edge.runtime import backbones, cli, digest, extras, lock, ownership
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.workspace import Workspace
 from tel_edge.train import runners, sweep_report
 from tel_edge.train.ray_runner import Cluster, on_ray
 from tel_edge.train.runners import Outcome, Task
@@ -33,21 +35,35 @@ def work(args: argparse.Namespace, command: Sequence[str] = runners.TRAIN) -> di
         raise InputError(f"--watts {args.watts}: a number above 0 is needed")
     runs = plan(args)
     home = Path(args.workspace) / "sweeps" / name
-    known = _known(home, runs)
-    todo = [run for run in runs if run.name not in known]
     if args.dry_run:
+        known = _known(home, runs)
         for run in runs:
             state = "reused" if run.name in known else "to run"
             print(f"{run.name}  {state}  tel-train {shlex.join(run.argv)}")
         print(f"sweep: {len(runs)} runs, {len(known)} reused")
         return {"name": name, "runs": [{"run": r.name, "options": r.options} for r in runs]}
-    if todo and command is runners.TRAIN and args.ray is None:
+    if command is runners.TRAIN and args.ray is None and len(_known(home, runs)) < len(runs):
         for module in ("torch", "transformers", "peft", "accelerate"):
             extras.check(module, "train")
-    rows = dict(known)
-    for row in _made(args, home, todo, command):
-        rows[row.run] = row
-    return _report(args, name, home, [rows[run.name] for run in runs], len(known))
+    with lock.held(home, args.wait, partial(cli.say, args), inside=True):
+        known = _known(home, runs)
+        todo = [run for run in runs if run.name not in known]
+        _check_backbones(home, todo)
+        rows = dict(known)
+        for row in _made(args, home, todo, command):
+            rows[row.run] = row
+        return _report(args, name, home, [rows[run.name] for run in runs], len(known))
+
+
+def _check_backbones(home: Path, runs: Sequence[Run]) -> None:
+    """Refuse runs in whose folders another backbone of the same name was trained over."""
+    weights = cache(digest.of_weights)
+    for run in runs:
+        backbone, place = backbones.find(run.options["backbone"]), home / "runs" / run.name
+        # Nothing can be there of a backbone that has yet to be fetched from the hub.
+        if backbone.folder is not None and place.is_dir():
+            made = weights(backbone.folder)
+            ownership.check_adapters(Workspace(place), backbone.name, made)
 
 
 def _known(home: Path, runs: Sequence[Run]) -> dict[str, Row]:
@@ -162,6 +178,7 @@ def parser() -> cli.Parser:
         "backbone",
         "dataset",
         "seed",
+        "wait",
     )
     made.add_argument(
         "--category",

@@ -8,14 +8,16 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.split import capped
-from tel_edge.runtime import backbones, cli, extras, memory
+from tel_edge.runtime import backbones, child, cli, extras, lock, memory, ownership
 from tel_edge.runtime.atomic import replace_folder, write_text
 from tel_edge.runtime.errors import WorkError
 from tel_edge.train.job import RECORD, WEIGHTS, Job, Over, jobs
@@ -122,12 +124,14 @@ def dequantized(job: Job, partial: Path, every: Any) -> Iterator[Path | None]:
 
 
 def _dequantize(over: Over, folder: Path, out: Path) -> None:
-    command = [sys.executable, "-P", "-m", "tel_edge.export.dequantize"]
-    done = subprocess.run(
-        [*command, over.path, folder, out], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it says nothing"]
+    command = child.command("tel_edge.export.dequantize", "dequantize")
+    # A file, which unlike a pipe never fills up.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told:
+        argv = [*command, str(over.path), str(folder), str(out)]
+        code = child.finished(child.started(argv, stdout=subprocess.DEVNULL, stderr=told))
+        told.seek(0)
+        said = told.read().strip().splitlines() or ["it says nothing"]
+    if code:
         raise WorkError(f"{over.path.name} cannot be dequantized: {said[-1]}")
 
 
@@ -156,21 +160,21 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     """Train what is not finished yet."""
     for module in ("torch", "transformers", "peft", "accelerate"):
         extras.check(module, "train")
-    if int(os.environ.get("RANK", "0")):
+    first = not int(os.environ.get("RANK", "0"))
+    if not first:
         # Of several processes of one training the first one speaks.
         args.quiet, sys.stdout = True, open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     done = []
     todo = jobs(args)
+    home = cli.workspace(args)
+    ownership.check_adapters(home, todo[0].backbone.name, todo[0].bound["backbone"]["weights"])
     for job in todo:
-        out = cli.workspace(args).adapter(job.backbone.name, job.stem)
-        record = finished(out, job) if args.resume else None
-        if record:
-            cli.say(args, f"{job.stem}: finished before, reused")
-            if job.scored and "test" not in record:
-                record = with_scores(job, out, record)
-        else:
-            cli.say(args, f"{job.stem}: {len(job.parts.train)} questions to train on")
-            record = train(job, out, args.resume, args.quiet)
+        out = home.adapter(job.backbone.name, job.stem)
+        record = _reused(args, job, out)
+        if record is None:
+            # Of several processes of one training the first one has the folder.
+            with lock.held(out, args.wait, partial(cli.say, args)) if first else nullcontext():
+                record = _made(args, job, out)
         _warn(args, job, record)
         best = record["best"]
         print(
@@ -187,6 +191,26 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
             )
         done.append({"category": job.name, "path": str(out), **best})
     return {"backbone": todo[0].backbone.name, "adapters": done}
+
+
+def _reused(args: argparse.Namespace, job: Job, out: Path) -> dict[str, Any] | None:
+    """Return the record of the finished adapter, None where something is still to be done."""
+    record = finished(out, job) if args.resume else None
+    if record is None or (job.scored and "test" not in record):
+        return None
+    cli.say(args, f"{job.stem}: finished before, reused")
+    return record
+
+
+def _made(args: argparse.Namespace, job: Job, out: Path) -> dict[str, Any]:
+    """Train the adapter, or score it, unless another command has done so meanwhile."""
+    if record := _reused(args, job, out):
+        return record
+    if args.resume and (record := finished(out, job)):
+        cli.say(args, f"{job.stem}: finished before, reused")
+        return with_scores(job, out, record)
+    cli.say(args, f"{job.stem}: {len(job.parts.train)} questions to train on")
+    return train(job, out, args.resume, args.quiet)
 
 
 def _warn(args: argparse.Namespace, job: Job, record: dict[str, Any]) -> None:
@@ -212,6 +236,7 @@ def parser() -> cli.Parser:
         "dataset",
         "category",
         "seed",
+        "wait",
     )
     made.add_argument(
         "--recipe", metavar="NAME", help="paper or nano (nano for tel-nano, paper for all others)"

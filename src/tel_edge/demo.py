@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from tel_edge.runtime import cli, extras
+from tel_edge.runtime import child, cli, extras
 from tel_edge.runtime.categories import categories
-from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.errors import InputError, Terminated, WorkError
 
 # Module that holds the command, its name, and what it needs, to say so before minutes of work.
 STAGES = {
@@ -59,21 +58,17 @@ def run(command: Sequence[str]) -> float:
     Raises `InputError` or `WorkError` for its exit code; the stage has said why by then.
     """
     began = time.monotonic()
-    code = subprocess.run(
-        [sys.executable, "-c", _entry(command[0]), *command[1:]], check=False
-    ).returncode
+    name, *argv = command
+    code = child.finished(child.started([*child.command(STAGES[name], name), *argv]))
     if code == 2:
         raise InputError(f"{command[0]} refused its input (see above)")
     if code == 130:
         raise KeyboardInterrupt
+    if code == 143:
+        raise Terminated
     if code:
         raise WorkError(f"{command[0]} failed with exit code {code}; run tel-demo again to go on")
     return time.monotonic() - began
-
-
-def _entry(name: str) -> str:
-    # The module's main, under the command's own name: works without scripts on the PATH.
-    return f"import sys; sys.argv[0] = {name!r}; from {STAGES[name]} import main; main()"
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
