@@ -22,7 +22,7 @@ from tel_edge.runtime.engine import EngineSettings
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.prompt import labels, render
 from tel_edge.runtime.question import Question
-from tel_edge.runtime.scoring import Scorer
+from tel_edge.runtime.scoring import Scorer, label_ids
 from tel_edge.runtime.votes import pick, probabilities
 
 if TYPE_CHECKING:
@@ -243,17 +243,25 @@ def _reference(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = original.load(folder)
 
+    def tokenize(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, split_special_tokens=True)["input_ids"]
+        return ids
+
     def answers(category: str | None) -> list[Expected]:
         made = []
         for question in questions(category, checked):
-            prompt, ends = render(question), labels(question)
-            coded = tokenizer([prompt, *(prompt + end for end in ends)], split_special_tokens=True)
-            ids, *whole = coded["input_ids"]
+            prompt = render(question)
+            ids, ends = tokenize(prompt), label_ids(tokenize, prompt, labels(question))
+            if max(map(len, ends)) > 1:
+                raise WorkError(
+                    f"{question.id}: the labels are not one token each for this tokenizer, so the "
+                    "file cannot be compared; --no-verify exports it unchecked"
+                )
             shown = torch.tensor([ids], device=model.device)
             with torch.no_grad():
                 logits = model(shown, logits_to_keep=1).logits[0, -1].double()
             values = torch.log_softmax(logits, -1)
-            last = tuple(line[-1] for line in whole)
+            last = tuple(end for (end,) in ends)
             made.append(
                 Expected(question, tuple(ids), last, tuple(float(values[at]) for at in last))
             )
