@@ -334,7 +334,9 @@ class PackedEngine(ABC):
         room = Cost(self.span - start, 1 if self.settings.exact else FREE, OUTPUTS)
         bins = packing.bins(beginnings, start, costs, room)
         yield from self._each(
-            adapter, bins, lambda held: self._generated(adapter, [prompts[at] for at in held], units)
+            adapter,
+            bins,
+            lambda held: self._generated(adapter, [prompts[at] for at in held], units),
         )
 
     @_alone

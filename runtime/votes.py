@@ -87,8 +87,8 @@ def majority_share(shares: Sequence[float], k: int, at: int) -> float:
             if label != at:
                 *less, level = _factors(share * k, top)
                 made = [np.convolve(row, less)[: len(row)] for row in rows]
-                for more, before in zip(made[1:], rows, strict=False):
-                    more += level * before[: len(more)]
+                for ties in range(1, most):
+                    made[ties] += level * rows[ties - 1][: len(made[ties])]
                 rows = made
         tied = math.fsum(float(row[-1]) / (ties + 1) for ties, row in enumerate(rows))
         won += _factors(shares[at] * k, top)[top] * tied

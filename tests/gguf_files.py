@@ -1,4 +1,4 @@
-"""A GGUF file taken apart, changed and put together again, and opened where a crash does no harm."""
+"""A GGUF file taken apart, changed and put together, and opened where a crash does no harm."""
 
 from __future__ import annotations
 
