@@ -79,6 +79,11 @@ class File:
             self.keys[name] = kind, struct.pack("<" + SCALARS[kind], value)
         return self
 
+    def rename(self, tensor: str, name: str) -> File:
+        """Give a tensor another name; it stays where it is."""
+        self.tensors = {name if one == tensor else one: at for one, at in self.tensors.items()}
+        return self
+
     def bytes(self) -> bytes:
         head = b"GGUF" + struct.pack("<IQQ", 3, len(self.tensors), len(self.keys))
         for name, (kind, value) in self.keys.items():
@@ -116,12 +121,12 @@ for line in sys.stdin:
 
 
 @contextmanager
-def _child() -> Iterator[subprocess.Popen[str]]:
+def _child(script: str) -> Iterator[subprocess.Popen[str]]:
     # A debugger that prints where it was is of no use here, and slow.
     environment = os.environ | {"GGML_NO_BACKTRACE": "1"}
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
     child = subprocess.Popen(
-        [sys.executable, "-c", OPENER],
+        [sys.executable, "-c", script],
         stdin=pipe, stdout=pipe, stderr=null, text=True, env=environment,
     )  # fmt: skip
     try:
@@ -131,15 +136,16 @@ def _child() -> Iterator[subprocess.Popen[str]]:
         child.wait()
 
 
-def opened(files: Iterable[tuple[Path, ...]]) -> Iterator[str]:
+def opened(files: Iterable[tuple[Path, ...]], script: str = OPENER) -> Iterator[str]:
     """Open each backbone (and adapter) and ask it; yield what became of it.
 
-    That is "answered", "refused ..." or "died N". A process serves until it dies.
+    That is "answered", "refused ..." or "died N". A process serves until it dies. Another script
+    reads the files of a line, with tabs between them, and prints one.
     """
     rest = iter(files)
     one = next(rest, None)
     while one is not None:
-        with _child() as child:
+        with _child(script) as child:
             assert child.stdin
             assert child.stdout
             said = "?"
