@@ -24,7 +24,7 @@ DTYPES = ("bfloat16", "float16", "float32")
 
 
 def checked(folder: Path) -> Path:
-    """Return `folder` if a model can be loaded from it without running or unpickling anything.
+    """Return `folder` if a model can be loaded from it without running or unpickling any of it.
 
     Raises `InputError` for what `contents.read` refuses, and for one that brings code of its own.
     """

@@ -30,6 +30,7 @@ from tel_edge.runtime import bundle
 from tel_edge.runtime.engine import EngineSettings
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.prompt import labels, render
+from tel_edge.runtime.scoring import label_ids
 from tel_edge.runtime.votes import pick
 
 if TYPE_CHECKING:
@@ -242,12 +243,16 @@ def reference(folder: Path, adapters: Mapping[str, Path], category: str | None =
     from peft import PeftModel
 
     tokenizer = loading.tokenizer(folder)
+
+    def tokenize(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, split_special_tokens=True)["input_ids"]
+        return ids
+
     asked = []
     for question in questions(category):
-        prompt, ends = render(question), labels(question)
-        coded = tokenizer([prompt, *(prompt + end for end in ends)], split_special_tokens=True)
-        ids, *whole = coded["input_ids"]
-        asked.append(Asked(question, tuple(ids), tuple(tuple(x[len(ids) :]) for x in whole)))
+        prompt = render(question)
+        ends = label_ids(tokenize, prompt, labels(question))
+        asked.append(Asked(question, tuple(tokenize(prompt)), ends))
     model = original.load(folder)
 
     def after(ids: Sequence[int], count: int) -> Any:

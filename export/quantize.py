@@ -19,6 +19,7 @@ from tel_edge.export.importance import Importance
 from tel_edge.runtime import gguf_header
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
+from tel_edge.runtime.packed import cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,7 +183,7 @@ def quantize(
     llama = need("llama_cpp.llama_cpp", "export")
     params = llama.llama_model_quantize_default_params()
     params.ftype = row.ftype
-    params.nthread = len(os.sched_getaffinity(0))
+    params.nthread = cores()
     params.dry_run = dry
     if overrides:
         params.tt_overrides = _overriding(llama, source, overrides)

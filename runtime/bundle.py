@@ -129,7 +129,7 @@ def verified(bundle: Path, made: Manifest, file: BundleFile, again: bool = False
         _check_backbone(bundle, made, file)
     elif file.kind == "adapter":
         row = FORMATS[file.format]
-        row.adapter(path, made.backbone.weights, made.backbone.name)
+        row.adapter(path, made.backbone.weights, made.backbone.name, file.category)
     return path
 
 
@@ -146,15 +146,15 @@ def _check_backbone(bundle: Path, made: Manifest, file: BundleFile) -> None:
 
 
 def loose_adapters(backbone: Path, files: Mapping[str, Path]) -> dict[str, Adapter]:
-    """Return adapters that no manifest binds to `backbone`, all checked as far as they can be.
+    """Return adapters that no manifest binds to `backbone`, by the category that they answer.
 
-    Files that `tel-export` made still say which backbone they belong to, and are refused for
-    another one.
+    All are checked as far as they can be: files that `tel-export` made still say which backbone,
+    prompt and category they belong to, and are refused for another one.
     """
     row = formats.of_file(backbone)
     weights = row.weights(backbone)
     found = {}
     for name, path in files.items():
-        row.adapter(path, weights, backbone.name)
+        row.adapter(path, weights, backbone.name, name)
         found[name] = Adapter(lambda path=path: path, digest.of_file(path))  # type: ignore[misc]
     return found

@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 from tel_edge.runtime.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, Terminated, WorkError
+from tel_edge.runtime.packing import BRANCHES
+from tel_edge.runtime.votes import MOST_DRAWS
 from tel_edge.runtime.workspace import Workspace
 
 Work = Callable[[argparse.Namespace], Mapping[str, Any] | None]
@@ -69,7 +71,7 @@ def parser(prog: str, description: str, *options: str) -> Parser:
             "with commas, or all (%(default)s)",
         )
     if "seed" in options:
-        made.add_argument("--seed", type=int, default=42, help="(%(default)s)")
+        made.add_argument("--seed", type=seed, default=42, help="(%(default)s)")
     if "wait" in options:
         made.add_argument(
             "--wait",
@@ -91,7 +93,7 @@ def parser(prog: str, description: str, *options: str) -> Parser:
 def engine_options(made: Parser) -> None:
     """Add the options of every command that opens an engine."""
     made.add_argument("--bundle", type=Path, metavar="DIR", help="instead of the workspace's")
-    made.add_argument("--threads", type=positive, metavar="N", help="(the profile's, or all cores)")
+    made.add_argument("--threads", type=threads, metavar="N", help="(the profile's, or all cores)")
     made.add_argument(
         "--context", type=positive, default=4096, metavar="N", help="tokens (%(default)s)"
     )
@@ -115,7 +117,7 @@ def engine_options(made: Parser) -> None:
     )
     made.add_argument(
         "--gpu-layers",
-        type=int,
+        type=layers,
         metavar="N",
         help="layers on the GPU, -1 for all (the profile's, or 0)",
     )
@@ -142,7 +144,7 @@ def draw_options(made: Parser) -> None:
         help="letters: the probabilities of the answers; generate: read from free text "
         "(%(default)s)",
     )
-    made.add_argument("-k", type=positive, default=4, metavar="K", help="votes (%(default)s)")
+    made.add_argument("-k", type=draws, default=4, metavar="K", help="votes (%(default)s)")
     made.add_argument(
         "--temperature", type=float, default=0.7, metavar="T", help="of the votes (%(default)s)"
     )
@@ -159,6 +161,9 @@ def check_draws(args: argparse.Namespace) -> None:
     """Refuse options of `draw_options` that mean nothing."""
     if not 0 < args.temperature < math.inf:
         raise InputError(f"--temperature {args.temperature}: a number above 0 is needed")
+    # Each text has a sequence of its own, the greedy one too.
+    if args.protocol == "generate" and args.k >= BRANCHES:
+        raise InputError(f"-k {args.k}: with --protocol generate at most {BRANCHES - 1} work")
 
 
 def folder(text: str) -> Path:
@@ -169,11 +174,30 @@ def folder(text: str) -> Path:
     return path
 
 
-def positive(text: str) -> int:
-    """Return a whole number above 0, as the `type` of an option."""
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Return the `type` of an option that is a whole number from `least` to `most`."""
+
+    def read(text: str) -> int:
+        # `int` alone also takes spaces, underscores and other scripts' digits.
+        digits = text.removeprefix("-")
+        value = int(text) if digits.isascii() and digits.isdigit() and len(text) < 20 else None
+        if value is None or not least <= value <= most:
+            below = value is None or value < least
+            said = "above 0" if least == 1 and below else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number {said}")
+        return value
+
+    return read
+
+
+# Any count: whatever is more, no machine has.
+positive = whole(1, 2**31 - 1)
+# GGML_MAX_N_THREADS of llama.cpp.
+threads = whole(1, 512)
+layers = whole(-1, 2**31 - 1)
+draws = whole(1, MOST_DRAWS)
+# What numpy takes.
+seed = whole(0, 2**32 - 1)
 
 
 def seconds(text: str) -> float:

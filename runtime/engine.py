@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from tel_edge.runtime.errors import InputError
 
 # Names of `EngineSettings.kv`.
 KV_TYPES = ("F32", "F16", "Q8_0")
@@ -109,8 +111,23 @@ class Generation:
     packed: int = 1
 
 
+class Unanswered(InputError):
+    """Some items of a call have no answer; those of all others were given before.
+
+    `reasons` are the errors by index of the item.
+    """
+
+    def __init__(self, reasons: Mapping[int, InputError]) -> None:
+        super().__init__(str(reasons[min(reasons)]))
+        self.reasons = reasons
+
+
 class Engine(Protocol):
-    """A backbone in memory with any number of adapters beside it."""
+    """A backbone in memory with any number of adapters beside it.
+
+    Several threads may use one engine: it computes one thing at a time, and the answers are those
+    of one thread alone. Between two answers nothing is held, so a reader may stop anywhere.
+    """
 
     @property
     def version(self) -> str:
@@ -132,12 +149,14 @@ class Engine(Protocol):
     def score(self, items: Sequence[Item], adapter: str | None) -> Iterator[tuple[int, Score]]:
         """Yield (index of the item, its score) as decodes end, in any order.
 
-        `adapter` is the name of one of the engine's adapters, None the bare backbone.
+        `adapter` is the name of one of the engine's adapters, None the bare backbone. Raises
+        `Unanswered`, after everything else, for items that cannot be scored, and another
+        `InputError` where none can.
         """
         ...
 
     def generate(
         self, prompts: Sequence[tuple[Sequence[int], Sampling]], adapter: str | None
     ) -> Iterator[tuple[int, Generation]]:
-        """Yield (index of the prompt, its texts) as they end, in any order."""
+        """Yield (index of the prompt, its texts) as they end, in any order; as in `score`."""
         ...

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tel_edge.runtime import gguf_header, onnx_adapter, onnx_header
+from tel_edge.runtime import gguf_header, onnx_adapter, onnx_header, prompt
 from tel_edge.runtime.engine import Adapter, Engine, EngineSettings
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.onnx_adapter import WEIGHTS
+
+# Metadata of the files that tel-export makes.
+PROMPT, CATEGORY = "tel_edge.prompt", "tel_edge.category"
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Format:
     `batch` tokens are computed in one go where nothing else is asked for: ONNX attention looks at
     all cells of a row, so its rows are shorter. `weights` checks a backbone's file and returns the
     digest in it, None where there is none; `adapter` checks an adapter's file against the
-    backbone's (path, digest, name).
+    backbone's digest and name, and against the category that it is to answer (path, digest, name,
+    category). Both refuse a file that was made for another prompt than this version's.
     """
 
     name: str
@@ -29,7 +33,7 @@ class Format:
     package: tuple[str, str]
     engine: Callable[[Path, Mapping[str, Adapter], EngineSettings], Engine]
     weights: Callable[[Path], str | None]
-    adapter: Callable[[Path, str | None, str], None]
+    adapter: Callable[..., None]
 
     def installed(self) -> bool:
         """Return whether the engine can be imported, without importing it."""
@@ -58,28 +62,51 @@ def _onnx(path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings)
 
 
 def _gguf_weights(path: Path) -> str | None:
-    return _text(gguf_header.check(path).metadata.get(WEIGHTS))
+    metadata = gguf_header.check(path).metadata
+    if metadata.get("split.count", 1) not in (0, 1):
+        # The engine would open the others too, which nobody has looked at.
+        raise InputError(f"{path}: one of several parts; join them: llama-gguf-split --merge")
+    return _weights(path, metadata)
 
 
 def _onnx_weights(path: Path) -> str | None:
-    return _text(onnx_header.check(path).metadata.get(WEIGHTS))
+    return _weights(path, onnx_header.check(path).metadata)
 
 
-def _text(value: object) -> str | None:
+def _weights(path: Path, metadata: Mapping[str, object]) -> str | None:
+    _check_prompt(path, metadata)
+    value = metadata.get(WEIGHTS)
     return value if isinstance(value, str) else None
 
 
-def _gguf_adapter(path: Path, weights: str | None, backbone: str) -> None:
+def _check_prompt(path: Path, metadata: Mapping[str, object]) -> None:
+    if (metadata.get(PROMPT) or prompt.digest()) != prompt.digest():
+        raise InputError(
+            f"{path}: made for another prompt than this version's; "
+            "train and export again, or use the version that made it"
+        )
+
+
+def _gguf_adapter(
+    path: Path, weights: str | None, backbone: str, category: str | None = None
+) -> None:
     metadata = gguf_header.check(path).metadata
     if metadata.get("general.type") != "adapter":
         raise InputError(f"{path}: no LoRA adapter (general.type); export it again")
     bound = metadata.get(WEIGHTS)
     if None not in (bound, weights) and bound != weights:
         raise _foreign(path, backbone)
+    _check_prompt(path, metadata)
+    trained = metadata.get(CATEGORY, category)
+    if category is not None and trained != category:
+        raise InputError(f"{path}: made for {trained}, not for {category}; name the right file")
 
 
-def _onnx_adapter(path: Path, weights: str | None, backbone: str) -> None:
-    # Its tensors are compared with the graph's slots when the engine loads it.
+def _onnx_adapter(
+    path: Path, weights: str | None, backbone: str, category: str | None = None
+) -> None:
+    # Its tensors are compared with the graph's slots when the engine loads it; it has no room for
+    # a category.
     header = onnx_adapter.read(path)
     if weights is not None and header.model_version != onnx_adapter.stamp(weights):
         raise _foreign(path, backbone)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tel_edge.runtime import gguf_model
 from tel_edge.runtime.errors import InputError
 
 MAGIC = b"GGUF"
@@ -20,7 +21,7 @@ VERSION = 3
 MOST_TENSORS = 100_000
 MOST_KEYS = 10_000
 MOST_DEPTH = 2
-TOKENS = "tokenizer.ggml.tokens"
+TOKENS = gguf_model.TOKENS
 
 # Value types by number: struct code of the fixed-size ones; 8 is a string, 9 an array.
 SCALARS = {
@@ -71,10 +72,23 @@ FOREIGN = {
 
 @dataclass(frozen=True)
 class Header:
-    """`metadata` holds scalars and strings; of an array only its length is kept."""
+    """`metadata` holds scalars and strings; of an array only its length is kept.
+
+    `kinds` are the numbers of the value types by key. `shapes` are those of the tensors by name,
+    the length of a row first, and `types` the numbers of their types. `bytes` is how many bytes
+    have a token of their own as SentencePiece writes it, <0x41>.
+    """
 
     metadata: dict[str, Any]
-    tensors: tuple[str, ...]
+    kinds: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
+    types: dict[str, int]
+    bytes: int = 0
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Return the names of the tensors in file order."""
+        return tuple(self.shapes)
 
 
 class _Reader:
@@ -82,6 +96,7 @@ class _Reader:
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.at = data, 0
+        self.bytes = 0
 
     def take(self, size: int) -> bytes:
         if size < 0 or self.at + size > len(self.data):
@@ -136,13 +151,16 @@ class _Reader:
         inner, count = self.number("I"), int(self.number("Q"))
         if inner != STRING or count * 8 > len(self.data):
             raise InputError(f"{TOKENS} is no array of {count:,} strings")
-        if len(set(self.strings(count))) < count:
+        # An empty one gets a name.
+        named = {text or b"[EMPTY_%d]" % at for at, text in enumerate(self.strings(count))}
+        if len(named) < count:
             raise InputError(f"{TOKENS} has a token twice")
+        self.bytes = sum(b"<0x%02X>" % byte in named for byte in range(256))
         return count
 
 
 def check(path: Path) -> Header:
-    """Read the header and check that every tensor lies inside the file.
+    """Read the header and check that every tensor lies inside the file and fits the numbers.
 
     Raises `InputError` with the file and the reason.
     """
@@ -167,30 +185,42 @@ def _check(reader: _Reader, size: int) -> Header:
     if tensors > MOST_TENSORS or keys > MOST_KEYS:
         raise InputError(f"{tensors:,} tensors and {keys:,} keys cannot be")
     metadata: dict[str, Any] = {}
+    kinds: dict[str, int] = {}
     for _ in range(keys):
         name = reader.string(65_535)
-        kind = reader.number("I")
-        whole = name == TOKENS and kind == ARRAY
-        metadata[name] = reader.tokens() if whole else reader.value(kind)
-    names, spans = [], []
+        if name in kinds:
+            raise InputError(f"key {name[:200]!r} twice")
+        kinds[name] = reader.number("I")
+        whole = name == TOKENS and kinds[name] == ARRAY
+        metadata[name] = reader.tokens() if whole else reader.value(kinds[name])
+    spans: dict[str, tuple[list[int], int, int]] = {}
     for _ in range(tensors):
         name = reader.string(65_535)
         dimensions = reader.number("I")
         if not 1 <= dimensions <= 4:
             raise InputError(f"tensor {name}: {dimensions} dimensions")
+        if name in spans:
+            raise InputError(f"tensor {name[:200]!r} twice")
         shape = [reader.number("Q") for _ in range(dimensions)]
-        names.append(name)
-        spans.append((name, shape, reader.number("I"), reader.number("Q")))
-    alignment = metadata.get("general.alignment", 32)
+        spans[name] = shape, reader.number("I"), reader.number("Q")
+    alignment = metadata.get("general.alignment", gguf_model.ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise InputError(f"general.alignment {alignment!r}")
     start = -(-reader.at // alignment) * alignment
-    for name, shape, kind, offset in spans:
+    for name, (shape, kind, offset) in spans.items():
         if start + offset + _bytes(name, shape, kind) > size:
             raise InputError(f"truncated: tensor {name} ends past the file's {size:,} bytes")
         if offset % alignment:
             raise InputError(f"tensor {name}: offset {offset} is not aligned")
-    return Header(metadata, tuple(names))
+    made = Header(
+        metadata,
+        kinds,
+        {name: tuple(shape) for name, (shape, _, _) in spans.items()},
+        {name: kind for name, (_, kind, _) in spans.items()},
+        reader.bytes,
+    )
+    gguf_model.check(made)
+    return made
 
 
 def _bytes(name: str, shape: list[int], kind: int) -> int:

@@ -14,8 +14,10 @@ from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.packing import Entry
 
-# The log belongs to the process, not to an engine: llama.cpp has one callback for all.
-MESSAGES: deque[str] = deque(maxlen=10)
+# The log belongs to the process, not to an engine: llama.cpp has one callback for all. Who asks the
+# library for something empties the errors first: what it says first is the cause.
+ERRORS: list[str] = []
+MOST_ERRORS = 2
 BUFFERS: deque[str] = deque(maxlen=200)
 # Bytes of a cached value by the engine's `KV_TYPES`; Q8_0 has a two-byte scale for each 32 values.
 KV_BYTES = {"F32": 4.0, "F16": 2.0, "Q8_0": 34 / 32}
@@ -24,15 +26,17 @@ BUFFER = re.compile(r"(\S+)\s+(model|KV|compute|output|LoRA) buffer size\s*=\s*(
 
 @cache
 def listener() -> Any:
-    """Return the log callback: it keeps warnings and errors to explain a failure with, and sizes.
+    """Return the log callback: it keeps the first errors to explain a failure with, and sizes.
 
     The library may log after an engine is gone, so there is one for the life of the process.
     """
 
-    # Levels as the library sends them: 2 is information, 3 a warning, 4 an error.
+    # Levels as the library sends them: 2 is information, 4 an error.
     def keep(level: int, text: bytes, _: Any) -> None:
-        if level in (3, 4):
-            MESSAGES.append(text.decode("utf-8", "replace").strip())
+        if level == 4:
+            said = text.decode("utf-8", "replace").strip()
+            if said and len(ERRORS) < MOST_ERRORS:
+                ERRORS.append(said)
         elif level == 2 and b"buffer size" in text:
             BUFFERS.append(text.decode("utf-8", "replace"))
 
@@ -40,8 +44,8 @@ def listener() -> Any:
 
 
 def reason() -> str:
-    """Return the last warning or error of the library."""
-    return MESSAGES[-1] if MESSAGES else "it gives no reason"
+    """Return the first errors of the library since `ERRORS` was emptied, on one line."""
+    return " ".join("; ".join(ERRORS).split()) or "it gives no reason"
 
 
 def buffers() -> dict[str, int]:

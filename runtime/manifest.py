@@ -17,6 +17,9 @@ SCHEMA_VERSION = 1
 NAME = "manifest.json"
 # Names that become parts of paths: of results and reports.
 PLAIN = re.compile(r"(?!\.\.?$)[A-Za-z0-9._-]+")
+DIGEST = re.compile("[0-9a-f]{64}")
+# Finite, and not beyond what a figure can be printed as.
+MOST_FIGURE = 1e300
 KINDS = ("backbone", "adapter", "merged", "data", "tokenizer", "router")
 # Kinds that hold no model by themselves: their parity is that of another file, or means nothing.
 NOT_MEASURED = ("data", "tokenizer", "router")
@@ -47,7 +50,7 @@ class BundleFile:
     the digest of the PEFT folder; for a backbone `source` is the weights digest. A file of kind
     "data" holds the weights of the ONNX backbone of the same type. `options` says
     what else the values depend on. `parity` holds what the gate found
-    (`tel_edge.export.gate`), None where it was turned off.
+    (`tel_edge.export.gate`) by name, None where it was turned off.
     """
 
     path: str
@@ -159,8 +162,12 @@ def _parse(document: Any) -> Manifest:
         )
     head = _field(document, "backbone", dict)
     backbone = BackboneInfo(**{f.name: _field(head, f.name, str) for f in fields(BackboneInfo)})
-    if not PLAIN.fullmatch(backbone.name):
-        raise InputError(f"backbone name {backbone.name!r} is no plain name; export again")
+    for name in ("name", "architecture"):
+        if not PLAIN.fullmatch(value := getattr(backbone, name)):
+            raise InputError(f"backbone {name} {value[:80]!r} is no plain name; export again")
+    for name in ("weights", "tokenizer", "prompt"):
+        if not DIGEST.fullmatch(value := getattr(backbone, name)):
+            raise InputError(f"backbone {name} {value[:80]!r} is no SHA-256; export again")
     files = tuple(_file(entry, at) for at, entry in enumerate(_field(document, "files", list)))
     keys = [_key(file) for file in files]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
@@ -182,15 +189,27 @@ def _file(entry: Any, at: int) -> BundleFile:
         path = PurePosixPath(file.path)
         if path.is_absolute() or ".." in path.parts or "\\" in file.path or not path.parts:
             raise InputError(f"path {file.path!r} leads out of the bundle")
-        if not PLAIN.fullmatch(file.quant):
-            raise InputError(f"quant {file.quant!r} is no plain name")
+        for name in ("format", "quant", "category"):
+            value = getattr(file, name)
+            if value is not None and not PLAIN.fullmatch(value):
+                raise InputError(f"{name} {value[:80]!r} is no plain name")
         if file.kind not in KINDS:
             raise InputError(f"kind {file.kind!r} is none of {' '.join(KINDS)}")
-        if len(file.sha256) != 64 or file.bytes < 0:
+        if not DIGEST.fullmatch(file.sha256) or file.bytes < 0:
             raise InputError("sha256 or bytes is no possible value")
+        if file.rank is not None and file.rank < 1:
+            raise InputError(f"rank {file.rank} is no possible value")
+        for name, figure in (file.parity or {}).items():
+            if not _figure(figure):
+                raise InputError(f"parity {name[:80]!r} is no finite number")
     except InputError as error:
         raise InputError(f"files[{at}]: {error}") from None
     return file
+
+
+def _figure(value: Any) -> bool:
+    """Return whether a value is one of `parity`: a finite number, or null where none was taken."""
+    return value is None or (type(value) in (int, float) and abs(value) < MOST_FIGURE)
 
 
 def _field(document: Any, name: str, kind: type) -> Any:

@@ -6,21 +6,35 @@ that decides which tokens stand together is here, once, so that two engines ask 
 
 from __future__ import annotations
 
+import functools
 import os
 import random
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from tel_edge.runtime import packing
-from tel_edge.runtime.engine import Adapter, EngineSettings, Generation, Item, Sampling, Score
-from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.engine import (
+    Adapter,
+    EngineSettings,
+    Generation,
+    Item,
+    Sampling,
+    Score,
+    Unanswered,
+)
+from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.logits import drawn, log_sum
 from tel_edge.runtime.packing import END, Cost, Entry
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
 
 # The cache's sequences: the first holds the prefix, the others the prompts of a decode.
 KEEPER = 0
@@ -86,8 +100,26 @@ class Prefixes(Protocol):
         ...
 
 
+def _alone(
+    work: Callable[Concatenate[PackedEngine, P], R],
+) -> Callable[Concatenate[PackedEngine, P], R]:
+    """Let one thread at a time do `work`, and nobody after the engine is closed."""
+
+    @functools.wraps(work)
+    def alone(self: PackedEngine, *given: P.args, **named: P.kwargs) -> R:
+        with self.lock:
+            if self.shut:
+                raise WorkError("the engine is closed")
+            return work(self, *given, **named)
+
+    return alone
+
+
 class PackedEngine(ABC):
     """One backbone and its LoRA adapters in memory.
+
+    A decode, with all that goes before and after it, has the engine for itself; between two decodes
+    another thread may have its turn.
 
     `adapters` are loaded when they are first asked for. `context` is the longest prompt in tokens,
     `most` how many tokens one decode computes, `span` in how many cells it and all that it looks
@@ -107,6 +139,9 @@ class PackedEngine(ABC):
     ) -> None:
         self.settings = settings or EngineSettings()
         self.timing: dict[str, float] = {}
+        # Held by `close` too, which a method that is under way has to end before.
+        self.lock = threading.RLock()
+        self.shut = False
         self._adapters = dict(adapters or {})
         self._loaded: OrderedDict[str, Any] = OrderedDict()
         self._used: str | None = None
@@ -148,6 +183,7 @@ class PackedEngine(ABC):
 
     # Adapters
 
+    @_alone
     def load_adapter(self, name: str) -> None:
         """Load an adapter that is not loaded yet; the least recently used one makes room."""
         if name not in self._adapters:
@@ -165,6 +201,7 @@ class PackedEngine(ABC):
             self.free_adapter(handle)
         self._loaded[name] = self.open_adapter(self._adapters[name].check())
 
+    @_alone
     def use(self, name: str | None) -> None:
         """Make what is decoded next go through that adapter, None being the bare backbone."""
         if name is not None:
@@ -179,10 +216,17 @@ class PackedEngine(ABC):
             self.activate(self._loaded[name], self._adapters[name].scale)
         self._used = name
 
-    def closed(self) -> None:
-        """Note that the adapters are gone with the model."""
-        self._loaded.clear()
-        self._used = None
+    def close(self) -> None:
+        """Free what the library holds; the engine is not usable after it."""
+        with self.lock:
+            self.shut = True
+            self._loaded.clear()
+            self._used = None
+            self.free()
+
+    @abstractmethod
+    def free(self) -> None:
+        """Free the model and all that hangs on it, of which anything may be missing."""
 
     def _key(self, name: str | None, units: Sequence[tuple[int, ...]]) -> Key:
         if name is None:
@@ -196,20 +240,41 @@ class PackedEngine(ABC):
         """Yield (index, score) as decodes end; see `Engine.score`."""
         if not items:
             return
-        if self.settings.exact:
-            for at in range(len(items)):
-                yield at, self._packed(adapter, [items[at]], [])[0]
-            return
         prompts = [item.prompt for item in items]
-        units = packing.units(prompts, min(item.known for item in items))
-        start = sum(map(len, units))
-        tries = [packing.trie(item.labels) for item in items]
-        costs = [Cost(len(made.nodes), made.branches, len(made.nodes) + 1) for made in tries]
-        room = Cost(min(self.most, self.span - start), FREE, OUTPUTS)
-        for held in packing.bins(prompts, start, costs, room):
-            scores = self._packed(adapter, [items[at] for at in held], units)
-            yield from zip(held, scores, strict=True)
+        units: list[tuple[int, ...]] = []
+        bins = [[at] for at in range(len(items))]
+        if not self.settings.exact:
+            units = packing.units(prompts, min(item.known for item in items))
+            start = sum(map(len, units))
+            tries = [packing.trie(item.labels) for item in items]
+            costs = [Cost(len(made.nodes), made.branches, len(made.nodes) + 1) for made in tries]
+            room = Cost(min(self.most, self.span - start), FREE, OUTPUTS)
+            bins = packing.bins(prompts, start, costs, room)
+        yield from self._each(
+            adapter, bins, lambda held: self._packed(adapter, [items[at] for at in held], units)
+        )
 
+    def _each(
+        self,
+        adapter: str | None,
+        bins: Sequence[Sequence[int]],
+        work: Callable[[Sequence[int]], Sequence[T]],
+    ) -> Iterator[tuple[int, T]]:
+        """Do the work of one decode after the other; one that is refused is no other's trouble."""
+        # Nobody has an answer without the adapter.
+        self.use(adapter)
+        refused: dict[int, InputError] = {}
+        for held in bins:
+            try:
+                made = work(held)
+            except InputError as error:
+                refused |= dict.fromkeys(held, error)
+                continue
+            yield from zip(held, made, strict=True)
+        if refused:
+            raise Unanswered(refused)
+
+    @_alone
     def _packed(
         self, adapter: str | None, items: Sequence[Item], units: Sequence[tuple[int, ...]]
     ) -> list[Score]:
@@ -267,10 +332,14 @@ class PackedEngine(ABC):
         start = sum(map(len, units))
         costs = [Cost((how.k + 1) * how.limit, how.k + 1, how.k + 1) for _, how in prompts]
         room = Cost(self.span - start, 1 if self.settings.exact else FREE, OUTPUTS)
-        for held in packing.bins(beginnings, start, costs, room):
-            made = self._generated(adapter, [prompts[at] for at in held], units)
-            yield from zip(held, made, strict=True)
+        bins = packing.bins(beginnings, start, costs, room)
+        yield from self._each(
+            adapter,
+            bins,
+            lambda held: self._generated(adapter, [prompts[at] for at in held], units),
+        )
 
+    @_alone
     def _generated(
         self,
         adapter: str | None,
@@ -325,6 +394,7 @@ class PackedEngine(ABC):
 
     # Decoding
 
+    @_alone
     def forget(self) -> None:
         """Drop everything that is kept of earlier prompts."""
         self.cache.forget()
@@ -362,6 +432,7 @@ class PackedEngine(ABC):
     def _end(self, sequences: Sequence[Sequence[int]]) -> None:
         self.cache.end([sequence for mine in sequences for sequence in mine])
 
+    @_alone
     def plain_rate(self, adapter: str | None, tokens: int = 512) -> float:
         """Return the tokens/s of one plain prompt of that length: the engine's own rate."""
         self.use(adapter)

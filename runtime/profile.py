@@ -254,8 +254,8 @@ def _whole(low: int, high: int) -> Callable[[Any], bool]:
 # For each field of `Entry`: whether a value is one, and what one is.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "threads": (
-        lambda value: value is None or _whole(1, 4096)(value),
-        "null or a whole number above 0",
+        lambda value: value is None or _whole(1, 512)(value),
+        "null or a whole number above 0, at most 512",
     ),
     "batch": (_whole(1, 65536), "a whole number above 0"),
     "flash": (lambda value: value is None or isinstance(value, bool), "true, false or null"),

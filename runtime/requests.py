@@ -13,6 +13,7 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.prompt import LETTERS
 from tel_edge.runtime.question import Question, check, from_row
 from tel_edge.runtime.router import Route
+from tel_edge.runtime.stream import MOST_LINE
 
 # Labels of a question's own: each branch of their trie takes a sequence of the engine.
 MOST_LABELS = 200
@@ -71,6 +72,9 @@ def from_lines(lines: Iterable[str], defaults: Defaults) -> Iterator[Request]:
     for line, text in enumerate(lines, start=1):
         if line == 1:
             jsonl.check_start(text)
+        if len(text) > MOST_LINE:
+            yield Request(line, None, f"more than {MOST_LINE:,} characters")
+            continue
         try:
             row = jsonl.parsed(text)
         except InputError as error:

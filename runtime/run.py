@@ -179,7 +179,7 @@ def open_files(args: argparse.Namespace, opener: bundle.Opener) -> Source:
     adapters = bundle.loose_adapters(path, files)
     print(
         f"tel-run: warning: nothing binds {path.name} and its {len(files)} adapters to each other "
-        "or to the prompt; a wrong pair answers without an error",
+        "but what they say themselves; a wrong pair from elsewhere answers without an error",
         file=sys.stderr,
     )
     engine = opener(path, adapters, cli.engine_settings(args))
@@ -250,7 +250,8 @@ def _windows(
     # The file is read once more for this, so only where somebody sees the bar.
     seen = not args.quiet and sys.stderr.isatty()
     total = stream.count_lines(fd) if fd is not None and seen else None
-    return stream.windows(from_lines(sys.stdin, defaults), args.window), total
+    lines = sys.stdin if fd is None else stream.raw_lines(fd)
+    return stream.windows(from_lines(lines, defaults), args.window), total
 
 
 def _bar(args: argparse.Namespace, total: int | None) -> Any:

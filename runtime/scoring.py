@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from tel_edge.runtime import packing, protocol
-from tel_edge.runtime.engine import Engine, Generation, Item, Sampling, Score
+from tel_edge.runtime.engine import Engine, Generation, Item, Sampling, Score, Unanswered
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.prompt import beginning, labels, render
 from tel_edge.runtime.question import Question
@@ -24,35 +24,23 @@ class TooLong(InputError):
 def label_ids(
     tokenize: Callable[[str], list[int]], prompt: str, of: Sequence[str]
 ) -> tuple[tuple[int, ...], ...]:
-    """Return the ids of each label after `prompt`; each label is spelled with a space before it.
+    """Return the ids of each label after `prompt`, of which it may have any number.
 
-    Where a tokenizer gives the labels without the space one token each and those with it more, the
-    former are meant. Raises `InputError` where the tokens of the prompt would change, since then
-    the logits at its end would not be about the labels, and where two labels are the same tokens.
+    This is what training, the gate and every engine mean by a label. Raises `InputError` where the
+    tokens of the prompt would change, since then the logits at its end would not be about the
+    labels, and where two labels are the same tokens.
     """
     ids = tokenize(prompt)
-    spaced = _after(tokenize, prompt, ids, of)
-    if max(map(len, spaced)) > 1:
-        bare = _after(tokenize, prompt, ids, [label.lstrip(" ") for label in of])
-        if all(len(label) == 1 for label in bare):
-            spaced = bare
-    for label, found in zip(of, spaced, strict=True):
-        if not found:
-            raise InputError(f"label {label!r} has no tokens of its own for this tokenizer")
-        if spaced.count(found) > 1:
-            raise InputError(f"label {label!r} has the same tokens as another label")
-    return tuple(spaced)
-
-
-def _after(
-    tokenize: Callable[[str], list[int]], prompt: str, ids: list[int], of: Sequence[str]
-) -> list[tuple[int, ...]]:
-    """Return the ids of each label, empty for one that changes the prompt's tokens."""
-    found = []
+    found: list[tuple[int, ...]] = []
     for label in of:
         whole = tokenize(prompt + label)
         found.append(tuple(whole[len(ids) :]) if whole[: len(ids)] == ids else ())
-    return found
+    for label, own in zip(of, found, strict=True):
+        if not own:
+            raise InputError(f"label {label!r} has no tokens of its own for this tokenizer")
+        if found.count(own) > 1:
+            raise InputError(f"label {label!r} has the same tokens as another label")
+    return tuple(found)
 
 
 class Scorer:
@@ -143,6 +131,9 @@ class Scorer:
                 for at, result in work([item for _, item in group], adapter):
                     left.discard(group[at][0])
                     yield group[at][0], result
+            except Unanswered as error:
+                for at, reason in sorted(error.reasons.items()):
+                    yield group[at][0], reason
             except InputError as error:
                 # An adapter that cannot be used: the other groups go on.
                 for index in sorted(left):

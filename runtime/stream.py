@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 # After the first line of a window, others that are on their way are waited for this long.
 PATIENCE = 0.02
+# Characters of a line; the longest context of any backbone takes less.
+MOST_LINE = 1 << 20
 
 
 def windows(lines: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -61,18 +63,22 @@ def live_windows(lines: Iterable[T], size: int, patience: float = PATIENCE) -> I
 
 
 def raw_lines(descriptor: int) -> Iterator[str]:
-    """Yield the lines of a pipe or terminal; a byte that is no UTF-8 stays a surrogate.
+    """Yield the lines of a file, pipe or terminal; a byte that is no UTF-8 stays a surrogate.
 
+    Of a line with more than `MOST_LINE` characters only the beginning comes, which still has more.
     Not through `sys.stdin`: a thread that waits inside its buffer holds a lock that the interpreter
     needs in order to exit.
     """
-    rest = b""
+    # No character of UTF-8 has more than four bytes.
+    line, most = bytearray(), 4 * (MOST_LINE + 1)
     while part := os.read(descriptor, 1 << 16):
-        *whole, rest = (rest + part).split(b"\n")
-        for line in whole:
+        first, *others = part.split(b"\n")
+        line += first[: most - len(line)]
+        for other in others:
             yield line.decode("utf-8", "surrogateescape")
-    if rest:
-        yield rest.decode("utf-8", "surrogateescape")
+            line = bytearray(other)
+    if line:
+        yield line.decode("utf-8", "surrogateescape")
 
 
 def descriptor(stream: TextIO) -> int | None:

@@ -43,12 +43,17 @@ class LlamaEngine(PackedEngine):
         super().__init__(adapters, settings)
         self._model: Any = None
         self._context: Any = None
+        self._kv = _kv_type(self.settings.kv)
         self._llama.llama_log_set(llama_native.listener(), ctypes.c_void_p(0))
         self._llama.llama_backend_init()
         llama_native.BUFFERS.clear()
-        self.timed("load", self._load, path)
-        self.timed("context", self._open)
-        self._batch = llama_native.Batch(self.most, SEQUENCES)
+        try:
+            self.timed("load", self._load, path)
+            self.timed("context", self._open)
+            self._batch = llama_native.Batch(self.most, SEQUENCES)
+        except BaseException:
+            self.close()
+            raise
 
     def _load(self, path: Path) -> None:
         params = self._llama.llama_model_default_params()
@@ -57,6 +62,7 @@ class LlamaEngine(PackedEngine):
         params.use_extra_bufts = self.settings.extra_buffers
         params.n_gpu_layers = self.settings.gpu_layers or 0
         params.load_mode = self._llama.LLAMA_LOAD_MODE_MMAP
+        llama_native.ERRORS.clear()
         self._model = self._llama.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
             raise InputError(f"{path}: llama.cpp cannot load it ({llama_native.reason()})")
@@ -78,8 +84,9 @@ class LlamaEngine(PackedEngine):
         params.n_outputs_max, params.n_outputs_max_per_seq = OUTPUTS, 0
         params.n_threads = params.n_threads_batch = wanted.threads or cores()
         params.flash_attn_type = -1 if wanted.flash is None else int(wanted.flash)
-        params.type_k = params.type_v = _kv_type(wanted.kv)
+        params.type_k = params.type_v = self._kv
         params.no_perf = True
+        llama_native.ERRORS.clear()
         self._context = self._llama.llama_init_from_model(self._model, params)
         if not self._context:
             raise WorkError(
@@ -106,6 +113,7 @@ class LlamaEngine(PackedEngine):
 
     def open_adapter(self, file: Path) -> Any:
         """Load a LoRA GGUF file."""
+        llama_native.ERRORS.clear()
         made = self._llama.llama_adapter_lora_init(self._model, os.fsencode(file))
         if not made:
             raise InputError(f"{file}: no adapter for this backbone ({llama_native.reason()})")
@@ -138,6 +146,7 @@ class LlamaEngine(PackedEngine):
 
         try:
             for part in packing.pieces(entries, self.most, OUTPUTS):
+                llama_native.ERRORS.clear()
                 code = self._llama.llama_decode(self._context, self._batch.fill(part))
                 if code != 0:
                     raise WorkError(
@@ -152,15 +161,13 @@ class LlamaEngine(PackedEngine):
             self.forget()
             raise
 
-    def close(self) -> None:
-        """Free the native memory; the engine is not usable after it."""
+    def free(self) -> None:
+        """Free the context and the model, which frees its adapters with it."""
         if self._context:
             self._llama.llama_free(self._context)
         if self._model:
-            # The model frees its adapters with it.
             self._llama.llama_model_free(self._model)
         self._context = self._model = None
-        self.closed()
 
 
 def _kv_type(name: str) -> int:

@@ -54,8 +54,13 @@ class OnnxEngine(PackedEngine):
         self._past = [name for name in self._header.inputs if name.startswith("past_key_values.")]
         self._present = [name.replace("past_key_values", "present") for name in self._past]
         self._check_graph()
-        self.timed("load", self._load)
-        self.timed("context", self._open)
+        self._session: Any = None
+        try:
+            self.timed("load", self._load)
+            self.timed("context", self._open)
+        except BaseException:
+            self.close()
+            raise
 
     def _check_graph(self) -> None:
         there = {*self._header.inputs, *self._header.outputs}
@@ -235,11 +240,11 @@ class OnnxEngine(PackedEngine):
         self.cache.extend(present, marks)
         return logits.numpy()[0]
 
-    def close(self) -> None:
-        """Free what the library holds; the engine is not usable after it."""
-        self.closed()
-        self.forget()
-        self._session = None
+    def free(self) -> None:
+        """Let go of what the library holds, which frees it."""
+        self._session = self._options = None
+        if hasattr(self, "cache"):
+            self.cache.forget()
 
 
 def _first(error: Exception) -> str:

@@ -20,6 +20,7 @@ from tel_edge.runtime import memory, packing
 from tel_edge.runtime.engine import Adapter, EngineSettings, Item, Score
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.formats import FORMATS
+from tel_edge.runtime.packed import cores
 from tel_edge.runtime.prompt import LETTERS, render
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.scoring import Scorer
@@ -27,7 +28,7 @@ from tel_edge.runtime.votes import draws, majority, pick
 from tel_edge.runtime.with_llama import LlamaEngine
 
 # Everybody has the same threads, batch and context.
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 CONTEXT, BATCH = EngineSettings().context, FORMATS["gguf"].batch
 K, TEMPERATURE, SEED = 4, 0.7, 42
 # Questions that are asked before the clock runs: they touch all weights.

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fake_engine import WEIGHTS, gguf
+from gguf_files import File
 
 from tel_edge.runtime import bundle, formats, manifest, prompt
 from tel_edge.runtime.engine import Adapter, EngineSettings
@@ -230,6 +231,31 @@ def test_a_gguf_adapter_is_bound_to_its_backbone(tmp_path: Path) -> None:
         check(written(general__type="adapter", tel_edge__backbone__weights="e" * 64), WEIGHTS, "n")
     with pytest.raises(InputError, match="no LoRA adapter"):
         check(written(general__type="model"), WEIGHTS, "n")
+
+
+def test_a_gguf_file_is_bound_to_its_prompt_and_an_adapter_to_its_category(tmp_path: Path) -> None:
+    def written(**keys: str) -> Path:
+        (tmp_path / "x.gguf").write_bytes(gguf(**keys))
+        return tmp_path / "x.gguf"
+
+    row, mine = FORMATS["gguf"], {"general__type": "adapter", "tel_edge__category": "oranbench"}
+    row.adapter(written(**mine, tel_edge__prompt=prompt.digest()), WEIGHTS, "n", "oranbench")
+    row.adapter(written(general__type="adapter"), WEIGHTS, "n", "teleqna")
+    with pytest.raises(InputError, match=r"x\.gguf: made for oranbench, not for teleqna"):
+        row.adapter(written(**mine), WEIGHTS, "n", "teleqna")
+    said = "made for another prompt than this version's"
+    with pytest.raises(InputError, match=said):
+        row.adapter(written(**mine, tel_edge__prompt="0" * 64), WEIGHTS, "n", "oranbench")
+    with pytest.raises(InputError, match=said):
+        row.weights(written(tel_edge__prompt="0" * 64))
+
+
+def test_one_part_of_a_model_is_refused(tmp_path: Path) -> None:
+    """The engine would open the others beside it, which nobody has checked."""
+    content = File().put("split.count", 2, kind=2).bytes()
+    (tmp_path / "x-00001-of-00002.gguf").write_bytes(content)
+    with pytest.raises(InputError, match="one of several parts; join them"):
+        FORMATS["gguf"].weights(tmp_path / "x-00001-of-00002.gguf")
 
 
 def test_an_onnx_adapter_is_bound_to_its_backbone(tmp_path: Path) -> None:

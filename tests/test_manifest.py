@@ -128,6 +128,18 @@ BROKEN: dict[str, tuple[Change, str]] = {
         for name in ("../../x", "a/b", "..", ".", "", "a\\b", "a b", "x\n")
     },
     "quant": (put(quant="../F16"), "files[0]: quant '../F16' is no plain name"),
+    "format": (put(format="../x"), "files[0]: format '../x' is no plain name"),
+    "category": (put(category="../../.."), "files[0]: category '../../..' is no plain name"),
+    "category of dots": (put(category=".."), "files[0]: category '..' is no plain name"),
+    "architecture": (lambda d: d["backbone"].update(architecture="a/b"), "is no plain name"),
+    "prompt": (lambda d: d["backbone"].update(prompt="c" * 63 + "x"), "is no SHA-256"),
+    "digest": (put(sha256="g" * 64), "sha256 or bytes is no possible value"),
+    "rank": (put(rank=0), "rank 0 is no possible value"),
+    "parity type": (put(parity=[1]), "field 'parity' is missing or not dict"),
+    "parity text": (put(parity={"kl": "0"}), "parity 'kl' is no finite number"),
+    "parity flag": (put(parity={"kl": True}), "parity 'kl' is no finite number"),
+    "parity nan": (put(parity={"kl": float("nan")}), "parity 'kl' is no finite number"),
+    "parity huge": (put(parity={"kl": 10**400}), "parity 'kl' is no finite number"),
 }
 
 
@@ -142,6 +154,13 @@ def test_a_broken_field_is_named(name: str, tmp_path: Path) -> None:
     assert str(tmp_path / "manifest.json") in str(caught.value)
     assert reason in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_figures_of_parity_may_be_missing(tmp_path: Path) -> None:
+    document = json.loads(manifest.dumps(whole()))
+    document["files"][0]["parity"] = {"kl": 1e-6, "prompts": 12, "lost": None}
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    assert manifest.read(tmp_path).files[0].parity == {"kl": 1e-6, "prompts": 12, "lost": None}
 
 
 def test_a_path_into_a_folder_of_the_bundle_is_fine(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -221,6 +222,15 @@ COMMANDS: tuple[tuple[list[str], int, str], ...] = (
     (["--protocol", "poem"], 2, "argument --protocol: invalid choice: 'poem'"),
     (["--temperature", "0"], 2, "--temperature 0.0: a number above 0 is needed"),
     (["-k", "0"], 2, "argument -k: '0' is no whole number above 0"),
+    (["-k", "129"], 2, "argument -k: '129' is no whole number from 1 to 128"),
+    (["-k", "9" * 5000], 2, "is no whole number above 0"),
+    (["-k", "63", "--protocol", "generate"], 2, "-k 63: with --protocol generate at most 62 work"),
+    (["--threads", "513"], 2, "argument --threads: '513' is no whole number from 1 to 512"),
+    (["--context", str(2**31)], 2, "argument --context: '2147483648' is no whole number from 1"),
+    (["--gpu-layers", "-2"], 2, "argument --gpu-layers: '-2' is no whole number from -1"),
+    (["--seed", "-1"], 2, "argument --seed: '-1' is no whole number from 0 to 4294967295"),
+    (["--seed", "1_0"], 2, "argument --seed: '1_0' is no whole number from 0"),
+    (["--temperature", "nan"], 2, "--temperature nan: a number above 0 is needed"),
     (["--max-tokens", "0"], 2, "argument --max-tokens: '0' is no whole number above 0"),
     (["--category", "oranbench", "a question"], 2, "need their answers: --choice TEXT"),
 )
@@ -558,6 +568,22 @@ def piped() -> Iterator[Callable[[Any], Any]]:
         file.close()
     for writer in writers:
         writer.join()
+
+
+def test_a_line_of_any_length_is_one_error_and_soon(
+    tel_run: Command, piped: Any, tmp_path: Path
+) -> None:
+    long = json.dumps({**ASK, "question": "long " * 6_400_000}).encode()
+    lines = b"\n".join([jsonl(ASK).strip(), long, jsonl(ASK)])
+    (tmp_path / "lines").write_bytes(lines)
+    began = time.process_time()
+    with (tmp_path / "lines").open(encoding="utf-8") as file:
+        code, out, _ = tel_run(lines=file)
+    first, refused, last = records(out)
+    assert refused == {"line": 2, "error": "more than 1,048,576 characters"}
+    assert (code, first["answer"], last["answer"]) == (1, "c", "c")
+    assert tel_run(lines=piped([lines]))[1] == out
+    assert time.process_time() - began < 4
 
 
 def test_a_file_a_pipe_and_a_stream_without_either_are_read_alike(

@@ -11,7 +11,7 @@ import pytest
 from fake_engine import FakeEngine, gold, uniform
 
 from tel_edge.runtime import packing, protocol
-from tel_edge.runtime.engine import Adapter, Item, Score
+from tel_edge.runtime.engine import Adapter, Item, Score, Unanswered
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.prompt import LETTERS, beginning, render
 from tel_edge.runtime.question import Question
@@ -63,9 +63,9 @@ def test_a_label_may_be_several_tokens() -> None:
     assert label_ids(engine(Letters).tokenize, "Q:", WORDS) == ((32, *b"yes"), (32, *b"no"))
 
 
-def test_where_the_space_is_a_token_of_its_own_letters_go_without() -> None:
-    """All of them, or they would not be about the same place."""
-    assert label_ids(engine(Letters).tokenize, "Q:", (" A", " B")) == ((65,), (66,))
+def test_a_label_has_its_space_whatever_its_tokens() -> None:
+    """Without it, it would be the end of a word that the prompt does not begin."""
+    assert label_ids(engine(Letters).tokenize, "Q:", (" A", " B")) == ((32, 65), (32, 66))
     assert label_ids(engine(Letters).tokenize, "Q:", (" A", " no")) == ((32, 65), (32, *b"no"))
 
 
@@ -234,6 +234,17 @@ def test_an_adapter_that_fails_later_takes_nothing_back(tmp_path: Path) -> None:
     assert [(index, type(result)) for index, result in got] == [
         (1, Score), (0, InputError), (2, InputError)
     ]  # fmt: skip
+
+
+def test_items_without_an_answer_say_each_why() -> None:
+    class Choosy(FakeEngine):
+        def score(self, items: Sequence[Item], adapter: str | None) -> Iterator[tuple[int, Score]]:
+            yield 1, Score((-1.0,), 1, 1, 1.0)
+            raise Unanswered({2: InputError("too wide"), 0: InputError("too long")})
+
+    got = dict(Scorer(engine(Choosy)).many([(question(str(at)), None) for at in range(3)]))
+    assert isinstance(got[1], Score)
+    assert (str(got[0]), str(got[2])) == ("too long", "too wide")
 
 
 def test_texts_are_asked_for_with_a_seed_for_each_question() -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,27 @@ def test_raw_lines_of_a_pipe(pipe: tuple[int, int]) -> None:
     assert next(lines).encode("utf-8", "surrogateescape") == b"b\xffd"
     os.close(into)
     assert list(lines) == ["without end"]
+
+
+@pytest.mark.parametrize("character", ["x", "\U0001f600"])
+def test_a_line_of_any_length_is_cut_and_the_next_one_whole(character: str, tmp_path: Path) -> None:
+    """In time that grows with it alone, and in the memory of what is kept."""
+    most = stream.MOST_LINE
+    size = len(character.encode())
+    text = f"a\n{character * (32_000_000 // size)}\nb\n{character * most}\nc"
+    (tmp_path / "lines").write_text(text, encoding="utf-8")
+    fd = os.open(tmp_path / "lines", os.O_RDONLY)
+    began = time.process_time()
+    tracemalloc.start()
+    lines = list(stream.raw_lines(fd))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    os.close(fd)
+    assert time.process_time() - began < 4
+    assert peak < 32_000_000
+    assert [lines[0], lines[2], lines[4]] == ["a", "b", "c"]
+    assert len(lines[1]) > most
+    assert lines[3] == character * most
 
 
 def test_raw_lines_longer_than_what_a_pipe_holds(pipe: tuple[int, int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import time
 from collections import Counter
 from fractions import Fraction
 
@@ -12,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.votes import (
+    MOST_DRAWS,
     draws,
     majority,
     majority_share,
@@ -165,6 +168,24 @@ def test_many_labels_and_draws_stay_exact() -> None:
     won = majority_shares(shares, 4)
     # Two of it and two of the common label, it being first in a half: 6 p^2 q^2 / 2.
     assert won[0] == pytest.approx(3e-24, rel=1e-6)
+
+
+def test_the_most_draws_are_sound_and_more_are_refused() -> None:
+    shares = [0.3, 0.25, 0.2, 0.15, 0.1]
+    won = majority_shares(shares, MOST_DRAWS)
+    assert math.isclose(math.fsum(won), 1, abs_tol=1e-12)
+    # Against the multinomial in whole numbers, two labels and an odd number of draws.
+    k, share = MOST_DRAWS - 1, Fraction(2, 5)
+    tail = sum(
+        math.comb(k, i) * share**i * (1 - share) ** (k - i) for i in range((k + 1) // 2, k + 1)
+    )
+    assert majority_share((0.4, 0.6), k, 0) == pytest.approx(float(tail), rel=1e-12)
+    began = time.process_time()
+    majority_share([1 / 16] * 16, MOST_DRAWS, 3)
+    assert time.process_time() - began < 1
+    for k in (0, MOST_DRAWS + 1, 720):
+        with pytest.raises(InputError, match=f"a majority of {k} draws; 1 to {MOST_DRAWS} can"):
+            majority_share(shares, k, 0)
 
 
 @given(SHARES, DRAWS)

@@ -11,6 +11,7 @@ from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.prompt import labels, render
 from tel_edge.runtime.question import Question
+from tel_edge.runtime.scoring import label_ids
 
 
 @dataclass(frozen=True)
@@ -44,38 +45,34 @@ def aligned(questions: Sequence[Question], tokenizer: Any, longest: int) -> list
     ids = tokenizer(prompts, split_special_tokens=True)["input_ids"]
     answered = [p + end for p, end in zip(prompts, ends, strict=True)]
     whole = tokenizer(answered, split_special_tokens=True)["input_ids"]
-    tokens = _tokens(questions, prompts, ids, tokenizer)
+    tokens = _tokens(questions, prompts[0], tokenizer)
     made: list[Example | None] = []
-    for question, prompt, full in zip(questions, ids, whole, strict=True):
-        if full[: len(prompt)] != prompt or len(full) != len(prompt) + 1:
-            raise _split(question)
+    for question, prompt, end, full in zip(questions, ids, ends, whole, strict=True):
+        if full != [*prompt, tokens[end]]:
+            raise _split(question.id, end)
         choices = tuple(tokens[label] for label in labels(question))
         fits = len(full) <= longest
         made.append(Example(tuple(prompt), full[-1], choices) if fits else None)
     return made
 
 
-def _split(question: Question) -> InputError:
-    return InputError(f"{question.id}: the label is not one token of its own for this tokenizer")
+def _split(where: str, label: str) -> InputError:
+    return InputError(f"{where}: label {label!r} is not one token of its own for this tokenizer")
 
 
-def _tokens(
-    questions: Sequence[Question],
-    prompts: Sequence[str],
-    ids: Sequence[Sequence[int]],
-    tokenizer: Any,
-) -> dict[str, int]:
-    """Return the token of every label, as it follows the first prompt that has it."""
-    first: dict[str, int] = {}
-    for at, question in enumerate(questions):
-        for label in labels(question):
-            first.setdefault(label, at)
-    texts = [prompts[at] + label for label, at in first.items()]
-    whole = tokenizer(texts, split_special_tokens=True)["input_ids"]
-    for at, full in zip(first.values(), whole, strict=True):
-        if full[:-1] != list(ids[at]):
-            raise _split(questions[at])
-    return {label: full[-1] for label, full in zip(first, whole, strict=True)}
+def _tokens(questions: Sequence[Question], prompt: str, tokenizer: Any) -> dict[str, int]:
+    """Return the token of every label; whatever the question, a prompt ends in the same way."""
+
+    def tokenize(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, split_special_tokens=True)["input_ids"]
+        return ids
+
+    every = list(dict.fromkeys(label for question in questions for label in labels(question)))
+    found = dict(zip(every, label_ids(tokenize, prompt, every), strict=True))
+    for label, own in found.items():
+        if len(own) != 1:
+            raise _split(questions[0].id, label)
+    return {label: own[0] for label, own in found.items()}
 
 
 def rivals(questions: Sequence[Question]) -> dict[str, list[str]]:

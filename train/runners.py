@@ -19,6 +19,7 @@ from typing import Any
 
 from tel_edge.runtime import child, lock
 from tel_edge.runtime.child import GRACE
+from tel_edge.runtime.packed import cores
 from tel_edge.train.job import RECORD, WEIGHTS
 
 # What Python is given to make it tel-train, which ends when its sweep does.
@@ -141,7 +142,7 @@ def local(tasks: Sequence[Task], jobs: int, command: Sequence[str] = TRAIN) -> G
 
     Closing the iterator ends what still runs.
     """
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+    threads = max(1, cores() // jobs) if jobs > 1 else None
     queue, alive = deque(tasks), list[Live]()
     try:
         while queue or alive:
