@@ -38,6 +38,11 @@ class Split:
         }
         return parts[name]
 
+    @property
+    def size(self) -> int:
+        """Return the number of questions in all parts."""
+        return len(self.train) + len(self.validation) + len(self.test)
+
 
 def normalised(text: str) -> str:
     """Return the text without case, punctuation, accents' forms or extra space."""

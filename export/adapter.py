@@ -72,7 +72,8 @@ class Adapter:
 
     `category` and `split` are training.json's or None, `splits` pairs of category and split of
     one for several; `base` is the backbone's name that the folder gives, `source` the
-    folder's digest.
+    folder's digest. `contaminated` is how many test questions of its categories it was trained on
+    for another of them, None where nobody counted.
     """
 
     folder: Path
@@ -85,6 +86,7 @@ class Adapter:
     split: str | None
     splits: tuple[tuple[str, str], ...]
     source: str
+    contaminated: int | None = 0
 
     @property
     def size(self) -> int:
@@ -123,7 +125,17 @@ def load(folder: Path, shape: Shape, info: BackboneInfo, half: bool) -> Adapter:
         split=known.get("split"),
         splits=_splits(folder, known),
         source=digest.of_adapter(folder),
+        contaminated=_contaminated(known),
     )
+
+
+def _contaminated(known: Mapping[str, Any]) -> int | None:
+    if len(known.get("splits") or ()) < 2:
+        return 0
+    if merged := known.get("merged"):
+        counts = merged.get("contaminated")
+        return None if counts is None else sum(counts.values())
+    return 0 if "shared" in (known.get("rows") or {}) else None
 
 
 def _splits(folder: Path, known: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval.split import capped
 from tel_edge.runtime import backbones, cli, extras, memory
 from tel_edge.runtime.atomic import replace_folder, write_text
 from tel_edge.runtime.errors import WorkError
@@ -79,11 +78,12 @@ def train(job: Job, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
         "prompt": job.bound["prompt"],
         "config": asdict(job.recipe),
         "rows": {
-            "train": len(capped(job.parts.train, job.most, job.seed)),
+            "train": len(job.shown),
             "train_uncapped": len(job.parts.train),
             "validation": len(job.parts.validation),
             "test": len(job.parts.test),
             "rejected": job.rejected,
+            "shared": job.shared,
         },
         **made,
         "peak_memory": memory.now().peak,
@@ -163,13 +163,21 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     todo = jobs(args)
     for job in todo:
         out = cli.workspace(args).adapter(job.backbone.name, job.stem)
+        if job.shared:
+            cli.say(
+                args,
+                f"{job.stem}: {job.shared} questions are left out, whose text another category "
+                "holds out",
+            )
         record = finished(out, job) if args.resume else None
         if record:
             cli.say(args, f"{job.stem}: finished before, reused")
             if job.scored and "test" not in record:
                 record = with_scores(job, out, record)
         else:
-            cli.say(args, f"{job.stem}: {len(job.parts.train)} questions to train on")
+            cli.say(args, f"{job.stem}: {len(job.shown)} questions to train on")
+            if job.shared and _mixed(out):
+                cli.say(args, f"{job.stem}: the adapter of before was trained on some of those")
             record = train(job, out, args.resume, args.quiet)
         _warn(args, job, record)
         best = record["best"]
@@ -187,6 +195,15 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
             )
         done.append({"category": job.name, "path": str(out), **best})
     return {"backbone": todo[0].backbone.name, "adapters": done}
+
+
+def _mixed(folder: Path) -> bool:
+    """Return whether the adapter there is of before texts that categories share were left out."""
+    try:
+        rows = json.loads((folder / RECORD).read_text(encoding="utf-8"))["rows"]
+        return "shared" not in rows
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _warn(args: argparse.Namespace, job: Job, record: dict[str, Any]) -> None:
