@@ -203,6 +203,9 @@ def _work(
     record = finished(out, wanted, args.score, contaminated)
     if record:
         cli.say(args, f"{name}: merged before, reused")
+        if contaminated is not None and record["merged"].get("contaminated") is None:
+            record["merged"]["contaminated"] = contaminated
+            write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
     else:
         cli.say(args, f"{name}: {wanted.method.name} {wanted.method.does}")
         record = merge(wanted, model, out, name, asked if args.score else None, contaminated)
