@@ -300,8 +300,8 @@ def parser() -> cli.Parser:
 def wait_passively() -> None:
     """Let OpenMP's threads sleep while they wait for each other, unless the user says otherwise.
 
-    Otherwise they spin, and on a machine where something else runs one often spins for another that
-    is not running. The variable is read once, when torch is loaded. Source: OpenMP 5.0, section 6.7.
+    Else they spin, and where something else wants the cores one spins for another that is not
+    running. The variable is read once, when torch is loaded. Source: OpenMP 5.0, section 6.7.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
