@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tel_edge.eval import benchmark
 from tel_edge.eval import router as routing
 from tel_edge.eval.split import Split, normalised, split
-from tel_edge.export import adapter, architectures, checkpoint
+from tel_edge.export import adapter, checkpoint, export
 from tel_edge.runtime import digest, prompt
 from tel_edge.runtime.categories import category
 from tel_edge.runtime.errors import InputError
@@ -288,8 +288,24 @@ def test_an_export_knows_whether_the_scores_will_be_too_good(
     opened = checkpoint.load(root / "base")
     weights = digest.of_weights(root / "base")
     info = BackboneInfo("base", "llama", weights, "c" * 64, prompt.digest())
-    assert architectures.projections(opened.shape)
     assert adapter.load(folder, opened.shape, info, half=True).contaminated == known
+
+
+def test_an_export_warns_once_of_scores_that_are_too_good(
+    root: Path, home: Path, run_command: Command
+) -> None:
+    folder = home / "adapters" / "base" / "teleqna"
+    known = {name: made.digest for name, made in splits(root).items()}
+    models.bind(
+        folder, root / "base", category="merged-ties", splits=known,
+        merged={"contaminated": {"teleqna": 4}},
+    )  # fmt: skip
+    code, _, err = run_command(
+        export.parser(), export.work, "--workspace", str(home), "--backbone", str(root / "base"),
+        "--adapter", str(folder), "--category", ",".join(NAMES), "--quant", "F16", "--dry-run",
+    )  # fmt: skip
+    assert code == 0
+    assert err.count("4 test questions stand in the training of another of its categories") == 1
 
 
 def test_the_router_is_not_trained_on_what_a_category_holds_out(root: Path) -> None:
