@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 SHOW = (
     "import os, sys; from tel_edge.train import {module} as command; "
     "before = 'torch' in sys.modules; "
-    "command.work = lambda args: print(before, os.environ['OMP_WAIT_POLICY']); command.main()"
+    "command.work = lambda args: print(before, os.environ.get('GOMP_SPINCOUNT')); command.main()"
 )
 # The library that computes tells at its start, on stderr, what it has understood.
 LOAD = (
@@ -36,13 +36,14 @@ def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("module", ["train", "merge"])
-def test_threads_wait_passively_unless_the_user_says_otherwise(module: str) -> None:
+def test_threads_spin_shortly_unless_the_user_says_otherwise(module: str) -> None:
     code = SHOW.format(module=module)
-    assert run(code).stdout == "False PASSIVE\n"
-    assert run(code, OMP_WAIT_POLICY="ACTIVE").stdout == "False ACTIVE\n"
+    assert run(code).stdout == "False 3000\n"
+    assert run(code, GOMP_SPINCOUNT="5").stdout == "False 5\n"
+    assert run(code, OMP_WAIT_POLICY="ACTIVE").stdout == "False None\n"
 
 
-@pytest.mark.parametrize(("env", "spins"), [({}, "0"), ({"GOMP_SPINCOUNT": "77"}, "77")])
+@pytest.mark.parametrize(("env", "spins"), [({}, "3000"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")])
 def test_the_library_has_understood_it(env: dict[str, str], spins: str) -> None:
     said = run(LOAD, OMP_DISPLAY_ENV="VERBOSE", **env).stderr
     found = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", said)
@@ -55,5 +56,5 @@ def test_the_trainings_of_a_sweep_wait_so_too() -> None:
     flag, code = runners.TRAIN
     assert flag == "-c"
     assert run(SHOW.format(module="train").removesuffix("command.main()") + code).stdout == (
-        "False PASSIVE\n"
+        "False 3000\n"
     )

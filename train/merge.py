@@ -22,7 +22,7 @@ from tel_edge.runtime.workspace import Workspace
 from tel_edge.train import compared
 from tel_edge.train.job import JOINT, RECORD, WEIGHTS
 from tel_edge.train.merge_plan import METHODS, Plan, plan, splits, unseen
-from tel_edge.train.train import SCHEMA_VERSION, versions, wait_passively
+from tel_edge.train.train import SCHEMA_VERSION, spin_shortly, versions
 
 
 def merge(
@@ -288,7 +288,7 @@ def parser() -> cli.Parser:
 
 def main() -> None:
     """Run the command."""
-    wait_passively()
+    spin_shortly()
     sys.exit(cli.run(parser(), work))
 
 
