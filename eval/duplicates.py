@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tel_edge.eval import documents
-from tel_edge.eval.split import Split, normalised
+from tel_edge.eval.split import Split, key, normalised
 from tel_edge.runtime.categories import Category
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
@@ -191,8 +191,7 @@ def _closest(
 def _answer(question: Question) -> str | None:
     if question.answer is None:
         return None
-    text = question.choices[question.answer]
-    return normalised(text) or text
+    return key(question.choices[question.answer])
 
 
 def _checked(kind: type[T], document: Any, **made: Any) -> T:

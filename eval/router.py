@@ -1,8 +1,9 @@
 """The router of requests without a category: training it, measuring it, writing it.
 
 Trained on the train parts that the adapters are trained on, calibrated on the validation parts and
-measured on the test parts, which nothing here has seen. It tells the categories of its data set
-from each other. What belongs to none of them it was never shown, and seldom abstains from.
+measured on the test parts, of which nothing here has seen a text: one that two categories share is
+left out where the other one holds it out. It tells the categories of its data set from each other.
+What belongs to none of them it was never shown, and seldom abstains from.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tel_edge.eval import benchmark, documents
-from tel_edge.eval.split import Split, split
+from tel_edge.eval.split import Split, apart, split
 from tel_edge.eval.statistics import Share, quantile, share
 from tel_edge.runtime import digest
 from tel_edge.runtime import router as runtime
@@ -107,20 +108,22 @@ def sources(
 
 
 def source(splits: Mapping[str, Split]) -> str:
-    """Return the digest of what a router is made of: the digests of the splits, and how."""
+    """Return the digest of what a router is made of: the digests of the parts, and how."""
     how = [runtime.FEATURE_VERSION, BUCKETS, C, BALANCE, LEAST, WANTED, MOST_ABSTAINED]
-    return digest.of_value([how, [(name, made.digest) for name, made in splits.items()]])
+    return digest.of_value([how, [(name, made.digest) for name, made in apart(splits).items()]])
 
 
 def train(splits: Mapping[str, Split], seed: int) -> Router:
     """Train on the train parts, then set temperature and threshold on the validation parts.
 
-    Each question is shown twice, with its choices and without, since a request may lack them. The
-    result is a function of the arguments. Raises `InputError` if scikit-learn is not installed or
-    a train part is empty.
+    Questions whose text another category holds out are left out (`tel_edge.eval.split.apart`), and
+    each is shown twice, with its choices and without, since a request may lack them. The result is
+    a function of the arguments. Raises `InputError` if scikit-learn is not installed or a train
+    part is empty.
     """
     import numpy as np
 
+    splits = apart(splits)
     if empty := [name for name, made in splits.items() if not made.train]:
         raise InputError(f"{empty[0]}: no train questions to train the router on")
     need("sklearn", "report")  # Brings threadpoolctl.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -38,11 +38,22 @@ class Split:
         }
         return parts[name]
 
+    @property
+    def size(self) -> int:
+        """Return the number of questions in all parts."""
+        return len(self.train) + len(self.validation) + len(self.test)
+
 
 def normalised(text: str) -> str:
     """Return the text without case, punctuation, accents' forms or extra space."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.findall(r"\w+", folded))
+
+
+def key(text: str) -> str:
+    """Return what two texts have in common if and only if they count as equal."""
+    # A text of nothing but symbols has no normal form; then it stands for itself.
+    return normalised(text) or text
 
 
 def split(questions: Sequence[Question], seed: int = 42) -> Split:
@@ -53,8 +64,7 @@ def split(questions: Sequence[Question], seed: int = 42) -> Split:
     """
     groups: dict[str, list[int]] = {}
     for at, question in enumerate(questions):
-        # A text of nothing but symbols has no normal form; then it stands for itself.
-        groups.setdefault(normalised(question.text) or question.text, []).append(at)
+        groups.setdefault(key(question.text), []).append(at)
     order = list(groups.values())
     random.Random(seed).shuffle(order)
     bounds = (SHARES[0] * len(questions), (SHARES[0] + SHARES[1]) * len(questions))
@@ -64,10 +74,40 @@ def split(questions: Sequence[Question], seed: int = 42) -> Split:
         parts[sum(dealt >= bound for bound in bounds)].extend(group)
         dealt += len(group)
     train, validation, test = (tuple(questions[at] for at in sorted(part)) for part in parts)
+    return _made(train, validation, test, seed)
+
+
+def _made(
+    train: tuple[Question, ...],
+    validation: tuple[Question, ...],
+    test: tuple[Question, ...],
+    seed: int,
+) -> Split:
     rows = [
         [(q.id, q.text, q.choices, q.answer) for q in part] for part in (train, validation, test)
     ]
     return Split(train, validation, test, seed, digest.of_value([seed, rows]))
+
+
+def apart(splits: Mapping[str, Split]) -> dict[str, Split]:
+    """Return the splits for training on all of them together, by the same names.
+
+    Each is dealt alone, so two may hold a text in common. A train part loses the questions whose
+    text stands in another's validation or test part, a validation part those whose text stands in
+    another's test part; test parts stay whole. A split that loses nothing keeps its digest.
+    """
+    # Inside a split no text stands in two parts, so its own parts take nothing from it.
+    test = {key(question.text) for made in splits.values() for question in made.test}
+    held = test | {key(question.text) for made in splits.values() for question in made.validation}
+    return {
+        name: _made(without(made.train, held), without(made.validation, test), made.test, made.seed)
+        for name, made in splits.items()
+    }
+
+
+def without(questions: Sequence[Question], keys: Collection[str]) -> tuple[Question, ...]:
+    """Return the questions whose text has none of the `keys`."""
+    return tuple(question for question in questions if key(question.text) not in keys)
 
 
 def capped(questions: Sequence[T], most: int | None, seed: int) -> tuple[T, ...]:

@@ -59,6 +59,8 @@ class Adapter:
     `category` and `split` are training.json's or None, `splits` pairs of category and split of
     one for several; `base` is the backbone's name that the folder gives, `source` the
     folder's digest. `notes` are what looks wrong and is exported all the same, a line each.
+    `contaminated` is how many test questions of its categories it was trained on for another of
+    them, None where nobody counted.
     """
 
     folder: Path
@@ -72,6 +74,7 @@ class Adapter:
     splits: tuple[tuple[str, str], ...]
     source: str
     notes: tuple[str, ...] = ()
+    contaminated: int | None = 0
 
     @property
     def size(self) -> int:
@@ -112,7 +115,17 @@ def load(folder: Path, shape: Shape, info: BackboneInfo, half: bool) -> Adapter:
         splits=_splits(folder, known),
         source=digest.of_adapter(folder),
         notes=notes,
+        contaminated=_contaminated(known),
     )
+
+
+def _contaminated(known: Mapping[str, Any]) -> int | None:
+    if len(known.get("splits") or ()) < 2:
+        return 0
+    if merged := known.get("merged"):
+        counts = merged.get("contaminated")
+        return None if counts is None else sum(counts.values())
+    return 0 if "shared" in (known.get("rows") or {}) else None
 
 
 def _splits(folder: Path, known: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -197,6 +197,14 @@ def _jobs(
                 f"warning: {one.folder}: no {adapter.TRAINING}; only shapes bind it to "
                 f"{info.name}, it names {loaded.base} as its base",
             )
+        before = {job.adapter.folder for job in jobs.values()}
+        if loaded.contaminated != 0 and one.folder not in before:
+            known = "unknown how many" if loaded.contaminated is None else loaded.contaminated
+            cli.say(
+                args,
+                f"warning: {one.folder}: {known} test questions stand in the training of another "
+                "of its categories; their scores are too good",
+            )
         split = dict(loaded.splits).get(category, loaded.split)
         jobs[category] = Job(category, replace(loaded, split=split))
     return tuple(jobs.values())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tel_edge.eval import router as training
+from tel_edge.eval.split import apart
 from tel_edge.runtime import manifest as manifests
 from tel_edge.runtime import router
 from tel_edge.runtime.errors import InputError
@@ -41,7 +42,10 @@ def make(
     anew = file is None
     seconds: float | None = None
     if file is None:
-        say(f"training the router on {sum(len(made.train) for made in splits.values()):,} requests")
+        trained = sum(len(made.train) for made in apart(splits).values())
+        left = sum(len(made.train) for made in splits.values()) - trained
+        shared = f", {left:,} left out that another category holds out" if left else ""
+        say(f"training the router on {trained:,} requests{shared}")
         path, began = folder / f"{manifest.backbone.name}-router.safetensors", time.perf_counter()
         made = training.train(splits, seed)
         seconds = time.perf_counter() - began

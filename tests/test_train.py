@@ -154,7 +154,6 @@ def test_batches_are_padded_on_the_left() -> None:
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
     assert batch["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0]]
     assert batch["target"].tolist() == [1, 2]
-    assert [rows[at]["length"] for at in range(len(rows))] == [3, 1]
 
 
 def test_the_loss_is_that_of_transformers_at_the_answer(made: Path) -> None:
@@ -199,7 +198,7 @@ def test_training_leaves_the_adapter_and_its_record(
     assert [line["epoch"] for line in said["curve"]] == [1, 2]
     assert said["best"] == min(said["curve"], key=lambda line: line["validation_loss"])
     assert said["rows"] == {
-        "train": 18, "train_uncapped": 18, "validation": 6, "test": 6, "rejected": 0
+        "train": 18, "train_uncapped": 18, "validation": 6, "test": 6, "rejected": 0, "shared": 0
     }  # fmt: skip
     assert (said["config"]["rank"], said["config"]["epochs"]) == (2, 2)
     assert said["too_long"] == 0

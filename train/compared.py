@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ OWN = "own"
 class Column:
     """Adapters of one kind: the scores by category, and the bytes of all files together.
 
-    `splits` are the digests of the splits that the scores belong to.
+    `splits` are the digests of the splits that the scores belong to, `notes` what has to be said
+    of them.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Column:
     bytes: int
     scores: Mapping[str, Mapping[str, Any]]
     splits: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     def value(self, name: str) -> float | None:
         """Return Pass@1 of a category, None where it was not scored."""
@@ -104,9 +106,29 @@ def _read(folder: Path, name: str, merged: bool = False) -> Column | None:
         for row in scores.values():
             _ = [float(row["pass1"][field]) for field in ("value", "low", "high", "of")]
         splits = record.get("splits") or {record["category"]: record["split"]}
+        notes = tuple(_contamination(name, record))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the record of a training ({error!r})") from None
-    return Column(name, 1, (folder / WEIGHTS).stat().st_size, scores, splits)
+    return Column(name, 1, (folder / WEIGHTS).stat().st_size, scores, splits, notes)
+
+
+def _contamination(name: str, record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is to be said of texts that are one category's test and another's training."""
+    if len(record.get("splits") or ()) < 2:
+        return
+    merged = record.get("merged")
+    counts = merged.get("contaminated") if merged else {}
+    if counts is None or not (merged or "shared" in (record.get("rows") or {})):
+        yield (
+            f"{name} is of before texts that categories share were looked for: if there are any, "
+            "its scores are too good"
+        )
+        return
+    for of, count in counts.items():
+        yield (
+            f"{name}: {count} questions of {of} are left out, since their text stands in the train "
+            "part of another category"
+        )
 
 
 def _comparable(columns: list[Column]) -> tuple[list[Column], list[str]]:
@@ -120,7 +142,8 @@ def _comparable(columns: list[Column]) -> tuple[list[Column], list[str]]:
                 kept[name] = row
             else:
                 notes.append(f"{column.name} was scored on other questions of {name}: left out")
-        made.append(Column(column.name, column.adapters, column.bytes, kept, column.splits))
+        made.append(replace(column, scores=kept))
+        notes += column.notes
     return made, notes
 
 

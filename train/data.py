@@ -115,10 +115,29 @@ def varied(
     return made
 
 
-class Rows:
-    """A data set of examples as the trainer wants it; `length` lets it group by length.
+def fitted(
+    shown: Sequence[Question], questions: Sequence[Question], tokenizer: Any, longest: int
+) -> list[Example]:
+    """Return the examples of `shown`, which are `questions` in other forms (`varied`).
 
-    `draw(epoch)` gives the examples of an epoch, as many each time.
+    Other choices may make a question longer than `longest` tokens; then it is shown as it is. One
+    that is too long as it is, is left out in every form, so the number depends on nothing else.
+    """
+    whole = aligned(questions, tokenizer, longest)
+    own = {(q.category, q.id, q.text): made for q, made in zip(questions, whole, strict=True)}
+    made = []
+    for question, example in zip(shown, aligned(shown, tokenizer, longest), strict=True):
+        if plain := own[question.category, question.id, question.text]:
+            made.append(example or plain)
+    return made
+
+
+class Rows:
+    """A data set of examples as the trainer wants it.
+
+    `draw(epoch)` gives the examples of an epoch, and has to give as many each time. transformers
+    5.23 groups by the length of `input_ids` for a data set of this kind, and looks at those of
+    epoch 0 alone.
     """
 
     def __init__(self, draw: Callable[[int], Sequence[Example]]) -> None:
@@ -138,7 +157,6 @@ class Rows:
         example = self.made[at]
         return {
             "input_ids": list(example.ids),
-            "length": len(example.ids),
             "target": example.target,
             "choices": list(example.choices),
         }

@@ -12,11 +12,12 @@ from typing import Any
 
 from tel_edge.eval import benchmark
 from tel_edge.eval.folders import checkpoint
-from tel_edge.eval.split import Split, split
+from tel_edge.eval.split import Split, apart, capped, split
 from tel_edge.runtime import backbones, bundle, cli, digest, prompt
 from tel_edge.runtime.backbones import Backbone
 from tel_edge.runtime.categories import categories
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.question import Question
 from tel_edge.train import recipes
 from tel_edge.train.recipes import Recipe, identity, recipe
 
@@ -40,7 +41,9 @@ class Job:
     """One adapter to train. Two jobs with one `digest` give the same adapter.
 
     `name` is the category or `JOINT`; `splits` are the digests of the categories' splits, which
-    `parts` has together. `scored`, `checkpointing` and `watts` change nothing in the adapter.
+    `parts` has together, apart from the `shared` questions that were left out, since another
+    category holds their text out (`tel_edge.eval.split.apart`). `most` caps the training questions
+    of each category. `scored`, `checkpointing` and `watts` change nothing in the adapter.
     """
 
     backbone: Backbone
@@ -58,11 +61,23 @@ class Job:
     scored: bool = False
     checkpointing: bool = False
     watts: float | None = None
+    shared: int = 0
+
+    @property
+    def shown(self) -> tuple[Question, ...]:
+        """Return the questions to train on: of each category at most `most`, in their order."""
+        of: dict[str, list[Question]] = {}
+        for question in self.parts.train:
+            of.setdefault(question.category, []).append(question)
+        return tuple(q for each in of.values() for q in capped(each, self.most, self.seed))
 
     @property
     def digest(self) -> str:
         """Return a SHA-256 over everything that the adapter depends on."""
-        parts = [self.bound, self.parts.digest, identity(self.recipe), self.seed, self.most]
+        # The cap was one of all categories together once, which few questions never reached.
+        several = len(self.splits) > 1 and self.most and len(self.parts.train) > self.most
+        most = {"each": self.most} if several else self.most
+        parts = [self.bound, self.parts.digest, identity(self.recipe), self.seed, most]
         return digest.of_value([*parts, self.over.sha256] if self.over else parts)
 
     @property
@@ -149,17 +164,24 @@ def _over(args: argparse.Namespace, bound: Mapping[str, str]) -> Over:
 
 
 def _joined(jobs: Sequence[Job]) -> Job:
-    """Return one job for all categories: their parts one after the other."""
+    """Return one job for all categories: their parts one after the other, apart from each other."""
     if len(jobs) < 2:
         raise InputError("--joint is for several categories; name them, or all, with --category")
     splits = {name: value for job in jobs for name, value in job.splits.items()}
+    kept = apart({job.name: job.parts for job in jobs})
+    for name, made in kept.items():
+        if not made.train or not made.validation:
+            raise InputError(
+                f"{name}: too few questions to split whose text no other category holds out; "
+                "leave it out of --joint"
+            )
 
-    def together(part: str) -> tuple[Any, ...]:
-        return tuple(question for job in jobs for question in job.parts.part(part))
+    def together(part: str) -> tuple[Question, ...]:
+        return tuple(question for made in kept.values() for question in made.part(part))
 
     parts = Split(
-        together("train"), together("validation"), together("test"),
-        jobs[0].seed, digest.of_value(splits),
+        together("train"), together("validation"), together("test"), jobs[0].seed,
+        digest.of_value({name: made.digest for name, made in kept.items()}),
     )  # fmt: skip
     data = digest.of_value([job.bound["data"] for job in jobs])
     return replace(
@@ -169,4 +191,5 @@ def _joined(jobs: Sequence[Job]) -> Job:
         splits=splits,
         rejected=sum(job.rejected for job in jobs),
         bound={**jobs[0].bound, "data": data},
+        shared=sum(job.parts.size for job in jobs) - parts.size,
     )

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,22 @@ from tel_edge.runtime.question import Question
 from tel_edge.runtime.workspace import Workspace
 from tel_edge.train import compared
 from tel_edge.train.job import JOINT, RECORD, WEIGHTS
-from tel_edge.train.merge_plan import METHODS, Plan, plan, tested
-from tel_edge.train.train import SCHEMA_VERSION, versions
+from tel_edge.train.merge_plan import METHODS, Plan, plan, splits, unseen
+from tel_edge.train.train import SCHEMA_VERSION, spin_shortly, versions
 
 
 def merge(
-    plan: Plan, model: Path, out: Path, name: str, questions: Sequence[Question] | None
+    plan: Plan,
+    model: Path,
+    out: Path,
+    name: str,
+    questions: Sequence[Question] | None,
+    contaminated: Mapping[str, int] | None,
 ) -> dict[str, Any]:
     """Merge and put the PEFT folder with its `training.json` at `out`; return the record.
 
     `model` is the backbone's folder. `questions`, if any, are scored with the merged adapter.
+    `contaminated` are the numbers of test questions that a source was trained on, None if unknown.
     """
     began = time.monotonic()
     partial = out.with_name(f".{out.name}.partial")
@@ -64,6 +70,7 @@ def merge(
             "weights": list(plan.weights),
             "density": plan.density,
             "sources": {source.name: source.digest for source in plan.sources},
+            "contaminated": contaminated,
         },
         "seconds": round(seconds, 1),
         "versions": versions(),
@@ -131,14 +138,23 @@ def _scores(peft: Any, plan: Plan, model: Path, questions: Sequence[Question]) -
     return document(score(placed, loading.tokenizer(model), questions, longest, plan.seed, batch))
 
 
-def finished(out: Path, plan: Plan, scored: bool) -> dict[str, Any] | None:
-    """Return the record of this very merge at `out`, with scores where they are wanted, or None."""
+def finished(
+    out: Path, plan: Plan, scored: bool, contaminated: Mapping[str, int] | None
+) -> dict[str, Any] | None:
+    """Return the record of this very merge at `out`, with scores where they are wanted, or None.
+
+    One from before contaminated questions were left out is this one's only if there are none.
+    """
     try:
         record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     same = record.get("digest") == plan.digest and (out / WEIGHTS).is_file()
-    return record if same and ("test" in record or not scored) else None
+    if not same or (scored and "test" not in record):
+        return None
+    if contaminated is not None and (record["merged"].get("contaminated") or {}) != contaminated:
+        return None
+    return record
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -176,19 +192,22 @@ def _work(
             f"{wanted.sources[0].folder}: made for another backbone than {model}; pass that one"
         )
     ownership.check_adapters(home, backbone.name, known["weights"])
-    say = partial(cli.say, args)
-    asked = tested(wanted, args.dataset, args.seed, args.strict, say) if args.score else None
+    asked, contaminated = _asked(args, wanted)
     out = home.adapter(backbone.name, name)
-    record = finished(out, wanted, args.score)
+    record = finished(out, wanted, args.score, contaminated)
     if record:
         cli.say(args, f"{name}: merged before, reused")
+        if contaminated is not None and record["merged"].get("contaminated") is None:
+            record["merged"]["contaminated"] = contaminated
+            write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
     else:
         with lock.held(out, args.wait, partial(cli.say, args)):
             # Another command may have made it meanwhile.
-            record = finished(out, wanted, args.score)
+            record = finished(out, wanted, args.score, contaminated)
             if record is None:
                 cli.say(args, f"{name}: {wanted.method.name} {wanted.method.does}")
-                record = merge(wanted, model, out, name, asked)
+                scored = asked if args.score else None
+                record = merge(wanted, model, out, name, scored, contaminated)
     megabytes = (out / WEIGHTS).stat().st_size / 1e6
     rank = record["config"]["rank"]
     print(f"{name}: {len(wanted.sources)} adapters, rank {rank}, {megabytes:.2f} MB  {out}")
@@ -198,6 +217,35 @@ def _work(
             f"Maj@4 {scored['majority']['value']:.3f}  of {scored['questions']}"
         )
     return {"name": name, "path": str(out), "rank": rank, "test": record.get("test")}
+
+
+def _asked(args: argparse.Namespace, wanted: Plan) -> tuple[list[Question], dict[str, int] | None]:
+    """Return the test questions that no source was trained on, and how many it was, by category.
+
+    The numbers are None where the data set at hand is not the adapters'.
+    """
+    seed = args.seed if args.score else wanted.sources[0].record.get("seed", args.seed)
+    try:
+        parts = splits(wanted, args.dataset, seed, args.strict, partial(cli.say, args))
+    except InputError:
+        if args.score:
+            raise
+        cli.say(
+            args,
+            f"--dataset {args.dataset} is not what these adapters were trained on, so whether one "
+            "knows another's test questions is not known",
+        )
+        return [], None
+    asked = unseen(wanted, parts)
+    known = {name: len(parts[name].test) - len(kept) for name, kept in asked.items()}
+    known = {name: count for name, count in known.items() if count}
+    for name, count in known.items():
+        cli.say(
+            args,
+            f"{name}: {count} of {len(parts[name].test)} test questions stand in the train part "
+            "of another category; they are not scored",
+        )
+    return [question for kept in asked.values() for question in kept], known
 
 
 def parser() -> cli.Parser:
@@ -240,6 +288,7 @@ def parser() -> cli.Parser:
 
 def main() -> None:
     """Run the command."""
+    spin_shortly()
     sys.exit(cli.run(parser(), work))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval import benchmark
-from tel_edge.eval.split import split
+from tel_edge.eval.split import Split, apart, key, split, without
 from tel_edge.runtime import digest, prompt
 from tel_edge.runtime.categories import CATEGORIES, category
 from tel_edge.runtime.errors import InputError
@@ -223,16 +223,32 @@ def _short(value: Any) -> str:
     return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
 
-def tested(plan: Plan, dataset: str, seed: int, strict: bool, say: benchmark.Say) -> list[Question]:
-    """Return the test parts of all categories; `InputError` unless the adapters had that split."""
-    made: list[Question] = []
+def splits(
+    plan: Plan, dataset: str, seed: int, strict: bool, say: benchmark.Say
+) -> dict[str, Split]:
+    """Return the splits of all categories; `InputError` unless the adapters had those."""
+    made: dict[str, Split] = {}
     for name, wanted in plan.splits.items():
-        parts = split(benchmark.read(dataset, category(name), strict, say).questions, seed)
-        if parts.digest != wanted:
+        made[name] = split(benchmark.read(dataset, category(name), strict, say).questions, seed)
+        if made[name].digest != wanted:
             raise InputError(
                 f"{name}: --dataset {dataset} --seed {seed} split it otherwise than for its "
                 f"adapter, so the test part was trained on; pass those of tel-train "
                 f"({plan.dataset}, seed {plan.sources[0].record.get('seed')})"
             )
-        made += parts.test
     return made
+
+
+def unseen(plan: Plan, parts: Mapping[str, Split]) -> dict[str, tuple[Question, ...]]:
+    """Return the test questions of each category whose text stands in no source's train parts.
+
+    Each adapter was trained without a look at the others' test parts, so a text that two
+    categories share may be the one's test question and have been trained on by the other.
+    """
+    trained: set[str] = set()
+    for source in plan.sources:
+        own = {name: parts[name] for name in source.splits}
+        if "shared" in (source.record.get("rows") or {}):
+            own = apart(own)
+        trained |= {key(question.text) for made in own.values() for question in made.train}
+    return {name: without(made.test, trained) for name, made in parts.items()}

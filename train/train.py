@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval.split import capped
 from tel_edge.runtime import backbones, child, cli, extras, lock, memory, ownership
 from tel_edge.runtime.atomic import replace_folder, write_text
 from tel_edge.runtime.errors import WorkError
@@ -24,6 +23,9 @@ from tel_edge.train.job import RECORD, WEIGHTS, Job, Over, jobs
 from tel_edge.train.recipes import LOSSES, SELECTIONS, TARGETS
 
 SCHEMA_VERSION = 1
+# Rounds that a waiting thread spins before it sleeps: with none an idle machine loses a fifth,
+# with ten thousand a busy one half (docs/training.md).
+SPINS = 3000
 # How a full disk reads: from the system and safetensors, and from torch's writer.
 FULL = ("No space left", "unexpected pos", "PytorchStreamWriter failed")
 
@@ -81,11 +83,12 @@ def train(job: Job, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
         "prompt": job.bound["prompt"],
         "config": asdict(job.recipe),
         "rows": {
-            "train": len(capped(job.parts.train, job.most, job.seed)),
+            "train": len(job.shown),
             "train_uncapped": len(job.parts.train),
             "validation": len(job.parts.validation),
             "test": len(job.parts.test),
             "rejected": job.rejected,
+            "shared": job.shared,
         },
         **made,
         "peak_memory": memory.now().peak,
@@ -169,6 +172,12 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     home = cli.workspace(args)
     ownership.check_adapters(home, todo[0].backbone.name, todo[0].bound["backbone"]["weights"])
     for job in todo:
+        if job.shared:
+            cli.say(
+                args,
+                f"{job.stem}: {job.shared} questions are left out, whose text another category "
+                "holds out",
+            )
         out = home.adapter(job.backbone.name, job.stem)
         record = _reused(args, job, out)
         if record is None:
@@ -209,8 +218,19 @@ def _made(args: argparse.Namespace, job: Job, out: Path) -> dict[str, Any]:
     if args.resume and (record := finished(out, job)):
         cli.say(args, f"{job.stem}: finished before, reused")
         return with_scores(job, out, record)
-    cli.say(args, f"{job.stem}: {len(job.parts.train)} questions to train on")
+    cli.say(args, f"{job.stem}: {len(job.shown)} questions to train on")
+    if job.shared and _mixed(out):
+        cli.say(args, f"{job.stem}: the adapter of before was trained on some of those")
     return train(job, out, args.resume, args.quiet)
+
+
+def _mixed(folder: Path) -> bool:
+    """Return whether the adapter there is of before texts that categories share were left out."""
+    try:
+        rows = json.loads((folder / RECORD).read_text(encoding="utf-8"))["rows"]
+        return "shared" not in rows
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _warn(args: argparse.Namespace, job: Job, record: dict[str, Any]) -> None:
@@ -303,8 +323,20 @@ def parser() -> cli.Parser:
     return made
 
 
+def spin_shortly() -> None:
+    """Let the threads of GNU's OpenMP sleep soon while they wait, unless the user says otherwise.
+
+    By default they spin for milliseconds, and where something else wants the cores one spins for
+    another that is not running. The variable is read once, when torch is loaded. Source: manual of
+    libgomp, GOMP_SPINCOUNT.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+
+
 def main() -> None:
     """Run the command."""
+    spin_shortly()
     sys.exit(cli.run(parser(), work))
 
 

@@ -26,11 +26,10 @@ from transformers import (
 )
 
 from tel_edge.eval.folders import loading
-from tel_edge.eval.split import capped
 from tel_edge.runtime.atomic import write_text
 from tel_edge.runtime.energy import Energy, Meter
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.train.data import Example, Rows, collate, examples, varied
+from tel_edge.train.data import Example, Rows, collate, examples, fitted, varied
 from tel_edge.train.energy import recorded, restored
 from tel_edge.train.scoring import document, score
 
@@ -179,7 +178,7 @@ def fit(job: Job, work: Path, quiet: bool, weights: Path | None = None) -> dict[
     tokenizer = loading.tokenizer(job.folder)
     longest = int(AutoConfig.from_pretrained(job.folder).max_position_embeddings)
     recipe = job.recipe
-    questions = capped(job.parts.train, job.most, job.seed)
+    questions = job.shown
     train_long = examples(questions, tokenizer, longest)[1]
     valid, valid_long = examples(job.parts.validation, tokenizer, longest)
     if train_long == len(questions) or not valid:
@@ -207,7 +206,7 @@ def fit(job: Job, work: Path, quiet: bool, weights: Path | None = None) -> dict[
 
     def drawn(epoch: int) -> list[Example]:
         shown = varied(questions, recipe.orders, recipe.exchanged, f"{job.seed} {epoch}")
-        return examples(shown, tokenizer, longest)[0]
+        return fitted(shown, questions, tokenizer, longest)
 
     watch, rows = Watch(work, quiet or not processes().is_main_process), Rows(drawn)
     trainer = AnswerTrainer(
