@@ -17,7 +17,7 @@ from tel_edge.export.gate import Gate, Whole
 from tel_edge.export.importance import Importance
 from tel_edge.export.output import Accept
 from tel_edge.export.plan import FULL, HALF, Job, Model, Plan, bar
-from tel_edge.export.quantize import Outcome, Quant, quantize, size
+from tel_edge.export.quantize import Outcome, Quant, fallen, quantize, size
 from tel_edge.runtime import cli, gguf_header
 from tel_edge.runtime.manifest import BundleFile
 
@@ -127,7 +127,9 @@ def _model(
                         source, out, row, step, overrides=made.overrides, importance=weights
                     )
                 cli.say(args, f"{model.stem} {row.name} written")
-                _warn(args, row, outcome)
+                # Models of one shape fall back in one way.
+                if model is next(one for one in made.models if row in one.missing):
+                    _warn(args, made, row, outcome)
 
 
 def _of(gate: Gate | None, whole: Whole | None, row: Quant) -> Accept | None:
@@ -136,13 +138,13 @@ def _of(gate: Gate | None, whole: Whole | None, row: Quant) -> Accept | None:
     return partial(gate.quantized, whole, row=row)
 
 
-def _warn(args: argparse.Namespace, row: Quant, outcome: Outcome) -> None:
-    for fallback in outcome.fallbacks:
-        cli.say(
-            args,
-            f"warning: {row.name}: {fallback.tensor} is {fallback.got} instead of "
-            f"{fallback.wanted}, for its rows are no multiple of that type's blocks",
-        )
+def _warn(args: argparse.Namespace, made: Plan, row: Quant, outcome: Outcome) -> None:
+    if said := fallen(outcome, _shapes(made)):
+        cli.say(args, f"warning: {row.name}: {said}")
+
+
+def _shapes(made: Plan) -> Mapping[str, tuple[int, ...]]:
+    return {tensor.name: tensor.shape for tensor, _ in made.checkpoint.tensors}
 
 
 def _plain(
@@ -212,7 +214,7 @@ def _adapter(
 
 def forecast(args: argparse.Namespace, made: Plan) -> Mapping[str, Any]:
     """Print the size that each file would have; nothing is left behind."""
-    shapes = {tensor.name: tensor.shape for tensor, _ in made.checkpoint.tensors}
+    shapes = _shapes(made)
     made.output.folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     with made.output.scratch("dry-run") as hollow:
@@ -229,7 +231,7 @@ def forecast(args: argparse.Namespace, made: Plan) -> Mapping[str, Any]:
                 outcome = quantize(
                     hollow, hollow, row, lambda _: None, overrides=made.overrides, dry=True
                 )
-                _warn(args, row, outcome)
+                _warn(args, made, row, outcome)
             rows.append({"quant": row.name, "bytes": header + size(outcome, shapes)})
     print(f"{'quant':<8} {'MB':>9}")
     for line in rows:

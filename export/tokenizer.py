@@ -2,8 +2,8 @@
 
 The engine has its pre-tokenizers built in and knows them by name. Here the name follows from the
 rules in tokenizer.json itself, not from a known list of vocabularies, so a vocabulary of one's own
-works as long as its rules are those of a row. Sources: the serialisation of Hugging Face's
-tokenizers, and the `tokenizer.ggml.*` keys of ggml's docs/gguf.md.
+works as long as its rules are those of a row of `export.pre_tokenizers`. Sources: the serialisation
+of Hugging Face's tokenizers, and the `tokenizer.ggml.*` keys of ggml's docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -14,47 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.folders.files import json_object
+from tel_edge.export import pre_tokenizers
 from tel_edge.runtime.errors import InputError
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 LEGACY = "special_tokens_map.json"
-
-_HEAD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA_3 = ("split " + _HEAD + r"\p{N}{1,3}" + _TAIL, "bytes")
-_QWEN_2 = ("split " + _HEAD + r"\p{N}" + _TAIL, "bytes")
-
-
-@dataclass(frozen=True)
-class PreTokenizer:
-    """One row: the engine's name, the rules it stands for, and whether whole words skip merges.
-
-    `architecture` is the only one that the row is for, "" where any may have it.
-    """
-
-    name: str
-    rules: tuple[str, ...]
-    ignore_merges: bool
-    architecture: str = ""
-
-
-PRE_TOKENIZERS = (
-    PreTokenizer("llama-bpe", _LLAMA_3, True),
-    PreTokenizer("dbrx", _LLAMA_3, False),
-    PreTokenizer("qwen2", _QWEN_2, False),
-    PreTokenizer("exaone4", ("words and bytes",), False, "exaone4"),
-    PreTokenizer("gpt-2", ("words and bytes",), False),
-)
+ONNX = "--format onnx takes any tokenizer.json"
+# Bytes that no UTF-8 text has.
+NO_TEXT = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """What goes under `tokenizer.*`: one token and type for each id; ids are None if not given.
 
-    `normalizer` is "" or "NFC", which the engine does not apply by itself.
+    `normalizer` is "" or "NFC", which the engine does not apply by itself. `missing` are the bytes
+    of texts that have no token, in order; with them and with a `cased` pre-tokenizer the engine
+    reads some texts otherwise, and the runtime refuses those (`runtime.readable`).
     """
 
     pre: str
+    cased: bool
+    missing: bytes
     tokens: tuple[str, ...]
     types: tuple[int, ...]
     merges: tuple[str, ...]
@@ -83,8 +64,11 @@ def load(folder: Path, size: int, architecture: str = "") -> Vocabulary:
             given = json_object(folder / name)
             settings |= {key: value for key, value in given.items() if value is not None}
     try:
-        model = document.get("model") or {}
-        _check_model(model)
+        model = _check_model(document)
+        pre = pre_tokenizers.find(
+            document.get("pre_tokenizer"), bool(model.get("ignore_merges")), architecture
+        )
+        missing = _missing(document, model)
         tokens, types = _tokens(document, model, size)
         ids = {token: at for at, token in enumerate(tokens)}
         first, last = _around(document.get("post_processor"))
@@ -95,7 +79,9 @@ def load(folder: Path, size: int, architecture: str = "") -> Vocabulary:
         bos = _id(first, ids) if first else bos
         eos = _id(last, ids) if last else eos
         return Vocabulary(
-            pre=_pre(document.get("pre_tokenizer"), bool(model.get("ignore_merges")), architecture),
+            pre=pre.name,
+            cased=pre.cased,
+            missing=missing,
             tokens=tuple(tokens),
             types=tuple(types),
             merges=tuple(_merges(model)),
@@ -113,13 +99,48 @@ def load(folder: Path, size: int, architecture: str = "") -> Vocabulary:
         raise InputError(f"{path}: not a tokenizer of this format ({error!r})") from None
 
 
-def _check_model(model: Mapping[str, Any]) -> None:
+def _check_model(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    model: Mapping[str, Any] = document.get("model") or {}
     kind = model.get("type", "BPE" if "merges" in model else None)
+    if kind == "BPE" and model.get("byte_fallback") and _byte_letters()[32] not in model["vocab"]:
+        kind = "SentencePiece"
+    elif kind == "Unigram":
+        kind = "Unigram (SentencePiece)"
     if kind != "BPE":
-        raise InputError(f"a {kind} tokenizer cannot be exported; byte-level BPE can")
-    for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+        raise InputError(
+            f"a {kind} tokenizer cannot be exported to GGUF, a byte-level BPE can; {ONNX}"
+        )
+    for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
-            raise InputError(f"the BPE option {option}={model[option]!r} cannot be exported")
+            raise InputError(
+                f"the BPE option {option}={model[option]!r} cannot be exported; {ONNX}"
+            )
+    return model
+
+
+def _missing(document: Mapping[str, Any], model: Mapping[str, Any]) -> bytes:
+    """Return the bytes of texts that have no token; both sides leave them out."""
+    letters = {char: at for at, char in _byte_letters().items() if at not in NO_TEXT}
+    lacking = {char: at for char, at in letters.items() if char not in model["vocab"]}
+    if not lacking:
+        return b""
+    instead = model.get("unk_token")
+    if model.get("byte_fallback"):
+        coded = {char: [f"<0x{byte:02X}>" for byte in char.encode()] for char in lacking}
+        found = (names for names in coded.values() if model["vocab"].keys() >= set(names))
+        instead = next(found, [instead])[0]
+    if instead is not None:
+        raise InputError(
+            f"{len(lacking)} bytes have no token, {min(lacking.values()):#04x} first, and "
+            f"{instead!r} stands for them, where the engine leaves them out; {ONNX}"
+        )
+    for added in document.get("added_tokens") or []:
+        if added["content"] in lacking:
+            raise InputError(
+                f"the added token {added['content']!r} is spelled as byte "
+                f"{lacking[added['content']]:#04x}, which has no token of its own; {ONNX}"
+            )
+    return bytes(sorted(lacking.values()))
 
 
 def _tokens(
@@ -127,12 +148,6 @@ def _tokens(
 ) -> tuple[list[str], list[int]]:
     tokens: dict[int, str] = {at: token for token, at in model["vocab"].items()}
     types = dict.fromkeys(tokens, NORMAL)
-    lacking = [char for char in _byte_letters() if char not in model["vocab"]]
-    if lacking:
-        raise InputError(
-            f"{len(lacking)} of the 256 byte tokens are missing, {lacking[0]!r} first; "
-            "only a complete byte-level BPE can be exported"
-        )
     for added in document.get("added_tokens") or []:
         token, at = added["content"], added["id"]
         if tokens.get(at, token) != token:
@@ -156,10 +171,13 @@ def _tokens(
     return [tokens[at] for at in range(size)], [types[at] for at in range(size)]
 
 
-def _byte_letters() -> list[str]:
-    """Return the 256 characters that byte-level BPE writes bytes as, in no special order."""
+def _byte_letters() -> dict[int, str]:
+    """Return the character that byte-level BPE writes each of the 256 bytes as."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return [chr(code) for code in shown] + [chr(256 + at) for at in range(256 - len(shown))]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {byte: chr(byte) for byte in shown} | {
+        byte: chr(256 + at) for at, byte in enumerate(hidden)
+    }
 
 
 def _merges(model: Mapping[str, Any]) -> Iterator[str]:
@@ -167,37 +185,12 @@ def _merges(model: Mapping[str, Any]) -> Iterator[str]:
         raise InputError("a BPE without merges cannot be exported")
     for merge in model["merges"]:
         text = merge if isinstance(merge, str) else " ".join(merge)
-        if text.count(" ") != 1:
+        parts = text.split(" ")
+        if len(parts) != 2:
             raise InputError(f"merge {merge!r} has a space inside a part")
+        if not model["vocab"].keys() >= {*parts, "".join(parts)}:
+            raise InputError(f"merge {merge!r} is not of tokens; copy the file again")
         yield text
-
-
-def _pre(given: Mapping[str, Any] | None, ignore_merges: bool, architecture: str) -> str:
-    rules = tuple(_rules(given))
-    for row in PRE_TOKENIZERS:
-        fits = row.architecture in ("", architecture)
-        if fits and (row.rules, row.ignore_merges) == (rules, ignore_merges):
-            return row.name
-    raise InputError(
-        f"the pre-tokenizer {' then '.join(rules) or 'none'} (ignore_merges={ignore_merges}) "
-        "is none the engine has\nthese can be exported: "
-        + " ".join(row.name for row in PRE_TOKENIZERS)
-    )
-
-
-def _rules(given: Mapping[str, Any] | None) -> Iterator[str]:
-    kind = (given or {}).get("type")
-    if given is None:
-        return
-    if kind == "Sequence":
-        for part in given["pretokenizers"]:
-            yield from _rules(part)
-    elif kind == "ByteLevel" and not given.get("add_prefix_space"):
-        yield "words and bytes" if given.get("use_regex", True) else "bytes"
-    elif kind == "Split" and given.get("behavior") == "Isolated" and not given.get("invert"):
-        yield f"split {given['pattern'].get('Regex')}"
-    else:
-        yield f"{kind} {dict(given)}"
 
 
 def _normalizer(given: Mapping[str, Any] | None) -> str:
@@ -205,7 +198,9 @@ def _normalizer(given: Mapping[str, Any] | None) -> str:
         return ""
     kinds = given["normalizers"] if given["type"] == "Sequence" else [given]
     if any(kind["type"] != "NFC" for kind in kinds):
-        raise InputError(f"the normalizer {dict(given)} cannot be exported; none and NFC can")
+        raise InputError(
+            f"the normalizer {dict(given)} cannot be exported to GGUF, none and NFC can; {ONNX}"
+        )
     return "NFC" if kinds else ""
 
 
@@ -280,5 +275,7 @@ def metadata(vocabulary: Vocabulary) -> dict[str, Any]:
         "tokenizer.ggml.add_eos_token": vocabulary.add_eos,
         "tokenizer.chat_template": vocabulary.chat_template or None,
         "tel_edge.tokenizer.normalizer": vocabulary.normalizer or None,
+        "tel_edge.tokenizer.missing_bytes": vocabulary.missing.hex() or None,
+        "tel_edge.tokenizer.cased": vocabulary.cased or None,
     }
     return {name: value for name, value in keys.items() if value is not None}

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from tel_edge.runtime.errors import WorkError
+from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.packing import Entry
+from tel_edge.runtime.readable import Readable
 
 # The log belongs to the process, not to an engine: llama.cpp has one callback for all. Who asks the
 # library for something empties the errors first: what it says first is the cause.
@@ -70,8 +71,8 @@ def buffers() -> dict[str, int]:
 
 
 def metadata(model: Any, key: str) -> str:
-    """Return a model's metadata as text, of at most 63 bytes; empty where the key is not there."""
-    value = ctypes.create_string_buffer(64)
+    """Return a model's metadata as text, of at most 1,023 bytes; empty where there is no key."""
+    value = ctypes.create_string_buffer(1024)
     llama = need("llama_cpp.llama_cpp", "llama")
     found = llama.llama_model_meta_val_str(model, key.encode(), value, len(value))
     return value.value.decode() if found > 0 else ""
@@ -105,11 +106,21 @@ class Vocabulary:
         self.size = int(self._llama.llama_vocab_n_tokens(self._vocab))
         # llama.cpp applies no Unicode normalization; the exporter notes the tokenizer's.
         self._normal_form: Any = metadata(model, "tel_edge.tokenizer.normalizer")
+        self._readable = Readable(
+            frozenset(bytes.fromhex(metadata(model, "tel_edge.tokenizer.missing_bytes"))),
+            metadata(model, "tel_edge.tokenizer.cased") == "true",
+        )
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the ids of `text`, with BOS where the vocabulary asks for it."""
+        """Return the ids of `text`, with BOS where the vocabulary asks for it.
+
+        Raises `InputError` for a text that llama.cpp may read otherwise than the tokenizer that
+        the file was exported from.
+        """
         if self._normal_form:
             text = unicodedata.normalize(self._normal_form, text)
+        if fault := self._readable.fault(text):
+            raise InputError(f"the text has {fault}: leave it out, or use an ONNX bundle")
         data = text.encode("utf-8")
         room = len(data) + 2
         ids = (self._llama.llama_token * room)()
