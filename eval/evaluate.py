@@ -129,8 +129,9 @@ def _check_trained(
     """Check the splits of adapters and merged models, and tell what is missing or not known."""
     for file in dict.fromkeys(files):
         check_split(folder, file, source, args.other_split)
-        if not file.split:
-            cli.say(args, f"warning: {file.path} names no split; it may know the questions")
+    if unsplit := [file.path for file in dict.fromkeys(files) if not file.split]:
+        others = f" (as {len(unsplit) - 1} other files)" if unsplit[1:] else ""
+        cli.say(args, f"warning: {unsplit[0]} names no split{others}; it may know the questions")
     there = {file.format for file in files}
     for name in of if there else ():
         if name not in there:

@@ -114,8 +114,12 @@ def _check(args: argparse.Namespace) -> Mapping[str, Any]:
     unmeasured = [
         file.path for file in made.files if file.parity is None and file.kind not in NOT_MEASURED
     ]
-    for path in unmeasured:
-        cli.say(args, f"warning: {path} was never measured against PEFT")
+    if unmeasured:
+        cli.say(
+            args,
+            f"warning: {len(unmeasured)} of {len(made.files)} files were never measured against "
+            f"PEFT, such as {unmeasured[0]}",
+        )
     print(f"{args.check}: {len(made.files)} files are whole")
     return {"bundle": str(args.check), "files": len(made.files), "not_verified": unmeasured}
 

@@ -15,7 +15,7 @@ from tel_edge.export.importance import Importance
 from tel_edge.export.output import Accept
 from tel_edge.export.parity import Gate
 from tel_edge.export.plan import HALF, Job, Model, Plan, bar
-from tel_edge.export.quantize import QUANTS, Outcome, Quant, quantize, size
+from tel_edge.export.quantize import QUANTS, Outcome, Quant, fallen, quantize, size
 from tel_edge.runtime import cli
 from tel_edge.runtime.manifest import BundleFile
 
@@ -70,7 +70,9 @@ def _model(
                     source, out, row, step, overrides=made.overrides, importance=weights
                 )
             cli.say(args, f"{model.stem} {row.name} written")
-            _warn(args, row, outcome)
+            # Models of one shape fall back in one way.
+            if model is next(one for one in made.models if row in one.missing):
+                _warn(args, made, row, outcome)
 
 
 def _of(gate: Gate | None, model: Model, row: Quant) -> Accept | None:
@@ -79,13 +81,13 @@ def _of(gate: Gate | None, model: Model, row: Quant) -> Accept | None:
     return partial(gate, row=row, category=model.category, merged=model.job is not None)
 
 
-def _warn(args: argparse.Namespace, row: Quant, outcome: Outcome) -> None:
-    for fallback in outcome.fallbacks:
-        cli.say(
-            args,
-            f"warning: {row.name}: {fallback.tensor} is {fallback.got} instead of "
-            f"{fallback.wanted}, for its rows are no multiple of that type's blocks",
-        )
+def _warn(args: argparse.Namespace, made: Plan, row: Quant, outcome: Outcome) -> None:
+    if said := fallen(outcome, _shapes(made)):
+        cli.say(args, f"warning: {row.name}: {said}")
+
+
+def _shapes(made: Plan) -> Mapping[str, tuple[int, ...]]:
+    return {tensor.name: tensor.shape for tensor, _ in made.checkpoint.tensors}
 
 
 def _plain(
@@ -160,7 +162,7 @@ def _adapter(args: argparse.Namespace, made: Plan, job: Job, gate: Gate | None) 
 
 def forecast(args: argparse.Namespace, made: Plan) -> Mapping[str, Any]:
     """Print the size that each file would have; nothing is left behind."""
-    shapes = {tensor.name: tensor.shape for tensor, _ in made.checkpoint.tensors}
+    shapes = _shapes(made)
     made.output.folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     with made.output.scratch("dry-run") as hollow:
@@ -177,7 +179,7 @@ def forecast(args: argparse.Namespace, made: Plan) -> Mapping[str, Any]:
                 outcome = quantize(
                     hollow, hollow, row, lambda _: None, overrides=made.overrides, dry=True
                 )
-                _warn(args, row, outcome)
+                _warn(args, made, row, outcome)
             rows.append({"quant": row.name, "bytes": header + size(outcome, shapes)})
     print(f"{'quant':<8} {'MB':>9}")
     for line in rows:

@@ -17,7 +17,7 @@ from tel_edge.export.checkpoint import Checkpoint
 from tel_edge.export.container import Step
 from tel_edge.export.importance import Importance
 from tel_edge.export.output import Output
-from tel_edge.export.quantize import BLOCK, QUANTS, Override, Quant
+from tel_edge.export.quantize import QUANTS, Override, Quant
 from tel_edge.export.tokenizer import Vocabulary
 from tel_edge.runtime import backbones, cli, digest, prompt
 from tel_edge.runtime.errors import InputError, WorkError
@@ -181,14 +181,17 @@ def _jobs(
                 f"two adapters for {category}: {jobs[category].adapter.folder} and {one.folder}; "
                 "export one of them"
             )
-        if not loaded.bound:
-            cli.say(
-                args,
-                f"warning: {one.folder}: no {adapter.TRAINING}; only shapes bind it to "
-                f"{info.name}, it names {loaded.base} as its base",
-            )
         split = dict(loaded.splits).get(category, loaded.split)
         jobs[category] = Job(category, replace(loaded, split=split))
+    # A folder that is named for several categories is one.
+    unbound = {job.adapter.folder: job.adapter for job in jobs.values() if not job.adapter.bound}
+    for first in list(unbound.values())[:1]:
+        others = f" (and {len(unbound) - 1} other adapters)" if len(unbound) > 1 else ""
+        cli.say(
+            args,
+            f"warning: {first.folder}{others}: no {adapter.TRAINING}; only shapes bind it to "
+            f"{info.name}, it names {first.base} as its base",
+        )
     return tuple(jobs.values())
 
 
@@ -287,15 +290,6 @@ def _check_models(args: argparse.Namespace, made: Plan) -> None:
     quantized = [row for row in missing if not row.plain]
     if quantized or (args.verify and (missing or made.unfinished)):
         need("llama_cpp", "export")
-    narrow = {t.shape[1] for t, _ in made.checkpoint.tensors if len(t.shape) > 1}
-    narrow = {width for width in narrow if width % BLOCK}
-    blocky = [row.name for row in quantized if row.name not in ("Q8_0", "Q4_0")]
-    if narrow and blocky:
-        cli.say(
-            args,
-            f"warning: rows of {min(narrow)} are no multiple of {BLOCK}: in "
-            f"{' '.join(sorted(blocky))} those tensors get another type",
-        )
     if missing and not args.dry_run:
         half = bool(quantized) or HALF in missing
         with bar(args, made.checkpoint.parameters, "checking") as step:

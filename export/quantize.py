@@ -65,8 +65,6 @@ QUANTS: dict[str, Quant] = {
 
 # GGML_LOG_LEVEL_ERROR of ggml.h; the comment in llama-cpp-python's _logger.py is older.
 ERROR = 4
-# The widest block of a K-quant; a narrower row gets another type from the quantizer.
-BLOCK = 256
 
 # What llama.cpp 0.3.36's src/llama-quant.cpp logs for a tensor: its head, after which other lines
 # may come, the type it gets (a real run, a dry run), and the type that its row did not allow.
@@ -244,6 +242,32 @@ def parsed(text: str) -> Outcome:
         tensors,
         tuple(Fallback(one[1], one[2].upper(), one[3].upper()) for one in FELL.finditer(text)),
     )
+
+
+def fallen(outcome: Outcome, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Return how many tensors are not of the type wanted and what that costs, in one line.
+
+    None where all are. `shapes` are those that `size` takes.
+    """
+    if not outcome.fallbacks:
+        return None
+    first = outcome.fallbacks[0]
+    more = sum(
+        math.prod(shapes[one.tensor]) * (_bytes(one.got) - _bytes(one.wanted))
+        for one in outcome.fallbacks
+    )
+    return (
+        f"{len(outcome.fallbacks)} of {len(outcome.tensors)} tensors have rows that are no "
+        f"multiple of their type's blocks, such as {first.tensor}, which gets {first.got} instead "
+        f"of {first.wanted}: {more / 1e6:+,.2f} MB, {more / (size(outcome, shapes) - more):+.0%}"
+    )
+
+
+def _bytes(kind: str) -> float:
+    """Return the bytes of one weight of a ggml type."""
+    gguf = need("gguf", "export")
+    block, width = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    return float(width / block)
 
 
 def size(outcome: Outcome, shapes: Mapping[str, tuple[int, ...]]) -> int:

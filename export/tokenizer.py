@@ -110,7 +110,9 @@ def _check_model(document: Mapping[str, Any]) -> Mapping[str, Any]:
         )
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
-            raise InputError(f"the BPE option {option}={model[option]!r} cannot be exported; {ONNX}")
+            raise InputError(
+                f"the BPE option {option}={model[option]!r} cannot be exported; {ONNX}"
+            )
     return model
 
 
@@ -182,7 +184,7 @@ def _merges(model: Mapping[str, Any]) -> Iterator[str]:
         if len(parts) != 2:
             raise InputError(f"merge {merge!r} has a space inside a part")
         if not model["vocab"].keys() >= {*parts, "".join(parts)}:
-            raise InputError(f"merge {merge!r} joins or makes what is no token; copy the file again")
+            raise InputError(f"merge {merge!r} is not of tokens; copy the file again")
         yield text
 
 
