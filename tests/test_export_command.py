@@ -243,9 +243,32 @@ def test_a_foreign_adapter_is_warned_about(made: Path, home: Path, capsys: Any) 
     assert (file.split, file.rank) == (None, 8)
 
 
-def test_narrow_rows_are_warned_about(tmp_path: Path, capsys: Any) -> None:
+def test_one_folder_is_warned_about_once(made: Path, home: Path, capsys: Any) -> None:
+    argv = ["--workspace", str(home), "--backbone", str(made / "base"), "--dry-run"]
+    argv += ["--adapter", str(made / "foreign"), "--category", "all"]
+    assert cli.run(export.parser(), export.work, argv) == 0
+    assert capsys.readouterr().err.count("only shapes bind it to base") == 1
+
+
+def test_files_that_were_not_measured_are_counted(made: Path, home: Path, capsys: Any) -> None:
+    assert run(made, home, "--quant", "F16,F32", "--no-verify") == 0
+    capsys.readouterr()
+    argv = ["--check", str(home / "bundles" / "base")]
+    assert cli.run(export.parser(), export.work, argv) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: 2 of 2 files were never measured against PEFT, such as base-F32.gguf"
+    ]
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_narrow_rows_are_warned_about(merge: bool, tmp_path: Path, capsys: Any) -> None:
     base = models.backbone(tmp_path / "narrow", "llama", hidden_size=128, intermediate_size=256)
     argv = ["--workspace", str(tmp_path), "--backbone", str(base)]
+    if merge:
+        lora = models.bind(models.adapter(tmp_path / "lora", base), base)
+        both = [shutil.copytree(lora, tmp_path / name) for name in ("one", "two")]
+        models.bind(both[1], base, category="teleqna")
+        argv += ["--merge", "--no-verify", "--adapter", ",".join(map(str, both))]
     assert cli.run(export.parser(), export.work, argv) == 0
     said = capsys.readouterr().err
     warned = [line for line in said.splitlines() if "warning" in line]

@@ -24,8 +24,11 @@ ROWS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_vocabulary_that_lacks_bytes(
-    run_command: Callable[..., tuple[int, str, str]], tmp_path: Path
+    run_command: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     base = models.backbone(tmp_path / "base", "llama", vocab_size=905)
     (base / "tokenizer.json").write_text(json.dumps(vocabulary("smollm", MISSING)))
@@ -44,8 +47,10 @@ def test_a_vocabulary_that_lacks_bytes(
     asked.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     found: dict[str, list[dict[str, Any]]] = {}
     for name in ("gguf", "onnx"):
-        more = ["--format", name, "--input", str(asked), "--threads", "1"]
-        code, out, err = run_command(run.parser(), run.work, *common, *only, *more)
+        more = ["--format", name, "--threads", "1"]
+        with asked.open() as lines:
+            monkeypatch.setattr("sys.stdin", lines)
+            code, out, err = run_command(run.parser(), run.work, *common, *only, *more)
         found[name] = [json.loads(line) for line in out.splitlines()]
         assert len(found[name]) == len(ROWS), err
     for one, other in zip(found["gguf"][:2], found["onnx"][:2], strict=True):
