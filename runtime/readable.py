@@ -38,15 +38,17 @@ class Readable:
 
     def _unknown(self, text: str) -> str | None:
         for at, char in enumerate(text):
-            if self.missing.isdisjoint(char.encode()):
+            coded = char.encode()
+            if self.missing.isdisjoint(coded):
                 continue
-            # Beside a letter, digit or space another word begins or ends, in every rule, and
-            # nothing joins; a line's end belongs to the signs before it.
             before, after = text[max(at - 1, 0) : at], text[at + 1 : at + 2]
-            ends = after.isspace() and after not in "\r\n"
-            if char.isalnum() or not (
-                before == "" or before.isalnum() or after == "" or after.isalnum() or ends
-            ):
+            # In every rule a sign behind a letter or digit begins another word, and nothing joins.
+            starts = before == "" or before.isalnum()
+            # So does a letter or space behind a sign; a line's end belongs to the sign. But a sign
+            # of which bytes are left may belong to the letter.
+            ends = after == "" or after.isalnum() or (after.isspace() and after not in "\r\n")
+            only_first = self.missing.isdisjoint(coded[1:])
+            if char.isalnum() or not (only_first and (starts or (ends and len(coded) == 1))):
                 return char
         return None
 

@@ -70,6 +70,7 @@ def made(name: str, missing: bytes = b"") -> dict[str, Any]:
     """Train a small vocabulary under the rules of a row, and take the tokens of bytes away."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers import models as kinds
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     empty = Tokenizer(kinds.BPE())
     document = json.loads(empty.to_str()) | {"pre_tokenizer": pre_tokenizer(name)}
@@ -85,7 +86,7 @@ def made(name: str, missing: bytes = b"") -> dict[str, Any]:
     document = json.loads(trained.to_str())
     model = document["model"]
     model["ignore_merges"] = name in WHOLE
-    gone = {letter for byte, letter in tokenizer._byte_letters().items() if byte in missing}
+    gone = {letter for byte, letter in bytes_to_unicode().items() if byte in missing}
     model["vocab"] = {t: at for t, at in model["vocab"].items() if gone.isdisjoint(t)}
     model["merges"] = [m for m in model["merges"] if gone.isdisjoint("".join(m))]
     return document
@@ -175,6 +176,8 @@ def test_random_texts(name: str, missing: bytes, pair: Callable[..., Any]) -> No
     @OFTEN
     @given(TEXTS)
     @example("!\x04!")
+    @example("\U00107a53\x80")
+    @example("!\U00040000a")
     @example("a\x04b \x1d c \U00040000.")
     @example("x\u04d3\u04d3y")
     def check(text: str) -> None:
