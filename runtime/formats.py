@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tel_edge.runtime import gguf_header, onnx_adapter, onnx_header
+from tel_edge.runtime import gguf_header, onnx_adapter, onnx_header, versions
 from tel_edge.runtime.engine import Adapter, Engine, EngineSettings
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.onnx_adapter import WEIGHTS
@@ -15,7 +15,7 @@ from tel_edge.runtime.onnx_adapter import WEIGHTS
 
 @dataclass(frozen=True)
 class Format:
-    """One row. `package` is what the engine is made of, by import and by distribution name.
+    """One row. `package` is the engine's import package and the distribution it usually is from.
 
     `batch` tokens are computed in one go where nothing else is asked for: ONNX attention looks at
     all cells of a row, so its rows are shorter. `weights` checks a backbone's file and returns the
@@ -36,13 +36,8 @@ class Format:
         return importlib.util.find_spec(self.package[0]) is not None
 
     def version(self) -> str:
-        """Return the engine's name and version without loading it."""
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return f"{self.package[1]} {version(self.package[1])}"
-        except PackageNotFoundError:
-            return "unknown"
+        """Return the engine's distribution and version without loading it, or "unknown"."""
+        return versions.version(*self.package) or "unknown"
 
 
 def _llama(path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings) -> Engine:
