@@ -15,7 +15,7 @@ from tel_edge.runtime.atomic import replacing
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.manifest import BackboneInfo, BundleFile, Manifest
-from tel_edge.runtime.with_onnx import TOKENIZER
+from tel_edge.runtime.onnx_header import TOKENIZER
 
 # Takes a written file, gives its figures or raises.
 Accept = Callable[[Path], Mapping[str, float]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tel_edge.runtime import digest, formats, prompt, router
 from tel_edge.runtime import manifest as manifests
@@ -143,6 +143,15 @@ def _check_backbone(bundle: Path, made: Manifest, file: BundleFile) -> None:
             f"{path}: the manifest lists no data file or no tokenizer for it; "
             f"export it again: tel-export --format onnx --quant {file.quant}"
         )
+    # What was verified has to be what the engine opens: it takes the names from the file itself.
+    listed = {part.path for part in made.parts(file)}
+    for name in row.beside(path):
+        opened = PurePosixPath(file.path).with_name(name).as_posix()
+        if opened not in listed:
+            raise InputError(
+                f"{path}: opens {opened}, which the manifest does not list for it; "
+                f"export it again: tel-export --format {file.format} --quant {file.quant}"
+            )
 
 
 def loose_adapters(backbone: Path, files: Mapping[str, Path]) -> dict[str, Adapter]:

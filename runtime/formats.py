@@ -19,8 +19,9 @@ class Format:
 
     `batch` tokens are computed in one go where nothing else is asked for: ONNX attention looks at
     all cells of a row, so its rows are shorter. `weights` checks a backbone's file and returns the
-    digest in it, None where there is none; `adapter` checks an adapter's file against the
-    backbone's (path, digest, name).
+    digest in it, None where there is none; `beside` names the other files that the engine opens
+    for it, in its folder; `adapter` checks an adapter's file against the backbone's (path, digest,
+    name). `usual` is the type that tel-export gives adapters where nobody asks for another.
     """
 
     name: str
@@ -29,7 +30,9 @@ class Format:
     package: tuple[str, str]
     engine: Callable[[Path, Mapping[str, Adapter], EngineSettings], Engine]
     weights: Callable[[Path], str | None]
+    beside: Callable[[Path], tuple[str, ...]]
     adapter: Callable[[Path, str | None, str], None]
+    usual: str
 
     def installed(self) -> bool:
         """Return whether the engine can be imported, without importing it."""
@@ -58,6 +61,14 @@ def _gguf_weights(path: Path) -> str | None:
 
 def _onnx_weights(path: Path) -> str | None:
     return _text(onnx_header.check(path).metadata.get(WEIGHTS))
+
+
+def _gguf_beside(path: Path) -> tuple[str, ...]:
+    return ()
+
+
+def _onnx_beside(path: Path) -> tuple[str, ...]:
+    return (*onnx_header.check(path).data, onnx_header.TOKENIZER)
 
 
 def _text(value: object) -> str | None:
@@ -90,11 +101,11 @@ FORMATS: dict[str, Format] = {
     for row in (
         Format(
             "gguf", ".gguf", 512, ("llama_cpp", "llama-cpp-python"), _llama, _gguf_weights,
-            _gguf_adapter,
+            _gguf_beside, _gguf_adapter, "F16",
         ),
         Format(
             "onnx", ".onnx", 192, ("onnxruntime", "onnxruntime"), _onnx, _onnx_weights,
-            _onnx_adapter,
+            _onnx_beside, _onnx_adapter, "F32",
         ),
     )
 }  # fmt: skip

@@ -24,7 +24,7 @@ from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.manifest import BackboneInfo, BundleFile
 from tel_edge.runtime.onnx_adapter import WEIGHTS
-from tel_edge.runtime.with_onnx import TOKENIZER
+from tel_edge.runtime.onnx_header import TOKENIZER
 
 FORMAT = "onnx"
 REFERENCE = ONNX_QUANTS["fp32"]
