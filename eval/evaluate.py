@@ -174,6 +174,8 @@ def work(
     fresh = [task for task, _, _ in todo if not finished(task)]
     files = [file for task in fresh for file in (task.backbone, task.adapter) if file]
     bundle.verify(folder, made, dict.fromkeys(files))
+    if warning := bundle.unmeasured(files):
+        say(warning)
     meter = Meter()
     if fresh:
         meter.begin()
