@@ -63,7 +63,7 @@ def evaluate(
 
 
 def made_with(task: Task, source: Source) -> dict[str, Any]:
-    """Return everything that a record depends on; its digest is the record's `run`."""
+    """Return the files, settings and engine behind a record; their digest is its `run`."""
     format = task.backbone.format
     passed = WITHOUT_EFFECT | UNKNOWN.get(format, set())
     engine = {name: value for name, value in asdict(task.engine).items() if name not in passed}

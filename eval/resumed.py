@@ -42,6 +42,10 @@ def complete(
     What `more` makes of the records is written beside `made_with`.
     """
     if there := finished(task):
+        if there.variant != variant:
+            # Written by a version that said less; the files are the same, so it is known now.
+            there = replace(there, variant=variant)
+            write_summary(task.out, there)
         return there, True
     wanted = {question.id for question in task.questions}
     kept = [record for record in read_records(task.out, task.run) if record.id in wanted]

@@ -169,4 +169,5 @@ def _variant(
         merged=merged,
         adapter_quant=adapter.quant if adapter else None,
         options=model.options,
+        source=model.source if merged else adapter.source if adapter else None,
     )

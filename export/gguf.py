@@ -107,7 +107,10 @@ def _plain(
 @contextmanager
 def _source(args: argparse.Namespace, made: Plan, model: Model) -> Iterator[Path]:
     """Give the F16 file to quantize: the bundle's own if it is there, else a passing one."""
-    kept = made.output.intact(model.kind, HALF.name, model.category, model.source)
+    # Of a file that may hold other metadata another type would have it too.
+    kept = made.output.intact(
+        model.kind, HALF.name, model.category, model.source, inputs=made.inputs, known=True
+    )
     if kept:
         yield made.output.folder / kept.path
         return
@@ -152,6 +155,7 @@ def _adapter(args: argparse.Namespace, made: Plan, job: Job, gate: Gate | None) 
         accept,
         format="gguf",
         quant=kind,
+        made_by=made.made_by(),
         **job.known(made.info),
     ) as out:
         adapter.write_adapter(loaded, out, made.info, job.category, kind)

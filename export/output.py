@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tel_edge.export.made import outdated
 from tel_edge.runtime import manifest as manifests
 from tel_edge.runtime.atomic import replacing
 from tel_edge.runtime.errors import InputError
@@ -28,6 +29,9 @@ class Output:
     def __init__(self, folder: Path, info: BackboneInfo, force: bool) -> None:
         self.folder, self.info = folder, info
         self.manifest = Manifest(info)
+        # Of the files that were asked for, those with which version changed, and the older ones.
+        self.changed: dict[str, str] = {}
+        self.unknown: dict[str, None] = {}
         self._left: tuple[BundleFile, ...] = ()
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--out: {folder} is a file, wanted a folder")
@@ -42,7 +46,10 @@ class Output:
                 return
             raise InputError(f"{error}\npass another --out, or --force to start it anew") from None
         for field in ("weights", "tokenizer", "prompt"):
-            if getattr(old.backbone, field) != getattr(self.info, field):
+            # Other files of a tokenizer that reads alike, such as another chat template.
+            alike = field == "tokenizer" and self.info.tokenization is not None
+            alike = alike and old.backbone.tokenization == self.info.tokenization
+            if getattr(old.backbone, field) != getattr(self.info, field) and not alike:
                 if not force:
                     what = {"weights": "backbone"}.get(field, field)
                     raise InputError(
@@ -61,17 +68,46 @@ class Output:
         source: str,
         options: str | None = None,
         format: str = "gguf",
+        *,
+        inputs: str | None = None,
+        former: str | None = None,
+        known: bool = False,
     ) -> BundleFile | None:
-        """Return the manifest's entry if it was made of `source` so, and its file is whole."""
+        """Return the manifest's entry if it was made of `source` so, and its file is whole.
+
+        `inputs` and the versions are compared where the entry has them; one that is older is
+        compared by `former` options too, and not taken where all has to be `known`.
+        """
         file = self.manifest.find(kind, quant, category, format)
-        if file is None or (file.source, file.options) != (source, options):
+        if file is None or file.source != source:
+            return None
+        if file.made_by is None:
+            if known or file.options not in (options, former):
+                return None
+        elif (file.options, file.inputs) != (options, inputs):
+            return None
+        elif changed := outdated(file.made_by):
+            self.changed[file.path] = changed
             return None
         try:
             for part in self.manifest.parts(file):
                 manifests.verified(self.folder, part)
         except InputError:
             return None
+        if file.made_by is None and file.kind not in manifests.NOT_MEASURED:
+            self.unknown[file.path] = None
         return file
+
+    def told(self) -> Iterator[str]:
+        """Yield what there is to say of the files that were asked for, a line for each reason."""
+        for reason in dict.fromkeys(self.changed.values()):
+            names = ", ".join(path for path, why in self.changed.items() if why == reason)
+            yield f"made with {reason}, so made again: {names}"
+        if self.unknown:
+            yield (
+                "kept, though made before inputs and versions were noted, so that changes of them "
+                f"cannot be known: {', '.join(self.unknown)}; --force makes them anew"
+            )
 
     def begin(self) -> None:
         """Make the folder, and remove what killed runs and a replaced bundle left."""

@@ -1,4 +1,4 @@
-"""Of several adapters of a category every command takes the same one, and says if it is unmeasured."""
+"""Of several adapters of a category every command takes the same, and says if it is unmeasured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tel_edge.runtime import bench, bundle, cli, manifest, run
 from tel_edge.runtime.manifest import BundleFile, Manifest
 
 
-def add(folder: Path, quant: str, size: int, measured: bool, category: str = "oranbench") -> Manifest:
+def add(
+    folder: Path, quant: str, size: int, measured: bool, category: str = "oranbench"
+) -> Manifest:
     """Add an adapter of another type to a bundle, the larger the more bytes `size` are."""
     path = folder / f"nano-{category}-{quant}.gguf"
     keys = {"general__type": "adapter", "tel_edge__backbone__weights": fake.WEIGHTS}

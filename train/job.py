@@ -35,7 +35,11 @@ class Over:
 
 @dataclass(frozen=True)
 class Job:
-    """One adapter to train. Two jobs with one `digest` give the same adapter.
+    """One adapter to train. Two jobs with one `digest` are the same training.
+
+    On one machine with one set of packages they give the same adapter. Another machine may compute
+    in another precision (bfloat16 where that is fast), so its adapter may differ; training.json has
+    `precision`, `device` and `versions`.
 
     `name` is the category or `JOINT`; `splits` are the digests of the categories' splits, which
     `parts` has together. `scored`, `checkpointing` and `watts` change nothing in the adapter.
@@ -59,7 +63,7 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Return a SHA-256 over everything that the adapter depends on."""
+        """Return a SHA-256 over data, backbone, prompt, recipe and seed."""
         parts = [self.bound, self.parts.digest, identity(self.recipe), self.seed, self.most]
         return digest.of_value([*parts, self.over.sha256] if self.over else parts)
 

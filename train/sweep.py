@@ -20,6 +20,7 @@ from tel_edge.train.ray_runner import Cluster, on_ray
 from tel_edge.train.runners import Outcome, Task
 from tel_edge.train.sweep_plan import FLAGS, PRESETS, VALUES, Preset, Run, plan
 from tel_edge.train.sweep_report import Row
+from tel_edge.train.sweep_reuse import Here, judged
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -33,7 +34,7 @@ def work(args: argparse.Namespace, command: Sequence[str] = runners.TRAIN) -> di
         raise InputError(f"--watts {args.watts}: a number above 0 is needed")
     runs = plan(args)
     home = Path(args.workspace) / "sweeps" / name
-    known = _known(home, runs)
+    known = _known(args, home, runs)
     todo = [run for run in runs if run.name not in known]
     if args.dry_run:
         for run in runs:
@@ -50,15 +51,19 @@ def work(args: argparse.Namespace, command: Sequence[str] = runners.TRAIN) -> di
     return _report(args, name, home, [rows[run.name] for run in runs], len(known))
 
 
-def _known(home: Path, runs: Sequence[Run]) -> dict[str, Row]:
-    """Return the whole rows of finished runs that are there already."""
-    read = {run.name: sweep_report.read_row(_place(home, run.name)) for run in runs}
-    digests = {run.name: run.digest for run in runs}
-    return {
-        name: row
-        for name, row in read.items()
-        if row and row.error is None and row.digest == digests[name]
-    }
+def _known(args: argparse.Namespace, home: Path, runs: Sequence[Run]) -> dict[str, Row]:
+    """Return the rows of finished runs that are there and still hold, and say why others do not."""
+    here, found = Here(cli.workspace(args)), {}
+    for run in runs:
+        row = sweep_report.read_row(_place(home, run.name))
+        if row is None or row.error is not None or row.digest != run.digest:
+            continue
+        holds, said = judged(here, run.name, run.options, row.record)
+        if said:
+            cli.say(args, said)
+        if holds:
+            found[run.name] = row
+    return found
 
 
 def _place(home: Path, run: str) -> Path:
@@ -135,6 +140,7 @@ def _report(
         print(f"tel-sweep: no pareto.svg: {missing}", file=sys.stderr)
     done = sweep_report.ranked(rows)
     failed = len(rows) - len(done)
+    # `ranked` looks at the validation part: the test part's figures are for the report alone.
     best: dict[str, Row] = {}
     for row in done:
         best.setdefault(row.category, row)

@@ -13,6 +13,7 @@ from typing import Any
 from tel_edge.export import checkpoint as checkpoints
 from tel_edge.export import parity
 from tel_edge.export.checkpoint import Checkpoint, json_object
+from tel_edge.export.made import made_by
 from tel_edge.export.onnx import container, quantize, slots, trace
 from tel_edge.export.onnx.adapter import write_adapter
 from tel_edge.export.onnx.quantize import ONNX_QUANTS, OnnxQuant, bits
@@ -42,6 +43,7 @@ class OnnxPlan:
     """All that is to be in the bundle, checked; `missing` and `unfinished` are still to be made.
 
     `given` is the decoder of `--from-onnx`, `options` what the values depend on because of it.
+    `inputs` is the digest of what goes into every model's file beside its graph and weights.
     """
 
     checkpoint: Checkpoint
@@ -53,6 +55,7 @@ class OnnxPlan:
     given: Path | None
     options: str | None
     output: Output
+    inputs: str
 
     def name(self, row: OnnxQuant) -> str:
         """Return the file name of the backbone in that type."""
@@ -78,17 +81,21 @@ def plan(args: argparse.Namespace) -> OnnxPlan:
         args.out or cli.workspace(args).bundle(source.info.name), source.info, args.force
     )
     options = f"from-onnx {_digest(given)[:16]}" if given else None
+    inputs = digest.of_value(_metadata(source.checkpoint, source.info))
     missing = tuple(
         row
         for row in wanted
         if args.force
         or not there(args, output, "backbone", row.name, None, source.info.weights, options,
-                     format=FORMAT)
+                     format=FORMAT, inputs=inputs, former=options)
     )  # fmt: skip
     left = unfinished(args, source.jobs, output, ADAPTER_QUANT, FORMAT)
     made = OnnxPlan(
-        source.checkpoint, source.info, wanted, missing, source.jobs, left, given, options, output
-    )
+        source.checkpoint, source.info, wanted, missing, source.jobs, left, given, options, output,
+        inputs,
+    )  # fmt: skip
+    for line in output.told():
+        cli.say(args, line)
     if missing and not args.dry_run:
         with bar(args, made.checkpoint.parameters, "checking") as step:
             checkpoints.check_values(made.checkpoint, False, step)
@@ -186,8 +193,9 @@ def make(args: argparse.Namespace, made: OnnxPlan) -> list[tuple[BundleFile, boo
 def _reference(args: argparse.Namespace, made: OnnxPlan, gate: Gate | None) -> Iterator[Path]:
     """Give the float32 backbone with slots: the bundle's own if it has one, else a passing one."""
     kept = made.output.intact(
-        "backbone", REFERENCE.name, None, made.info.weights, made.options, FORMAT
-    )
+        "backbone", REFERENCE.name, None, made.info.weights, made.options, FORMAT,
+        inputs=made.inputs, known=True,
+    )  # fmt: skip
     name = made.name(REFERENCE)
     if kept and REFERENCE not in made.missing:
         yield made.output.folder / kept.path
@@ -212,19 +220,19 @@ def _prepared(args: argparse.Namespace, made: OnnxPlan, out: Path) -> None:
             trace.trace(made.checkpoint.folder, plain)
         model = container.load(plain)
         slots.prepare(model, made.checkpoint.shape, str(made.given or made.checkpoint.folder))
-        slots.describe(model, _metadata(made))
+        slots.describe(model, _metadata(made.checkpoint, made.info))
         with bar(args, made.checkpoint.parameters * 4, REFERENCE.name) as step:
             container.write(model, out, plain.parent, step)
 
 
-def _metadata(made: OnnxPlan) -> dict[str, str]:
-    shape = made.checkpoint.shape
+def _metadata(checkpoint: Checkpoint, info: BackboneInfo) -> dict[str, str]:
+    shape = checkpoint.shape
     return {
-        WEIGHTS: made.info.weights,
-        "tel_edge.prompt": made.info.prompt,
+        WEIGHTS: info.weights,
+        "tel_edge.prompt": info.prompt,
         "tel_edge.context": str(shape.context),
         "tel_edge.window": str(shape.window),
-        "tel_edge.eos": ",".join(map(str, _ends(made.checkpoint))),
+        "tel_edge.eos": ",".join(map(str, _ends(checkpoint))),
         "tel_edge.quant": REFERENCE.name,
     }
 
@@ -277,7 +285,8 @@ def _of(gate: Gate | None, row: OnnxQuant) -> Any:
     return partial(gate, row=row) if gate else None
 
 
-def _known(made: OnnxPlan, row: OnnxQuant) -> dict[str, str | None]:
+def _known(made: OnnxPlan, row: OnnxQuant) -> dict[str, Any]:
+    traced = () if made.given else ("torch", "transformers", "onnxscript")
     return {
         "kind": "backbone",
         "format": FORMAT,
@@ -285,6 +294,8 @@ def _known(made: OnnxPlan, row: OnnxQuant) -> dict[str, str | None]:
         "category": None,
         "source": made.info.weights,
         "options": made.options,
+        "inputs": made.inputs,
+        "made_by": made_by("onnx", "onnxruntime", *traced),
     }
 
 
@@ -307,6 +318,7 @@ def _adapter(args: argparse.Namespace, made: OnnxPlan, job: Job, gate: Gate | No
         accept,
         format=FORMAT,
         quant=ADAPTER_QUANT,
+        made_by=made_by("onnxruntime"),
         **job.known(made.info),
     ) as out:
         write_adapter(loaded, out, made.info.weights)
