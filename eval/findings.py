@@ -47,8 +47,8 @@ class Row:
     """One variant on one category. `change` is against the reference on the same questions.
 
     `change` is None for the reference itself, where the reference was scored on other questions or
-    has an adapter of another training, or where there are no records. `trivial` names the trivial baseline that reaches into the
-    interval of Pass@1 of a variant with an adapter, if one does.
+    has an adapter of another training, or where there are no records. `trivial` names the trivial
+    baseline that reaches into the interval of Pass@1 of a variant with an adapter, if one does.
     """
 
     summary: Summary

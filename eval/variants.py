@@ -79,7 +79,7 @@ def categories(made: Manifest, of: Types, ladder: bool = False) -> tuple[str, ..
 def adapters(
     folder: Path, made: Manifest, category: str, of: Types, ladder: bool = False
 ) -> dict[str, tuple[BundleFile, ...]]:
-    """Return the category's adapters in each of the formats that has one, as the runtime takes them.
+    """Return the category's adapters in each format that has one, in the runtime's order.
 
     Without `ladder` it is the first alone. Raises `InputError` for an adapter of another backbone,
     and where there are adapters, but nothing for the category.

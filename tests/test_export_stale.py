@@ -117,9 +117,7 @@ def test_files_of_another_version_of_the_quantizer_are_made_again(
     assert set(states(home, capsys, *argv).values()) == {"written"}
 
 
-def test_an_old_bundle_is_kept_and_one_line_says_what_is_not_known(
-    home: Path, capsys: Any
-) -> None:
+def test_an_old_bundle_is_kept_and_one_line_says_what_is_not_known(home: Path, capsys: Any) -> None:
     argv = ("--quant", "F16,Q8_0", "--adapter", str(home / "one"))
     states(home, capsys, *argv)
     path = home / "b" / manifest.NAME
@@ -143,9 +141,7 @@ def test_an_old_bundle_is_kept_and_one_line_says_what_is_not_known(
     assert keys["tokenizer.chat_template"] == "{{ messages[0] }}"
 
 
-def test_an_importance_matrix_is_of_the_prompts_and_not_of_a_name(
-    home: Path, capsys: Any
-) -> None:
+def test_an_importance_matrix_is_of_the_prompts_and_not_of_a_name(home: Path, capsys: Any) -> None:
     data = fake.dataset(home / "data", "oranbench", fake.rows(20))
 
     def bound() -> None:
@@ -191,9 +187,7 @@ def test_an_adapter_is_of_the_tokenizer_that_it_was_trained_with(
     edit: Callable[[Path], None], code: int, home: Path, capsys: Any
 ) -> None:
     base = home / "base"
-    trained(
-        home, tokenizer=digest.of_tokenizer(base), tokenization=digest.of_tokenization(base)
-    )
+    trained(home, tokenizer=digest.of_tokenizer(base), tokenization=digest.of_tokenization(base))
     edit(home)
     assert tel_export(home, "--quant", "F16", "--adapter", str(home / "one")) == code
     assert ("trained with another tokenizer than base has now" in capsys.readouterr().err) == (
