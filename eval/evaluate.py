@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval import reference
+from tel_edge.eval import reference, trainings
 from tel_edge.eval.records import Summary, Variant, duplicates_path
 from tel_edge.eval.resumed import complete, finished, shown, told, which
 from tel_edge.eval.scored import Settings, Task, in_child, score
@@ -102,7 +102,11 @@ def tasks(
     for source in all_of:
         name = source.category.name
         there = variants(folder, made, name, of, args.protocol, args.ladder)
-        _check_trained(args, folder, source, list(filter(None, map(trained, there))), of)
+        known = list(dict.fromkeys(filter(None, map(trained, there))))
+        _check_trained(args, folder, source, known, of)
+        for file in known:
+            if warning := trainings.check_tokenizer(cli.workspace(args), made, file):
+                cli.say(args, warning)
         parts = list(asked(args, source))
         for (part, rotated, questions), (variant, model, adapter) in product(parts, there):
             settings = Settings(

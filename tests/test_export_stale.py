@@ -1,4 +1,4 @@
-"""What enters a file is compared before the file is reused, and what an old bundle lacks is said."""
+"""What enters a file is compared before the file is reused, and old bundles are kept."""
 
 from __future__ import annotations
 

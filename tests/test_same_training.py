@@ -12,7 +12,7 @@ import pytest
 from made_reports import Result, put, result
 
 from tel_edge.eval import compare, evaluate, findings, paper
-from tel_edge.runtime import cli, manifest
+from tel_edge.runtime import cli, digest, manifest
 from tel_edge.runtime.workspace import Workspace
 
 ONE, OTHER = "1" * 64, "2" * 64
@@ -110,3 +110,36 @@ def test_tel_eval_writes_down_the_training_without_scoring_again(tmp_path: Path)
     opener, source = score()
     assert source == ONE
     assert opener.opened == []
+
+
+@pytest.mark.parametrize(
+    ("then", "code", "said"),
+    [
+        ({"tokenizer": "c" * 64}, 0, ""),
+        ({"tokenizer": "d" * 64}, 0, "trained with other tokenizer files than the bundle's"),
+        ({"tokenizer": "d" * 64, "tokenization": "e" * 64}, 0, ""),
+        ({"tokenizer": "d" * 64, "tokenization": "f" * 64}, 2, "prompts become other tokens"),
+    ],
+)
+def test_tel_eval_knows_the_tokenizer_of_the_training(
+    then: dict[str, str], code: int, said: str, tmp_path: Path, capsys: Any
+) -> None:
+    folder = tmp_path / "bundles" / "tel-nano"
+    made = fake.bundle(folder, quants=("F16",), tokenization="e" * 64)
+    peft = tmp_path / "adapters" / "tel-nano" / "oranbench"
+    peft.mkdir(parents=True)
+    (peft / "adapter_config.json").write_text("{}")
+    (peft / "training.json").write_text(json.dumps({"backbone": then}))
+    adapter = made.find("adapter", "F16", "oranbench")
+    assert adapter
+    manifest.write(made.with_file(replace(adapter, source=digest.of_adapter(peft))), folder)
+    data = fake.dataset(tmp_path / "data", "oranbench", fake.rows(30))
+    argv = ["--workspace", str(tmp_path), "--dataset", str(data)]
+    opener = fake.FakeOpener()
+    got = cli.run(
+        evaluate.parser(), lambda args: evaluate.work(args, opener, isolated=False), argv
+    )
+    err = capsys.readouterr().err
+    assert got == code
+    assert said in err
+    assert said or "tokenizer" not in err

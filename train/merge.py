@@ -182,6 +182,11 @@ def _work(
         raise InputError(
             f"{wanted.sources[0].folder}: made for another backbone than {model}; pass that one"
         )
+    if args.score and known.get("tokenization") not in (None, digest.of_tokenization(model)):
+        raise InputError(
+            f"{wanted.sources[0].folder}: trained with another tokenizer than {model} has now; put "
+            "the files of the training back, or train again"
+        )
     asked = tested(wanted, args.dataset, args.seed, args.strict) if args.score else None
     out = home.adapter(backbone.name, name)
     record = finished(out, wanted, args.score)
