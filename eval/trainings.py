@@ -73,7 +73,7 @@ def check_tokenizer(workspace: Workspace, made: Manifest, file: BundleFile) -> s
     except (OSError, ValueError, AttributeError):
         return None
     now, differ = made.backbone.tokenization, files not in (None, made.backbone.tokenizer)
-    if not differ or then is not None and then == now or digest.of_adapter(folder) != file.source:
+    if not differ or (then is not None and then == now) or digest.of_adapter(folder) != file.source:
         return None
     if then is not None and now is not None:
         raise InputError(

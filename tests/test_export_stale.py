@@ -14,7 +14,7 @@ import pytest
 
 from tel_edge.eval import benchmark
 from tel_edge.eval.split import split
-from tel_edge.export import export, made
+from tel_edge.export import export
 from tel_edge.runtime import cli, digest, gguf_header, manifest
 from tel_edge.runtime.categories import CATEGORIES
 
@@ -95,6 +95,8 @@ def test_a_chat_template_in_the_tokenizers_file_is_no_other_tokenizer(
 def test_files_of_another_version_of_the_quantizer_are_made_again(
     home: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from tel_edge.export import made
+
     argv = ("--quant", "F16,Q8_0")
     states(home, capsys, *argv)
     file = manifest.read(home / "b").find("backbone", "Q8_0")

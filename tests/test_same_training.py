@@ -136,9 +136,7 @@ def test_tel_eval_knows_the_tokenizer_of_the_training(
     data = fake.dataset(tmp_path / "data", "oranbench", fake.rows(30))
     argv = ["--workspace", str(tmp_path), "--dataset", str(data)]
     opener = fake.FakeOpener()
-    got = cli.run(
-        evaluate.parser(), lambda args: evaluate.work(args, opener, isolated=False), argv
-    )
+    got = cli.run(evaluate.parser(), lambda args: evaluate.work(args, opener, isolated=False), argv)
     err = capsys.readouterr().err
     assert got == code
     assert said in err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tel_edge.runtime import profile, versions
+from tel_edge.runtime import profile
 from tel_edge.runtime.formats import FORMATS
 
 INIT = '"""Something else first."""\n__version__ = "1.9.0"\n'
@@ -58,6 +58,8 @@ def test_of_two_that_hold_one_package_both_are_named(site: Path) -> None:
 
 def test_a_package_that_nobody_claims_says_its_version_itself(site: Path) -> None:
     package(site, "built_here")
+    from tel_edge.runtime import versions
+
     assert versions.version("built_here", "built-here") == "built_here 1.9.0"
     assert "built_here" not in sys.modules
     (site / "built_here" / "__init__.py").write_text("")
@@ -65,9 +67,13 @@ def test_a_package_that_nobody_claims_says_its_version_itself(site: Path) -> Non
 
 
 def test_what_is_not_installed_has_no_version() -> None:
+    from tel_edge.runtime import versions
+
     assert versions.version("no_such_package", "no-such-package") is None
 
 
 def test_the_usual_distribution_is_spelled_as_it_always_was(site: Path) -> None:
     package(site, "llama_like", "llama_like 2.0")
+    from tel_edge.runtime import versions
+
     assert versions.version("llama_like", "llama-like") == "llama-like 2.0"
