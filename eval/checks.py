@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tel_edge.eval import likeness
+from tel_edge.eval import likeness, records
 from tel_edge.eval.answers import Answers
 from tel_edge.eval.likeness import ROUNDING, UNLIKELY_ONCE, Pair, choices_of, listed, name_of, some
 from tel_edge.eval.statistics import Share, same_share
@@ -29,6 +29,7 @@ KINDS: Mapping[str, str] = {
     "adapter": "look at the adapter that the engine was given and at its prefix cache",
     "digests": "export the bundle again and evaluate all of it",
     "training": "look at the parity figures in the manifest, then at the adapter's scale",
+    "trainings": "export all types of one adapter and evaluate all of them",
     "swapped": "compare the adapters' categories and digests in the manifest",
 }
 
@@ -82,13 +83,16 @@ def findings(
         say("digests", name, text, certain=True)
     plain = {name_of(one): one for one in variants if not one.summary.rotated and one.ids}
     to, bare = plain.get(reference), plain.get(base or "")
+    if several := _trainings(variants):
+        say("trainings", *several, certain=True)
     if to is None:
         return tuple(found)
     flipped = likeness.flipped_gold(to)
     if flipped:
         say("letters", to, flipped)
     for one in plain.values():
-        if one is not to:
+        # What differs between two trainings is no sign of anything.
+        if one is not to and records.same_training(one.summary, to.summary):
             _compare(Pair(one, to), None if one is bare else bare, bool(flipped), say)
     if bare and bare is not to and (same := likeness.unmoved(to, bare)):
         say("adapter", to, same)
@@ -244,6 +248,19 @@ def _digests(variants: Sequence[Answers]) -> Iterator[tuple[str, str]]:
                 kind = f"{format.upper()} {quant}".strip()
                 digests = " and ".join(digest[:12] for digest in names)
                 yield all_names, f"not of one {kind} {what}, its digests are {digests}"
+
+
+def _trainings(variants: Sequence[Answers]) -> tuple[str, str] | None:
+    """Return (variants, text) where adapters are of several trainings."""
+    found: dict[str, list[str]] = {}
+    for one in variants:
+        if source := one.summary.variant.source:
+            found.setdefault(source, []).append(name_of(one))
+    if len(found) < 2:
+        return None
+    groups = " and ".join(f"{', '.join(own)} of {source[:12]}" for source, own in found.items())
+    names = ", ".join(dict.fromkeys(name for own in found.values() for name in own))
+    return names, f"adapters of {len(found)} trainings: {groups}"
 
 
 def _worse(to: Answers, trained: Trained) -> str | None:

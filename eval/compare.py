@@ -161,6 +161,10 @@ def _pairs(
         if not records.same_questions(one.summary, other.summary):
             said.append(f"{title}, {name}: scored on other questions")
             continue
+        if not records.same_training(one.summary, other.summary):
+            said.append(
+                f"{title}, {name}: adapters of two trainings, so more than the type differs"
+            )
         first, second = (answers.read(run.records, run.summary) for run in (one, other))
         if first.ids and second.ids:
             changes[name] = paired.change(first, second)

@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval import reference
+from tel_edge.eval import reference, trainings
 from tel_edge.eval.records import Summary, Variant, baselines_path, duplicates_path
 from tel_edge.eval.resumed import complete, finished, shown, told, which
 from tel_edge.eval.scored import Settings, Task, in_child, score
@@ -66,7 +66,7 @@ def evaluate(
 
 
 def made_with(task: Task, source: Source) -> dict[str, Any]:
-    """Return everything that a record depends on; its digest is the record's `run`."""
+    """Return the files, settings and engine behind a record; their digest is its `run`."""
     format = task.backbone.format
     passed = WITHOUT_EFFECT | UNKNOWN.get(format, set())
     engine = {name: value for name, value in asdict(task.engine).items() if name not in passed}
@@ -105,7 +105,11 @@ def tasks(
     for source in all_of:
         name = source.category.name
         there = variants(folder, made, name, of, args.protocol, args.ladder)
-        _check_trained(args, folder, source, list(filter(None, map(trained, there))), of)
+        known = list(dict.fromkeys(filter(None, map(trained, there))))
+        _check_trained(args, folder, source, known, of)
+        for file in known:
+            if warning := trainings.check_tokenizer(cli.workspace(args), made, file):
+                cli.say(args, warning)
         parts = list(asked(args, source))
         for (part, rotated, questions), (variant, model, adapter) in product(parts, there):
             settings = Settings(
@@ -179,6 +183,8 @@ def work(
     fresh = [task for task, _, _ in todo if not finished(task)]
     files = [file for task in fresh for file in (task.backbone, task.adapter) if file]
     bundle.verify(folder, made, dict.fromkeys(files))
+    if warning := bundle.unmeasured(files):
+        say(warning)
     meter = Meter()
     if fresh:
         meter.begin()

@@ -46,9 +46,9 @@ FEW = 100
 class Row:
     """One variant on one category. `change` is against the reference on the same questions.
 
-    `change` is None for the reference itself, where the reference was scored on other questions,
-    or where there are no records. `trivial` names the trivial baseline that reaches into the
-    interval of Pass@1 of a variant with an adapter, if one does.
+    `change` is None for the reference itself, where the reference was scored on other questions or
+    has an adapter of another training, or where there are no records. `trivial` names the trivial
+    baseline that reaches into the interval of Pass@1 of a variant with an adapter, if one does.
     """
 
     summary: Summary
@@ -56,6 +56,7 @@ class Row:
     same_questions: bool
     calibration_error: float | None = None
     trivial: str | None = None
+    same_training: bool = True
 
     @property
     def disk(self) -> int:
@@ -133,7 +134,7 @@ def collect(workspace: Workspace, backbone: str, published: bool = False) -> Rep
     results: dict[str, dict[str, Summary]] = {}
     for section in sections:
         for row in section.rows:
-            if row.same_questions:
+            if row.same_questions and row.same_training:
                 results.setdefault(row.summary.variant.name, {})[section.category] = row.summary
     rungs = ladder.rungs(results, changes, reference)
     recommendation = ladder.recommend(rungs, reference)
@@ -190,7 +191,7 @@ def _changes(
     for category, variants in known.items():
         to = _named(variants, reference)
         for each in variants:
-            if to and to.ids and each.ids and records.same_questions(each.summary, to.summary):
+            if to and to.ids and each.ids and records.comparable(each.summary, to.summary):
                 name = each.summary.variant.name
                 found.setdefault(name, {})[category] = paired.change(to, each)
     return {name: paired.corrected(of) for name, of in found.items()}
@@ -280,6 +281,7 @@ def _section(
                 to is not None and records.same_questions(summary, to.summary),
                 calibration.expected_calibration_error(bins, len(each.ids)) if bins else None,
                 top.name if beaten and top else None,
+                to is None or records.same_training(summary, to.summary),
             )
         )
     leaks = None
@@ -347,6 +349,16 @@ def _notes(
             )
         if reference and not row.same_questions:
             notes.append(f"{summary.variant.name}: scored on other questions, not compared")
+        if reference and not row.same_training:
+            notes.append(
+                f"{summary.variant.name}: its adapter is of another training than that of "
+                f"{reference.summary.variant.name}, not compared; export all types of one adapter "
+                "and evaluate them again"
+            )
+    adapted = [row.summary for row in rows if row.summary.variant.adapter]
+    unknown = [s.variant.name for s in adapted if s.variant.source is None]
+    if unknown and len(adapted) > 1:
+        notes.append(f"not noted which training the adapter is of: {', '.join(unknown)}")
     adrift = [
         row.summary.variant.name
         for row in rows

@@ -152,10 +152,16 @@ def _lines(
             path = workspace.results(backbone, adapted, category, "train").with_suffix(".json")
             seen = records.read_summary(path) if path.is_file() else None
         for what, other in (("without an adapter", before), ("on the seen part", seen)):
-            if after and other and _asked(other) != _asked(after):
+            if not after or not other:
+                continue
+            alike = records.same_training(other, after)
+            if _asked(other) != _asked(after) or not alike:
+                scored = "was scored on another data set or split than" if alike else (
+                    "has an adapter of another training than"
+                )  # fmt: skip
                 notes.append(
-                    f"{backbone}, {category}: {other.variant.name} {what} was scored on another "
-                    f"data set or split than {after.variant.name} and is left out"
+                    f"{backbone}, {category}: {other.variant.name} {what} {scored} "
+                    f"{after.variant.name} and is left out"
                 )
                 before = None if other is before else before
                 seen = None if other is seen else seen

@@ -26,7 +26,9 @@ UNPARSED = -2
 
 @dataclass(frozen=True)
 class Record:
-    """One scored question. `run` is the digest of everything that the answer depends on.
+    """One scored question. `run` is the digest of the files, settings and engine behind the answer.
+
+    The machine is no part of it: on another processor the last digits may be others.
 
     `logprobs` are natural logarithms over the whole vocabulary, one for each choice; `pick` is
     their argmax, `draws` the sampled answers of Maj@k; `gold` is the right index. Answers read
@@ -58,7 +60,9 @@ class Variant:
 
     The sizes are those of the files in the bundle, in bytes: of the backbone with all that it
     needs, of which `tokenizer_bytes` are a file that all types share (0 where it is inside), and
-    of the adapter, 0 for the bare backbone.
+    of the adapter, 0 for the bare backbone. `source` is the digest of the PEFT folder that the
+    adapter, merged in or not, was made of: which training it is. It is None without an adapter, and
+    where the bundle or an older result does not say.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Variant:
     merged: bool = False
     adapter_quant: str | None = None
     options: str | None = None
+    source: str | None = None
 
     @property
     def kind(self) -> str:
@@ -242,6 +247,19 @@ def questions_of(summary: Summary) -> tuple[str, str, str, int]:
 def same_questions(one: Summary, other: Summary) -> bool:
     """Return whether two summaries are about the same questions."""
     return questions_of(one) == questions_of(other)
+
+
+def same_training(one: Summary, other: Summary) -> bool:
+    """Return whether no more than the files' types differs: not two adapters of two trainings.
+
+    An adapter that is not known to be of another training passes.
+    """
+    return len({s.variant.source for s in (one, other)} - {None}) < 2
+
+
+def comparable(one: Summary, other: Summary) -> bool:
+    """Return whether the answers can stand side by side: of the same questions and training."""
+    return same_questions(one, other) and same_training(one, other)
 
 
 def baselines_path(workspace: Workspace, category: str) -> Path:

@@ -47,6 +47,10 @@ def complete(
     records are not one a question all the same.
     """
     if there := finished(task):
+        if there.variant != variant:
+            # Written by a version that said less; the files are the same, so it is known now.
+            there = replace(there, variant=variant)
+            write_summary(task.out, there)
         return there, True
     with lock.held(task.out, task.wait, lambda text: _say(task, text)):
         if there := finished(task):

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tel_edge.eval.statistics import Share, share
+from tel_edge.runtime import digest
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.manifest import BundleFile, Manifest
 from tel_edge.runtime.workspace import Workspace
 
 
@@ -54,6 +56,34 @@ def read(workspace: Workspace, backbone: str, category: str) -> Training | None:
             f"{path}: not the record of a training ({error})\n"
             f"train again: tel-train --backbone {backbone} --category {category}"
         ) from None
+
+
+def check_tokenizer(workspace: Workspace, made: Manifest, file: BundleFile) -> str | None:
+    """Compare the tokenizer that an adapter was trained with and the one of its bundle.
+
+    `file` is an adapter or a merged model; its training.json may have gone. Returns a warning where
+    an older record tells that the files differ and no more, and raises `InputError` where prompts
+    are other tokens.
+    """
+    folder = workspace.adapter(made.backbone.name, file.category or "")
+    path = folder / "training.json"
+    try:
+        trained = json.loads(path.read_text(encoding="utf-8")).get("backbone") or {}
+        then, files = trained.get("tokenization"), trained.get("tokenizer")
+    except (OSError, ValueError, AttributeError):
+        return None
+    now, differ = made.backbone.tokenization, files not in (None, made.backbone.tokenizer)
+    if not differ or (then is not None and then == now) or digest.of_adapter(folder) != file.source:
+        return None
+    if then is not None and now is not None:
+        raise InputError(
+            f"{file.path}: trained with another tokenizer than {made.backbone.name} has in the "
+            "bundle: prompts become other tokens; export it again with the files of the training"
+        )
+    return (
+        f"warning: {file.path}: trained with other tokenizer files than the bundle's; if more than "
+        "the chat template differs its scores are too low"
+    )
 
 
 def _point(point: Mapping[str, Any]) -> dict[str, float]:

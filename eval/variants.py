@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from tel_edge.eval.records import Variant
@@ -14,8 +13,6 @@ from tel_edge.runtime.manifest import BundleFile, Manifest
 
 # The extra of pyproject.toml that a format's engine is in.
 EXTRAS = {"gguf": "llama", "onnx": "onnx"}
-# The adapter that is scored where there are several: the type that tel-export writes by itself.
-USUAL = {"gguf": "F16", "onnx": "F32"}
 # What a variant's name says of what its values depend on besides their type.
 SUFFIXES = {"imatrix": "-imatrix", "tensor-type": "-mixed"}
 
@@ -82,9 +79,9 @@ def categories(made: Manifest, of: Types, ladder: bool = False) -> tuple[str, ..
 def adapters(
     folder: Path, made: Manifest, category: str, of: Types, ladder: bool = False
 ) -> dict[str, tuple[BundleFile, ...]]:
-    """Return the category's adapters in each of the formats that has one, the usual type first.
+    """Return the category's adapters in each format that has one, in the runtime's order.
 
-    Without `ladder` it is that one alone. Raises `InputError` for an adapter of another backbone,
+    Without `ladder` it is the first alone. Raises `InputError` for an adapter of another backbone,
     and where there are adapters, but nothing for the category.
     """
     known = [name for name in of if made.adapters(name)]
@@ -93,15 +90,9 @@ def adapters(
         return {}
     found = {}
     for name in own or known[:1]:
-        key = ("adapter", name, category)
-        there = [f for f in made.files if (f.kind, f.format, f.category) == key]
-        there.sort(key=lambda f: f.quant != USUAL[f.format])
+        there = bundle.adapter_files(folder, made, category, name)
         chosen = there if ladder else there[:1]
-        # Asking for one that is not there makes the error.
-        found[name] = tuple(
-            bundle.adapter_file(folder, one, category, name)
-            for one in ([replace(made, files=(f,)) for f in chosen] or [made])
-        )
+        found[name] = tuple(bundle.fitting(folder, made, file) for file in chosen)
     return found
 
 
@@ -130,7 +121,7 @@ def variants(
                     found.append((_variant(made, backbone, None, "", protocol), backbone, None))
                 for adapter in fitting.get(name, ()):
                     # Also where the usual one is not there: another bundle may have it.
-                    other = "" if adapter.quant == USUAL[name] else f"+{adapter.quant}"
+                    other = "" if adapter.quant == FORMATS[name].usual else f"+{adapter.quant}"
                     variant = _variant(made, backbone, adapter, other, protocol)
                     found.append((variant, backbone, adapter))
             whole = made.find("merged", quant, category, name) if ladder else None
@@ -178,4 +169,5 @@ def _variant(
         merged=merged,
         adapter_quant=adapter.quant if adapter else None,
         options=model.options,
+        source=model.source if merged else adapter.source if adapter else None,
     )

@@ -148,9 +148,30 @@ def _check_binding(folder: Path, training: Mapping[str, Any], info: BackboneInfo
             f"{folder}: made for another backbone ({backbone.get('name')}) than {info.name}: the "
             "weights differ\npass that one with --backbone, or train the adapter again"
         )
+    _check_tokenizer(folder, backbone, info)
     if training["prompt"] != prompt.digest():
         raise InputError(
             f"{folder}: made for another prompt than this version's; train the adapter again"
+        )
+
+
+def _check_tokenizer(folder: Path, trained: Mapping[str, Any], info: BackboneInfo) -> None:
+    """Refuse an adapter whose prompts were other tokens in training than they are now."""
+    then = trained.get("tokenization")
+    if then is not None and then != info.tokenization:
+        raise InputError(
+            f"{folder}: trained with another tokenizer than {info.name} has now: prompts become "
+            "other tokens (see tokenizer.json and add_bos_token in tokenizer_config.json)\n"
+            "put the files of the training back, or train the adapter again"
+        )
+    # Older records have the digest of the files alone, which is that of a chat template too.
+    files = trained.get("tokenizer")
+    if then is None and files is not None and files != info.tokenizer:
+        raise InputError(
+            f"{folder}: trained with other tokenizer files than {info.name} has now, and its "
+            f"{TRAINING} is too old to tell whether prompts become the same tokens\n"
+            "put the files of the training back (a new chat template can be in "
+            "chat_template.jinja), or train the adapter again"
         )
 
 

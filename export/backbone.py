@@ -14,6 +14,7 @@ from tel_edge.export.container import Planned, Step
 from tel_edge.export.gguf_layout import permuted
 from tel_edge.export.quantize import Quant
 from tel_edge.export.tokenizer import Vocabulary
+from tel_edge.runtime import digest
 from tel_edge.runtime.backbones import commit
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
@@ -42,15 +43,7 @@ def write_backbone(
     leaves the values out (see `container.write`).
     """
     shape = checkpoint.shape
-    keys: dict[str, Any] = {
-        "general.type": "model",
-        "general.file_type": quant.ftype,
-        "general.quantization_version": container.QUANTIZATION_VERSION,
-        "tel_edge.backbone.weights": info.weights,
-        "tel_edge.prompt": info.prompt,
-        **gguf_layout.metadata(shape),
-        **tokenizer.metadata(vocabulary),
-    }
+    keys = {"general.file_type": quant.ftype, **_keys(checkpoint, vocabulary, info)}
     pairs = {pair.tensor.name: pair for pair in merged.pairs} if merged else {}
     planned = [
         _planned(tensor, source, quant.name, merged, pairs.get(tensor.name))
@@ -59,19 +52,42 @@ def write_backbone(
     factors = gguf_layout.rope_factors(shape)
     if factors is not None:
         planned.append(Planned("rope_freqs.weight", factors.shape, "F32", lambda: factors))
-    parameters = checkpoint.parameters + (0 if factors is None else len(factors))
 
     def describe(writer: Any) -> None:
-        _identity(checkpoint.folder, info, parameters).set_gguf_meta_model(writer)
+        _identity(checkpoint, info).set_gguf_meta_model(writer)
 
     container.write(
         out, shape.architecture.gguf, keys, planned, step, describe=describe, hollow=hollow
     )
 
 
-def _identity(folder: Path, info: BackboneInfo, parameters: int) -> Any:
+def inputs(checkpoint: Checkpoint, vocabulary: Vocabulary, info: BackboneInfo) -> str:
+    """Return the digest of all that a file of any type holds beside its weights.
+
+    That is more than the weights' configuration and the tokenizer: the chat template, what
+    generation_config.json says, and name and origin from the model's card.
+    """
+    identity = vars(_identity(checkpoint, info))
+    return digest.of_value([_keys(checkpoint, vocabulary, info), repr(sorted(identity.items()))])
+
+
+def _keys(checkpoint: Checkpoint, vocabulary: Vocabulary, info: BackboneInfo) -> dict[str, Any]:
+    return {
+        "general.type": "model",
+        "general.quantization_version": container.QUANTIZATION_VERSION,
+        "tel_edge.backbone.weights": info.weights,
+        "tel_edge.prompt": info.prompt,
+        **gguf_layout.metadata(checkpoint.shape),
+        **tokenizer.metadata(vocabulary),
+    }
+
+
+def _identity(checkpoint: Checkpoint, info: BackboneInfo) -> Any:
     """Return gguf's `Metadata`: name, size label, licence and origin, from the folder and card."""
     gguf = need("gguf", "export")
+    factors = gguf_layout.rope_factors(checkpoint.shape)
+    parameters = checkpoint.parameters + (0 if factors is None else len(factors))
+    folder = checkpoint.folder
     made = gguf.Metadata.load(None, folder, None, parameters)
     if commit(folder):
         parts = gguf.Metadata.get_model_id_components(info.name, parameters)

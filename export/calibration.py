@@ -12,6 +12,7 @@ from tel_edge.eval.split import capped, split
 from tel_edge.export import importance
 from tel_edge.export.adapter import Adapter
 from tel_edge.export.importance import Importance
+from tel_edge.runtime import digest
 from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.prompt import labels, render
@@ -52,8 +53,19 @@ def prompts(
             f"--imatrix: {dataset} is not the data that the adapter for {category} was trained on; "
             "pass that with --dataset (and its --seed)"
         )
-    shown = capped(parts.train, PROMPTS, seed)
-    return [render(q) + labels(q)[q.answer or 0] for q in shown]
+    chosen = capped(parts.train, PROMPTS, seed)
+    return [render(q) + labels(q)[q.answer or 0] for q in chosen]
+
+
+def shown(dataset: str, seed: int, splits: Mapping[str, str | None]) -> str:
+    """Return the digest of all prompts that `calibrated` shows for these categories' adapters.
+
+    `splits` are those of the adapters, empty for the bare backbone. Raises as `prompts` does.
+    """
+    wanted = splits or dict.fromkeys(CATEGORIES)
+    return digest.of_value(
+        {name: prompts(dataset, name, seed, split) for name, split in wanted.items()}
+    )
 
 
 def calibrated(
@@ -72,10 +84,10 @@ def calibrated(
     parts = []
     for category in adapters or CATEGORIES:
         made = adapters.get(category)
-        shown = prompts(dataset, category, seed, made.split if made else None, say)
+        texts = prompts(dataset, category, seed, made.split if made else None, say)
         parts.append(
             importance.collect(
-                folder, made.folder if made else None, shown, names(shape), dataset, step
+                folder, made.folder if made else None, texts, names(shape), dataset, step
             )
         )
     return importance.pooled(parts)

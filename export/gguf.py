@@ -50,6 +50,15 @@ def _file(
     return made.output.file(_name(model, row), accept, format="gguf", **made.known(model, row))
 
 
+def _kept(made: Plan, model: Model, row: Quant) -> Path | None:
+    """Return the bundle's own file of an unquantized type, from which others can be made."""
+    # Of a file that may hold other metadata another type would have it too.
+    kept = made.output.intact(
+        model.kind, row.name, model.category, model.source, inputs=made.inputs, known=True
+    )
+    return made.output.folder / kept.path if kept else None
+
+
 def _name(model: Model, row: Quant) -> str:
     return f"{model.stem}-{row.name}.gguf"
 
@@ -81,8 +90,8 @@ def _whole(
             _plain(args, made, model, FULL, out)
         cli.say(args, f"{model.stem} {FULL.name} written")
         yield replace(new[0], path=made.output.folder / _name(model, FULL))
-    elif kept := made.output.intact(model.kind, FULL.name, model.category, model.source):
-        yield judged(made.output.folder / kept.path)
+    elif kept := _kept(made, model, FULL):
+        yield judged(kept)
     else:
         with made.output.scratch(_name(model, FULL)) as passing:
             _plain(args, made, model, FULL, passing)
@@ -166,9 +175,8 @@ def _plain(
 @contextmanager
 def _source(args: argparse.Namespace, made: Plan, model: Model) -> Iterator[Path]:
     """Give the F16 file to quantize: the bundle's own if it is there, else a passing one."""
-    kept = made.output.intact(model.kind, HALF.name, model.category, model.source)
-    if kept:
-        yield made.output.folder / kept.path
+    if kept := _kept(made, model, HALF):
+        yield kept
         return
     with made.output.scratch(_name(model, HALF)) as passing:
         _plain(args, made, model, HALF, passing)
@@ -206,6 +214,7 @@ def _adapter(
         accept,
         format="gguf",
         quant=kind,
+        made_by=made.made_by(),
         **job.known(made.info),
     ) as out:
         adapter.write_adapter(loaded, out, made.info, job.category, kind)

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tel_edge.export.made import outdated
 from tel_edge.runtime import lock
 from tel_edge.runtime import manifest as manifests
 from tel_edge.runtime.atomic import abandoned, remove, replacing, temporary
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.manifest import BackboneInfo, BundleFile, Manifest
-from tel_edge.runtime.with_onnx import TOKENIZER
+from tel_edge.runtime.onnx_header import TOKENIZER
 
 # Takes a written file, gives its figures or raises.
 Accept = Callable[[Path], Mapping[str, float]]
@@ -27,6 +28,9 @@ class Output:
 
     def __init__(self, folder: Path, info: BackboneInfo, force: bool) -> None:
         self.folder, self.info, self._force = folder, info, force
+        # Of the files that were asked for, those with which version changed, and the older ones.
+        self.changed: dict[str, str] = {}
+        self.unknown: dict[str, None] = {}
         # Seconds that new files took, by path: (writing, judging).
         self.took: dict[str, tuple[float, float]] = {}
         if folder.exists() and not folder.is_dir():
@@ -47,7 +51,10 @@ class Output:
                 return
             raise InputError(f"{error}\npass another --out, or --force to start it anew") from None
         for field in ("weights", "tokenizer", "prompt"):
-            if getattr(old.backbone, field) != getattr(self.info, field):
+            # Other files of a tokenizer that reads alike, such as another chat template.
+            alike = field == "tokenizer" and self.info.tokenization is not None
+            alike = alike and old.backbone.tokenization == self.info.tokenization
+            if getattr(old.backbone, field) != getattr(self.info, field) and not alike:
                 if not force:
                     what = {"weights": "backbone"}.get(field, field)
                     raise InputError(
@@ -66,17 +73,46 @@ class Output:
         source: str,
         options: str | None = None,
         format: str = "gguf",
+        *,
+        inputs: str | None = None,
+        former: str | None = None,
+        known: bool = False,
     ) -> BundleFile | None:
-        """Return the manifest's entry if it was made of `source` so, and its file is whole."""
+        """Return the manifest's entry if it was made of `source` so, and its file is whole.
+
+        `inputs` and the versions are compared where the entry has them; one that is older is
+        compared by `former` options too, and not taken where all has to be `known`.
+        """
         file = self.manifest.find(kind, quant, category, format)
-        if file is None or (file.source, file.options) != (source, options):
+        if file is None or file.source != source:
+            return None
+        if file.made_by is None:
+            if known or file.options not in (options, former):
+                return None
+        elif (file.options, file.inputs) != (options, inputs):
+            return None
+        elif changed := outdated(file.made_by):
+            self.changed[file.path] = changed
             return None
         try:
             for part in self.manifest.parts(file):
                 manifests.verified(self.folder, part)
         except InputError:
             return None
+        if file.made_by is None and file.kind not in manifests.NOT_MEASURED:
+            self.unknown[file.path] = None
         return file
+
+    def told(self) -> Iterator[str]:
+        """Yield what there is to say of the files that were asked for, a line for each reason."""
+        for reason in dict.fromkeys(self.changed.values()):
+            names = ", ".join(path for path, why in self.changed.items() if why == reason)
+            yield f"made with {reason}, so made again: {names}"
+        if self.unknown:
+            yield (
+                "kept, though made before inputs and versions were noted, so that changes of them "
+                f"cannot be known: {', '.join(self.unknown)}; --force makes them anew"
+            )
 
     @contextmanager
     def owned(self, wait: float, say: Callable[[str], None]) -> Iterator[bool]:

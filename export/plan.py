@@ -12,10 +12,19 @@ from typing import Any
 
 from tel_edge.eval.folders import checkpoint as checkpoints
 from tel_edge.eval.folders.checkpoint import Checkpoint
-from tel_edge.export import adapter, calibration, importance, quantize, selection, tokenizer
+from tel_edge.export import (
+    adapter,
+    backbone,
+    calibration,
+    importance,
+    quantize,
+    selection,
+    tokenizer,
+)
 from tel_edge.export.adapter import Adapter
 from tel_edge.export.container import Step
 from tel_edge.export.importance import Importance
+from tel_edge.export.made import made_by
 from tel_edge.export.output import Output
 from tel_edge.export.quantize import QUANTS, Override, Quant
 from tel_edge.export.tokenizer import Vocabulary
@@ -77,7 +86,8 @@ class Plan:
     """All that is to be in the bundle, checked; `unfinished` are the adapters still to be made.
 
     `options` is what the quantized types depend on besides their source, None for nothing; `given`
-    is the matrix of `--imatrix FILE`.
+    is the matrix of `--imatrix FILE`. `inputs` is the digest of what goes into every model's file
+    beside its weights, and `packages` make and measure the files, `learned` the matrix too.
     """
 
     checkpoint: Checkpoint
@@ -91,6 +101,9 @@ class Plan:
     options: str | None
     given: Importance | None
     output: Output
+    inputs: str
+    packages: tuple[str, ...]
+    learned: tuple[str, ...] = ()
 
     @property
     def bare(self) -> Model:
@@ -98,7 +111,7 @@ class Plan:
         alone = Model(self.info.name, self.info.weights, None, ())
         return next((model for model in self.models if model.job is None), alone)
 
-    def known(self, model: Model, row: Quant) -> dict[str, str | None]:
+    def known(self, model: Model, row: Quant) -> dict[str, Any]:
         """Return what the manifest says of a model's file beside its size and figures."""
         return {
             "kind": model.kind,
@@ -108,7 +121,15 @@ class Plan:
             "backbone": self.info.weights if model.job else None,
             "split": model.job.adapter.split if model.job else None,
             "options": None if row.plain else self.options,
+            "inputs": self.inputs,
+            "made_by": self.made_by(row),
         }
+
+    def made_by(self, row: Quant | None = None) -> dict[str, str]:
+        """Return the versions of what makes and measures a model's file, or an adapter's."""
+        if row is None or row.plain:
+            return made_by(*self.packages)
+        return made_by(*self.packages, "llama_cpp", *self.learned)
 
 
 def plan(args: argparse.Namespace) -> Plan:
@@ -122,23 +143,18 @@ def plan(args: argparse.Namespace) -> Plan:
     _check_jobs(args, jobs)
     matrices = [tensor.name for tensor, _ in opened.tensors if len(tensor.shape) > 1]
     overrides = quantize.overrides(args.tensor_type, matrices)
-    given, options = _given(args, opened), _options(args, jobs)
+    given, (options, former) = _given(args, opened), _options(args, jobs)
+    inputs = backbone.inputs(opened, vocabulary, info)
     output = Output(args.out or home.bundle(info.name), info, args.force)
-    models = _models(args, wanted, jobs, info, options, output)
+    models = _models(args, wanted, jobs, info, options, output, inputs, former)
     left = () if args.merge else unfinished(args, jobs, output, args.adapter_quant)
     made = Plan(
-        opened,
-        vocabulary,
-        info,
-        wanted,
-        models,
-        jobs,
-        left,
-        overrides,
-        options,
-        given,
-        output,
-    )
+        opened, vocabulary, info, wanted, models, jobs, left, overrides, options, given, output,
+        inputs, ("gguf", "llama_cpp") if args.verify else ("gguf",),
+        ("torch", "transformers", "peft") if args.imatrix in MATRICES[1:] else (),
+    )  # fmt: skip
+    for line in output.told():
+        cli.say(args, line)
     _check_models(args, made)
     _check_space(args, made)
     return made
@@ -158,17 +174,18 @@ def sources(args: argparse.Namespace, half: bool, slides: bool = False) -> Sourc
 
     `half`: values have to fit float16; `slides`: layers of any model may slide.
     """
-    backbone = backbones.find(args.backbone)
-    chosen = selection.chosen(args.adapter, args.category, cli.workspace(args), backbone.name)
-    folder = backbones.fetch(backbone)
+    row = backbones.find(args.backbone)
+    chosen = selection.chosen(args.adapter, args.category, cli.workspace(args), row.name)
+    folder = backbones.fetch(row)
     opened = checkpoints.load(folder, slides)
     info = BackboneInfo(
-        name=backbone.name,
+        name=row.name,
         architecture=opened.shape.architecture.gguf,
         weights=digest.of_weights(folder),
         tokenizer=digest.of_tokenizer(folder),
+        tokenization=digest.of_tokenization(folder),
         prompt=prompt.digest(),
-        licence=backbone.licence,
+        licence=row.licence,
     )
     return Sources(opened, info, _jobs(args, chosen, opened, info, half))
 
@@ -234,15 +251,22 @@ def _given(args: argparse.Namespace, opened: Checkpoint) -> Importance | None:
     return made
 
 
-def _options(args: argparse.Namespace, jobs: tuple[Job, ...]) -> str | None:
+def _options(args: argparse.Namespace, jobs: tuple[Job, ...]) -> tuple[str | None, str | None]:
+    """Return the options as the manifest has them, and as older manifests have them."""
     parts = [f"tensor-type {text}" for text in args.tensor_type]
+    former = list(parts)
     if args.imatrix not in MATRICES:
         parts.append(f"imatrix {digest.of_file(Path(args.imatrix))[:16]}")
     elif args.imatrix != "none":
         sources = [job.adapter.source for job in jobs]
+        shown = calibration.shown(
+            args.dataset, args.seed, {job.category: job.adapter.split for job in jobs}
+        )
+        parts.append(f"imatrix {args.imatrix} {digest.of_value([sources, shown])[:16]}")
+        # By the data set's name, whatever was in it.
         key = digest.of_value([sources, args.dataset, args.seed])
-        parts.append(f"imatrix {args.imatrix} {key[:16]}")
-    return "; ".join(parts) or None
+        former.append(f"imatrix {args.imatrix} {key[:16]}")
+    return "; ".join(parts) or None, "; ".join(former) or None
 
 
 def _models(
@@ -252,6 +276,8 @@ def _models(
     info: BackboneInfo,
     options: str | None,
     output: Output,
+    inputs: str,
+    former: str | None,
 ) -> tuple[Model, ...]:
     made = []
     for job in jobs if args.merge else (None,):
@@ -263,7 +289,9 @@ def _models(
             for row in wanted
             if args.force
             or not there(args, output, whole.kind, row.name, whole.category, source,
-                          None if row.plain else options)
+                         None if row.plain else options, inputs=inputs,
+                         former=None if row.plain else former,
+                         split=job.adapter.split if job else None)
         )  # fmt: skip
         made.append(Model(stem, source, job, missing))
     return tuple(made)
@@ -281,9 +309,10 @@ def unfinished(
     for job in jobs:
         made = job.adapter
         file = None if args.force else there(
-            args, output, "adapter", quant, job.category, made.source, format=format
+            args, output, "adapter", quant, job.category, made.source, format=format,
+            split=made.split,
         )  # fmt: skip
-        if file is None or (file.split, file.rank) != (made.split, made.rank):
+        if file is None or file.rank != made.rank:
             left.append(job)
     return tuple(left)
 
@@ -297,10 +326,20 @@ def there(
     source: str,
     options: str | None = None,
     format: str = "gguf",
+    *,
+    inputs: str | None = None,
+    former: str | None = None,
+    split: str | None = None,
 ) -> BundleFile | None:
-    """Return the finished file of that key, unless it still has to be measured."""
-    file = output.intact(kind, quant, category, source, options, format)
-    return file if file and (file.parity or not args.verify) else None
+    """Return the finished file of that key, unless it still has to be measured.
+
+    `split` is that of the adapter in it; see `Output.intact` for the others.
+    """
+    file = output.intact(
+        kind, quant, category, source, options, format, inputs=inputs, former=former
+    )
+    measured = file and (file.parity or not args.verify)
+    return file if measured and file and file.split == split else None
 
 
 def _check_models(args: argparse.Namespace, made: Plan) -> None:

@@ -168,6 +168,8 @@ def work(
     what, base = whats[0], cli.engine_settings(args)
     title = f"{what.manifest.backbone.name} {' and '.join(one.backbone.quant for one in whats)}"
     cli.say(args, f"{title}, {what.category or 'no'} adapter, {len(what.questions)} questions")
+    if warning := bundle.unmeasured(f for one in whats for f in (one.backbone, one.adapter) if f):
+        cli.say(args, warning)
     if opener is bundle.native:
         for one in whats:
             probe.check_engine(one.backbone.format)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tel_edge.runtime import digest, formats, prompt, router
 from tel_edge.runtime import manifest as manifests
 from tel_edge.runtime.engine import Adapter, Engine, EngineSettings
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.formats import FORMATS
-from tel_edge.runtime.manifest import BundleFile, Manifest
+from tel_edge.runtime.manifest import NOT_MEASURED, BundleFile, Manifest
 
 # (backbone file, adapters by name, settings) to an engine.
 Opener = Callable[[Path, Mapping[str, Adapter], EngineSettings], Engine]
@@ -61,22 +61,56 @@ def backbone_file(
     )
 
 
-def adapter_file(bundle: Path, made: Manifest, category: str, format: str = "gguf") -> BundleFile:
-    """Return the category's adapter, checked to belong to the bundle's backbone."""
-    file = made.find("adapter", None, category, format)
-    with_format = " --format onnx" if format == "onnx" else ""
-    if file is None:
+def adapter_files(
+    bundle: Path, made: Manifest, category: str, format: str = "gguf"
+) -> tuple[BundleFile, ...]:
+    """Return the category's adapters, the one that every command uses first.
+
+    It is one that was measured against PEFT, if there is one, of the format's usual type, or else
+    the largest.
+    """
+    key = ("adapter", category, format)
+    files = [file for file in made.files if (file.kind, file.category, file.format) == key]
+    if not files:
         there = " ".join(made.adapters(format)) or "none"
         raise InputError(
-            f"{bundle}: no adapter for {category} (there: {there}); "
-            f"run: tel-train --category {category}; tel-export{with_format} --adapter {category}"
+            f"{bundle}: no adapter for {category} (there: {there}); {_remedy(category, format)}"
         )
+    usual = FORMATS[format].usual
+    order = sorted(files, key=lambda f: (f.parity is None, f.quant != usual, -f.bytes))
+    return tuple(order)
+
+
+def adapter_file(bundle: Path, made: Manifest, category: str, format: str = "gguf") -> BundleFile:
+    """Return the first of `adapter_files`, checked to belong to the bundle's backbone."""
+    return fitting(bundle, made, adapter_files(bundle, made, category, format)[0])
+
+
+def fitting(bundle: Path, made: Manifest, file: BundleFile) -> BundleFile:
+    """Return an adapter after checking that it belongs to the bundle's backbone."""
     if file.backbone != made.backbone.weights:
         raise InputError(
             f"{bundle / file.path}: made for another backbone than {made.backbone.name}; "
-            f"run: tel-train --category {category}; tel-export{with_format} --adapter {category}"
+            f"{_remedy(file.category or '', file.format)}"
         )
     return file
+
+
+def _remedy(category: str, format: str) -> str:
+    option = "" if format == "gguf" else f" --format {format}"
+    return f"run: tel-train --category {category}; tel-export{option} --adapter {category}"
+
+
+def unmeasured(files: Iterable[BundleFile]) -> str | None:
+    """Return a warning that names those of `files` that nobody measured, None if all were."""
+    left = (f for f in dict.fromkeys(files) if f.parity is None and f.kind not in NOT_MEASURED)
+    names = [file.path for file in left]
+    if not names:
+        return None
+    return (
+        f"warning: never compared with PEFT, so its answers may be others: {', '.join(names)}; "
+        "tel-export without --no-verify compares"
+    )
 
 
 def open_engine(
@@ -143,6 +177,15 @@ def _check_backbone(bundle: Path, made: Manifest, file: BundleFile) -> None:
             f"{path}: the manifest lists no data file or no tokenizer for it; "
             f"export it again: tel-export --format onnx --quant {file.quant}"
         )
+    # What was verified has to be what the engine opens: it takes the names from the file itself.
+    listed = {part.path for part in made.parts(file)}
+    for name in row.beside(path):
+        opened = PurePosixPath(file.path).with_name(name).as_posix()
+        if opened not in listed:
+            raise InputError(
+                f"{path}: opens {opened}, which the manifest does not list for it; "
+                f"export it again: tel-export --format {file.format} --quant {file.quant}"
+            )
 
 
 def loose_adapters(backbone: Path, files: Mapping[str, Path]) -> dict[str, Adapter]:

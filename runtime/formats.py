@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tel_edge.runtime import gguf_header, onnx_adapter, onnx_header, prompt
+from tel_edge.runtime import gguf_header, onnx_adapter, onnx_header, prompt, versions
 from tel_edge.runtime.engine import Adapter, Engine, EngineSettings
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.onnx_adapter import WEIGHTS
@@ -18,13 +18,15 @@ PROMPT, CATEGORY = "tel_edge.prompt", "tel_edge.category"
 
 @dataclass(frozen=True)
 class Format:
-    """One row. `package` is what the engine is made of, by import and by distribution name.
+    """One row. `package` is the engine's import package and the distribution it usually is from.
 
     `batch` tokens are computed in one go where nothing else is asked for: ONNX attention looks at
     all cells of a row, so its rows are shorter. `weights` checks a backbone's file and returns the
-    digest in it, None where there is none; `adapter` checks an adapter's file against the
-    backbone's digest and name, and against the category that it is to answer (path, digest, name,
-    category). Both refuse a file that was made for another prompt than this version's.
+    digest in it, None where there is none; `beside` names the other files that the engine opens
+    for it, in its folder; `adapter` checks an adapter's file against the backbone's digest and
+    name, and against the category that it is to answer (path, digest, name, category). Both refuse
+    a file that was made for another prompt than this version's. `usual` is the type that tel-export
+    gives adapters where nobody asks for another.
     """
 
     name: str
@@ -33,20 +35,17 @@ class Format:
     package: tuple[str, str]
     engine: Callable[[Path, Mapping[str, Adapter], EngineSettings], Engine]
     weights: Callable[[Path], str | None]
+    beside: Callable[[Path], tuple[str, ...]]
     adapter: Callable[..., None]
+    usual: str
 
     def installed(self) -> bool:
         """Return whether the engine can be imported, without importing it."""
         return importlib.util.find_spec(self.package[0]) is not None
 
     def version(self) -> str:
-        """Return the engine's name and version without loading it."""
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return f"{self.package[1]} {version(self.package[1])}"
-        except PackageNotFoundError:
-            return "unknown"
+        """Return the engine's distribution and version without loading it, or "unknown"."""
+        return versions.version(*self.package) or "unknown"
 
 
 def _llama(path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings) -> Engine:
@@ -71,6 +70,14 @@ def _gguf_weights(path: Path) -> str | None:
 
 def _onnx_weights(path: Path) -> str | None:
     return _weights(path, onnx_header.check(path).metadata)
+
+
+def _gguf_beside(path: Path) -> tuple[str, ...]:
+    return ()
+
+
+def _onnx_beside(path: Path) -> tuple[str, ...]:
+    return (*onnx_header.check(path).data, onnx_header.TOKENIZER)
 
 
 def _weights(path: Path, metadata: Mapping[str, object]) -> str | None:
@@ -122,11 +129,11 @@ FORMATS: dict[str, Format] = {
     for row in (
         Format(
             "gguf", ".gguf", 512, ("llama_cpp", "llama-cpp-python"), _llama, _gguf_weights,
-            _gguf_adapter,
+            _gguf_beside, _gguf_adapter, "F16",
         ),
         Format(
             "onnx", ".onnx", 192, ("onnxruntime", "onnxruntime"), _onnx, _onnx_weights,
-            _onnx_adapter,
+            _onnx_beside, _onnx_adapter, "F32",
         ),
     )
 }  # fmt: skip

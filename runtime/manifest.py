@@ -29,8 +29,9 @@ NOT_MEASURED = ("data", "tokenizer", "router")
 class BackboneInfo:
     """The backbone that every file of a bundle belongs to; the digests are SHA-256.
 
-    `weights` covers safetensors and config, `tokenizer` the tokenizer files, `prompt` the way
-    questions are rendered (`tel_edge.runtime.prompt.digest`).
+    `weights` covers safetensors and config, `tokenizer` the tokenizer files, `tokenization` what
+    they make of a prompt (`tel_edge.runtime.digest.of_tokenization`; None in older bundles),
+    `prompt` the way questions are rendered (`tel_edge.runtime.prompt.digest`).
     """
 
     name: str
@@ -39,6 +40,7 @@ class BackboneInfo:
     tokenizer: str
     prompt: str
     licence: str = "unknown"
+    tokenization: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,10 @@ class BundleFile:
     trained on, `split` the digest of the split it was trained with, `rank` its rank, and `source`
     the digest of the PEFT folder; for a backbone `source` is the weights digest. A file of kind
     "data" holds the weights of the ONNX backbone of the same type. `options` says
-    what else the values depend on. `parity` holds what the gate found
-    (`tel_edge.export.gate`) by name, None where it was turned off.
+    what else the values depend on. `parity` holds what the gate found (`tel_edge.export.gate`) by
+    name, None where it was turned off. `inputs` is the digest of what went into a model's file
+    beside its weights, and `made_by` has the versions of what made and measured it, by package, and
+    of the file's layout; older bundles have neither.
     """
 
     path: str
@@ -66,6 +70,12 @@ class BundleFile:
     rank: int | None = None
     options: str | None = None
     parity: Mapping[str, float] | None = field(default=None, hash=False)
+    inputs: str | None = None
+    made_by: Mapping[str, str] | None = field(default=None, hash=False)
+
+
+# Fields that are left out where they are None: bundles are older than these.
+YOUNGER = ("tokenization", "inputs", "made_by")
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,12 @@ def _order(file: BundleFile) -> tuple[int, str, int, str]:
 
 def dumps(manifest: Manifest) -> str:
     """Return the manifest as JSON text, the same bytes for the same contents."""
-    return json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n"
+    document = asdict(manifest)
+    for part in (document["backbone"], *document["files"]):
+        for name in YOUNGER:
+            if part.get(name, "") is None:
+                del part[name]
+    return json.dumps(document, indent=2, sort_keys=True) + "\n"
 
 
 def write(manifest: Manifest, bundle: Path) -> None:
@@ -161,7 +176,8 @@ def _parse(document: Any) -> Manifest:
             f"schema_version {version}, this version reads {SCHEMA_VERSION}; export again"
         )
     head = _field(document, "backbone", dict)
-    backbone = BackboneInfo(**{f.name: _field(head, f.name, str) for f in fields(BackboneInfo)})
+    known = [f.name for f in fields(BackboneInfo) if f.name not in YOUNGER or f.name in head]
+    backbone = BackboneInfo(**{name: _field(head, name, str) for name in known})
     for name in ("name", "architecture"):
         if not PLAIN.fullmatch(value := getattr(backbone, name)):
             raise InputError(f"backbone {name} {value[:80]!r} is no plain name; export again")
@@ -182,7 +198,8 @@ def _file(entry: Any, at: int) -> BundleFile:
             name: None if entry.get(name) is None else _field(entry, name, kind)
             for name, kind in (
                 ("category", str), ("source", str), ("backbone", str), ("split", str),
-                ("rank", int), ("options", str), ("parity", dict),
+                ("rank", int), ("options", str), ("parity", dict), ("inputs", str),
+                ("made_by", dict),
             )
         }  # fmt: skip
         file = BundleFile(**strings, bytes=_field(entry, "bytes", int), **optional)

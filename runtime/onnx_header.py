@@ -25,6 +25,8 @@ MOST_DIMENSIONS = 32
 MOST_DEPTH = 32
 
 AGAIN = "export it again: tel-export --format onnx"
+# The file beside a model that its engine reads the tokenizer from.
+TOKENIZER = "tokenizer.json"
 
 # Bits of an element by TensorProto.DataType; strings (8) have no fixed size and stay in the model.
 BITS = {

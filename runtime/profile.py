@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime import digest
+from tel_edge.runtime import digest, versions
 from tel_edge.runtime.atomic import write_text
 from tel_edge.runtime.engine import KV_TYPES, EngineSettings
 from tel_edge.runtime.errors import InputError
@@ -101,20 +101,17 @@ def engine(format: str) -> str:
 
     Two builds of one version differ in what they can do, and in what crashes.
     """
-    from importlib.metadata import PackageNotFoundError, distribution
+    from importlib.metadata import distribution
 
-    name = FORMATS[format].package[1]
-    try:
-        found = distribution(name)
-    except PackageNotFoundError:
-        return "unknown"
-    endings = (".so", ".dylib", ".dll")
+    row, endings = FORMATS[format], (".so", ".dylib", ".dll")
+    names = versions.distributions(*row.package)
     libraries = sorted(
         f"{file} {file.hash.value}"
-        for file in found.files or ()
+        for name in names
+        for file in distribution(name).files or ()
         if file.hash and any(ending in file.name for ending in endings)
     )
-    return f"{name} {found.version}, build {digest.of_value(libraries)[:8]}"
+    return row.version() + (f", build {digest.of_value(libraries)[:8]}" if names else "")
 
 
 def key(backbone: str, quant: str) -> str:

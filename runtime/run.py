@@ -140,6 +140,8 @@ def open_bundle(
     if args.no_adapter:
         names = []
     adapters = [bundle.adapter_file(folder, made, name, backbone.format) for name in names]
+    if warning := bundle.unmeasured([backbone, *adapters]):
+        cli.say(args, warning)
     routes = None
     if default is None and names and (file := made.find("router", format=router.FORMAT)):
         routes = router.load(bundle.verified(folder, made, file))

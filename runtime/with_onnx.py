@@ -17,10 +17,10 @@ from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.onnx_cache import OnnxCache
+from tel_edge.runtime.onnx_header import TOKENIZER
 from tel_edge.runtime.packed import OUTPUTS, PackedEngine, cores
 from tel_edge.runtime.packing import Entry
 
-TOKENIZER = "tokenizer.json"
 # Inputs of every decoder that can be run, beside its past.
 IDS, MASK, POSITIONS, BIAS, LOGITS = (
     *("input_ids", "attention_mask", "position_ids"),

@@ -147,6 +147,10 @@ class FakeOpener:
         return self.engines[-1]
 
 
+# What the gate found of a file that it accepted.
+PARITY = {"prompts": 12, "largest": 0.001, "kl": 0.0, "picks": 1.0, "error": 0.001}
+
+
 def gguf(**metadata: str) -> bytes:
     """Return the bytes of a GGUF file without tensors; `__` in a key stands for a dot."""
     head = b"GGUF" + struct.pack("<IQQ", 3, 0, len(metadata))
@@ -173,15 +177,18 @@ def bundle(
         path = folder / f"nano-{quant}.gguf"
         path.write_bytes(gguf(general__name="x" * (1000 - at)))
         made = made.with_file(
-            describe(folder, path, kind="backbone", format="gguf", quant=quant, source=WEIGHTS)
-        )
+            describe(
+                folder, path, kind="backbone", format="gguf", quant=quant, source=WEIGHTS,
+                parity=PARITY,
+            )
+        )  # fmt: skip
     for category in adapters:
         path = folder / f"nano-{category}-LoRA.gguf"
         keys = {"general__type": "adapter", "tel_edge__backbone__weights": WEIGHTS}
         path.write_bytes(gguf(**keys, tel_edge__category=category))
-        known = {"backbone": WEIGHTS, "category": category, "split": split, "rank": 8}
+        known = {"backbone": WEIGHTS, "category": category, "split": split, "parity": PARITY}
         made = made.with_file(
-            describe(folder, path, kind="adapter", format="gguf", quant="F16", **known)
+            describe(folder, path, kind="adapter", format="gguf", quant="F16", rank=8, **known)
         )
     manifests.write(made, folder)
     return made
@@ -203,6 +210,7 @@ def onnx(
         data.write_bytes(bytes(4000 >> at))
         for file, kind in ((path, "backbone"), (data, "data")):
             known = {"kind": kind, "quant": quant, "source": WEIGHTS}
+            known |= {"parity": PARITY} if kind == "backbone" else {}
             made = made.with_file(describe(folder, file, format="onnx", **known))
     tokenizer = folder / "tokenizer.json"
     tokenizer.write_text("{}" + " " * 98)
@@ -212,7 +220,7 @@ def onnx(
     for category in adapters:
         path = folder / f"nano-{category}.onnx_adapter"
         path.write_bytes(ONNX_ADAPTER)
-        known = {"backbone": WEIGHTS, "category": category, "split": split}
+        known = {"backbone": WEIGHTS, "category": category, "split": split, "parity": PARITY}
         made = made.with_file(
             describe(folder, path, kind="adapter", format="onnx", quant="F32", **known)
         )

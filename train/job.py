@@ -38,7 +38,11 @@ class Over:
 
 @dataclass(frozen=True)
 class Job:
-    """One adapter to train. Two jobs with one `digest` give the same adapter.
+    """One adapter to train. Two jobs with one `digest` are the same training.
+
+    On one machine with one set of packages they give the same adapter. Another machine may compute
+    in another precision (bfloat16 where that is fast), so its adapter may differ; training.json has
+    `precision`, `device` and `versions`.
 
     `name` is the category or `JOINT`; `splits` are the digests of the categories' splits, which
     `parts` has together, apart from the `shared` questions that were left out, since another
@@ -73,7 +77,7 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Return a SHA-256 over everything that the adapter depends on."""
+        """Return a SHA-256 over data, backbone, prompt, recipe and seed."""
         # The cap was one of all categories together once, which few questions never reached.
         several = len(self.splits) > 1 and self.most and len(self.parts.train) > self.most
         most = {"each": self.most} if several else self.most

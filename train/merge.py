@@ -192,6 +192,11 @@ def _work(
             f"{wanted.sources[0].folder}: made for another backbone than {model}; pass that one"
         )
     ownership.check_adapters(home, backbone.name, known["weights"])
+    if args.score and known.get("tokenization") not in (None, digest.of_tokenization(model)):
+        raise InputError(
+            f"{wanted.sources[0].folder}: trained with another tokenizer than {model} has now; put "
+            "the files of the training back, or train again"
+        )
     asked, contaminated = _asked(args, wanted)
     out = home.adapter(backbone.name, name)
     record = finished(out, wanted, args.score, contaminated)

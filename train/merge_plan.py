@@ -100,7 +100,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be merged, and how. Two plans with one `digest` give the same adapter.
+    """What is to be merged, and how. Two plans with one `digest` are the same merge.
+
+    With one version of peft they give the same adapter.
 
     `density` is the share of values kept, None where the method keeps all; `seed` decides which
     where that is left to chance.
@@ -114,7 +116,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Return a SHA-256 over everything that the merged adapter depends on."""
+        """Return a SHA-256 over the sources, their weights, and how they are merged."""
         of = [[source.name, source.digest] for source in self.sources]
         seed = self.seed if self.method.random else None
         return digest.of_value([self.method.name, of, self.weights, self.density, seed])
@@ -212,6 +214,7 @@ def _facts(source: Source, method: Method) -> dict[str, Any]:
     return {
         "backbone": source.record["backbone"]["weights"],
         "prompt": source.record["prompt"],
+        "tokenizer": source.record["backbone"].get("tokenization"),
         "trained over file": (source.record.get("over") or {}).get("sha256"),
         "target modules": sorted(targets) if isinstance(targets, list) else targets,
         **rank,

@@ -7,7 +7,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from tel_edge.train.ray_runner import Cluster, on_ray
 from tel_edge.train.runners import Outcome, Task
 from tel_edge.train.sweep_plan import FLAGS, PRESETS, VALUES, Preset, Run, plan
 from tel_edge.train.sweep_report import Row
+from tel_edge.train.sweep_reuse import Here, judged
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -35,18 +36,20 @@ def work(args: argparse.Namespace, command: Sequence[str] = runners.TRAIN) -> di
         raise InputError(f"--watts {args.watts}: a number above 0 is needed")
     runs = plan(args)
     home = Path(args.workspace) / "sweeps" / name
+    say = partial(cli.say, args)
+    known = _known(args, home, runs, say)
     if args.dry_run:
-        known = _known(home, runs)
         for run in runs:
             state = "reused" if run.name in known else "to run"
             print(f"{run.name}  {state}  tel-train {shlex.join(run.argv)}")
         print(f"sweep: {len(runs)} runs, {len(known)} reused")
         return {"name": name, "runs": [{"run": r.name, "options": r.options} for r in runs]}
-    if command is runners.TRAIN and args.ray is None and len(_known(home, runs)) < len(runs):
+    if command is runners.TRAIN and args.ray is None and len(known) < len(runs):
         for module in ("torch", "transformers", "peft", "accelerate"):
             extras.check(module, "train")
-    with lock.held(home, args.wait, partial(cli.say, args), inside=True):
-        known = _known(home, runs)
+    with lock.held(home, args.wait, say, inside=True):
+        # Another sweep may have made some meanwhile; what there was to say was said.
+        known = _known(args, home, runs, lambda _: None)
         todo = [run for run in runs if run.name not in known]
         _check_backbones(home, todo)
         rows = dict(known)
@@ -66,15 +69,21 @@ def _check_backbones(home: Path, runs: Sequence[Run]) -> None:
             ownership.check_adapters(Workspace(place), backbone.name, made)
 
 
-def _known(home: Path, runs: Sequence[Run]) -> dict[str, Row]:
-    """Return the whole rows of finished runs that are there already."""
-    read = {run.name: sweep_report.read_row(_place(home, run.name)) for run in runs}
-    digests = {run.name: run.digest for run in runs}
-    return {
-        name: row
-        for name, row in read.items()
-        if row and row.error is None and row.digest == digests[name]
-    }
+def _known(
+    args: argparse.Namespace, home: Path, runs: Sequence[Run], say: Callable[[str], None]
+) -> dict[str, Row]:
+    """Return the rows of finished runs that are there and still hold, and say why others do not."""
+    here, found = Here(cli.workspace(args)), {}
+    for run in runs:
+        row = sweep_report.read_row(_place(home, run.name))
+        if row is None or row.error is not None or row.digest != run.digest:
+            continue
+        holds, said = judged(here, run.name, run.options, row.record)
+        if said:
+            say(said)
+        if holds:
+            found[run.name] = row
+    return found
 
 
 def _place(home: Path, run: str) -> Path:
@@ -151,6 +160,7 @@ def _report(
         print(f"tel-sweep: no pareto.svg: {missing}", file=sys.stderr)
     done = sweep_report.ranked(rows)
     failed = len(rows) - len(done)
+    # `ranked` looks at the validation part: the test part's figures are for the report alone.
     best: dict[str, Row] = {}
     for row in done:
         best.setdefault(row.category, row)

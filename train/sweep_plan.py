@@ -87,7 +87,7 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """Return a SHA-256 of what the row depends on."""
+        """Return a SHA-256 of the options; `sweep_reuse` compares what they named."""
         return digest.of_value(dict(self.options))
 
 

@@ -200,9 +200,12 @@ def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
-    """Return the finished runs by category, in each the best by test Pass@1 first."""
+    """Return the finished runs by category, in each the best on the validation part first.
+
+    That is by Pass@1, then by loss. A run chosen on the test part would look better than it is.
+    """
     done = [each for each in rows if each.error is None]
-    return sorted(done, key=lambda r: (r.category, -_value(r.pass1), -_value(r.majority), r.run))
+    return sorted(done, key=lambda r: (r.category, -r.validation_pass1, r.validation_loss, r.run))
 
 
 def meaning(rows: Sequence[Row], found: Sequence[Correlation]) -> str:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime import backbones, child, cli, extras, lock, memory, ownership
+from tel_edge.runtime import backbones, child, cli, digest, extras, lock, memory, ownership
 from tel_edge.runtime.atomic import replace_folder, write_text
 from tel_edge.runtime.errors import WorkError
 from tel_edge.train.job import RECORD, WEIGHTS, Job, Over, jobs
@@ -78,7 +78,11 @@ def train(job: Job, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
         "split": job.parts.digest,
         "splits": dict(job.splits),
         "seed": job.seed,
-        "backbone": {**job.bound["backbone"], "revision": backbones.commit(job.folder)},
+        "backbone": {
+            **job.bound["backbone"],
+            "tokenization": digest.of_tokenization(job.folder),
+            "revision": backbones.commit(job.folder),
+        },
         "over": {"quant": job.over.quant, "sha256": job.over.sha256} if job.over else None,
         "prompt": job.bound["prompt"],
         "config": asdict(job.recipe),

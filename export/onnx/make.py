@@ -15,6 +15,7 @@ from tel_edge.eval.folders.checkpoint import Checkpoint
 from tel_edge.eval.folders.files import json_object
 from tel_edge.export import gate as gates
 from tel_edge.export.gate import Gate, Whole
+from tel_edge.export.made import made_by
 from tel_edge.export.onnx import container, quantize, slots, trace
 from tel_edge.export.onnx.adapter import write_adapter
 from tel_edge.export.onnx.quantize import ONNX_QUANTS, OnnxQuant, bits
@@ -25,7 +26,7 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.manifest import BackboneInfo, BundleFile
 from tel_edge.runtime.onnx_adapter import WEIGHTS
-from tel_edge.runtime.with_onnx import TOKENIZER
+from tel_edge.runtime.onnx_header import TOKENIZER
 
 FORMAT = "onnx"
 REFERENCE = ONNX_QUANTS["fp32"]
@@ -43,6 +44,7 @@ class OnnxPlan:
     """All that is to be in the bundle, checked; `missing` and `unfinished` are still to be made.
 
     `given` is the decoder of `--from-onnx`, `options` what the values depend on because of it.
+    `inputs` is the digest of what goes into every model's file beside its graph and weights.
     """
 
     checkpoint: Checkpoint
@@ -54,6 +56,7 @@ class OnnxPlan:
     given: Path | None
     options: str | None
     output: Output
+    inputs: str
 
     def name(self, row: OnnxQuant) -> str:
         """Return the file name of the backbone in that type."""
@@ -79,17 +82,21 @@ def plan(args: argparse.Namespace) -> OnnxPlan:
         args.out or cli.workspace(args).bundle(source.info.name), source.info, args.force
     )
     options = f"from-onnx {_digest(given)[:16]}" if given else None
+    inputs = digest.of_value(_metadata(source.checkpoint, source.info))
     missing = tuple(
         row
         for row in wanted
         if args.force
         or not there(args, output, "backbone", row.name, None, source.info.weights, options,
-                     format=FORMAT)
+                     format=FORMAT, inputs=inputs, former=options)
     )  # fmt: skip
     left = unfinished(args, source.jobs, output, ADAPTER_QUANT, FORMAT)
     made = OnnxPlan(
-        source.checkpoint, source.info, wanted, missing, source.jobs, left, given, options, output
-    )
+        source.checkpoint, source.info, wanted, missing, source.jobs, left, given, options, output,
+        inputs,
+    )  # fmt: skip
+    for line in output.told():
+        cli.say(args, line)
     if missing and not args.dry_run:
         with bar(args, made.checkpoint.parameters, "checking") as step:
             checkpoints.check_values(made.checkpoint, False, step)
@@ -197,8 +204,9 @@ def _reference(
     It is the bundle's own if it has one, else a passing one.
     """
     kept = made.output.intact(
-        "backbone", REFERENCE.name, None, made.info.weights, made.options, FORMAT
-    )
+        "backbone", REFERENCE.name, None, made.info.weights, made.options, FORMAT,
+        inputs=made.inputs, known=True,
+    )  # fmt: skip
     name = made.name(REFERENCE)
     if REFERENCE in made.missing:
         whole: list[Whole] = []
@@ -232,19 +240,19 @@ def _prepared(args: argparse.Namespace, made: OnnxPlan, out: Path) -> None:
             trace.trace(made.checkpoint.folder, plain)
         model = container.load(plain)
         slots.prepare(model, made.checkpoint.shape, str(made.given or made.checkpoint.folder))
-        slots.describe(model, _metadata(made))
+        slots.describe(model, _metadata(made.checkpoint, made.info))
         with bar(args, made.checkpoint.parameters * 4, REFERENCE.name) as step:
             container.write(model, out, plain.parent, step)
 
 
-def _metadata(made: OnnxPlan) -> dict[str, str]:
-    shape = made.checkpoint.shape
+def _metadata(checkpoint: Checkpoint, info: BackboneInfo) -> dict[str, str]:
+    shape = checkpoint.shape
     return {
-        WEIGHTS: made.info.weights,
-        "tel_edge.prompt": made.info.prompt,
+        WEIGHTS: info.weights,
+        "tel_edge.prompt": info.prompt,
         "tel_edge.context": str(shape.context),
         "tel_edge.window": str(shape.window),
-        "tel_edge.eos": ",".join(map(str, _ends(made.checkpoint))),
+        "tel_edge.eos": ",".join(map(str, _ends(checkpoint))),
         "tel_edge.quant": REFERENCE.name,
     }
 
@@ -305,7 +313,8 @@ def _accurate(
     return figures
 
 
-def _known(made: OnnxPlan, row: OnnxQuant) -> dict[str, str | None]:
+def _known(made: OnnxPlan, row: OnnxQuant) -> dict[str, Any]:
+    traced = () if made.given else ("torch", "transformers", "onnxscript")
     return {
         "kind": "backbone",
         "format": FORMAT,
@@ -313,6 +322,8 @@ def _known(made: OnnxPlan, row: OnnxQuant) -> dict[str, str | None]:
         "category": None,
         "source": made.info.weights,
         "options": made.options,
+        "inputs": made.inputs,
+        "made_by": made_by("onnx", "onnxruntime", *traced),
     }
 
 
@@ -327,6 +338,7 @@ def _adapter(
         accept,
         format=FORMAT,
         quant=ADAPTER_QUANT,
+        made_by=made_by("onnxruntime"),
         **job.known(made.info),
     ) as out:
         write_adapter(loaded, out, made.info.weights)
