@@ -51,10 +51,7 @@ class Output:
                 return
             raise InputError(f"{error}\npass another --out, or --force to start it anew") from None
         for field in ("weights", "tokenizer", "prompt"):
-            # Other files of a tokenizer that reads alike, such as another chat template.
-            alike = field == "tokenizer" and self.info.tokenization is not None
-            alike = alike and old.backbone.tokenization == self.info.tokenization
-            if getattr(old.backbone, field) != getattr(self.info, field) and not alike:
+            if getattr(old.backbone, field) != getattr(self.info, field):
                 if not force:
                     what = {"weights": "backbone"}.get(field, field)
                     raise InputError(

@@ -79,19 +79,6 @@ def test_a_file_is_made_again_when_what_it_holds_has_changed(
     assert keys[0] == keys[1]
 
 
-def test_a_chat_template_in_the_tokenizers_file_is_no_other_tokenizer(
-    home: Path, capsys: Any
-) -> None:
-    states(home, capsys, "--quant", "F16")
-    models.edit(home / "base" / "tokenizer_config.json", chat_template="{{ messages }}")
-    assert states(home, capsys, "--quant", "F16") == {"base-F16.gguf": "written"}
-    tokens = json.loads((home / "base" / "tokenizer.json").read_text())
-    tokens["post_processor"] = None
-    (home / "base" / "tokenizer.json").write_text(json.dumps(tokens))
-    assert tel_export(home, "--quant", "F16") == 2
-    assert "with another tokenizer" in capsys.readouterr().err
-
-
 def test_files_of_another_version_of_the_quantizer_are_made_again(
     home: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
