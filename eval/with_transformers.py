@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -62,6 +63,8 @@ class TransformersEngine:
         threads: int | None = None,
     ) -> None:
         torch = need("torch", "train")
+        # The tokenizer is not made for two threads.
+        self._lock = threading.Lock()
         if threads:
             torch.set_num_threads(threads)
         self._tokenizer = loading.tokenizer(checked(folder))
@@ -77,7 +80,8 @@ class TransformersEngine:
 
     def tokenize(self, text: str) -> list[int]:
         """Return the ids of a text; what looks like a special token inside it is text."""
-        ids: list[int] = self._tokenizer(text, split_special_tokens=True)["input_ids"]
+        with self._lock:
+            ids: list[int] = self._tokenizer(text, split_special_tokens=True)["input_ids"]
         return ids
 
     def score(self, items: Sequence[Item], adapter: str | None) -> Iterator[tuple[int, Score]]:
@@ -94,7 +98,8 @@ class TransformersEngine:
         spent = dict.fromkeys(waiting, 0.0)
         for batch in _batches(rows):
             began = time.perf_counter()
-            values = self._last([ids for _, _, ids in batch])
+            with self._lock:
+                values = self._last([ids for _, _, ids in batch])
             for (at, node, _), row in zip(batch, values, strict=True):
                 read[at, node] = {token: float(row[token]) for token in tries[at].reads()[node]}
             share = (time.perf_counter() - began) * 1000 / len(batch)
@@ -139,13 +144,14 @@ class TransformersEngine:
         _bare(adapter)
         for number, (ids, how) in enumerate(prompts):
             began = time.perf_counter()
-            texts = self._texts(ids, how)
-            made = tuple(
-                self._tokenizer.decode(
-                    text, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            with self._lock:
+                texts = self._texts(ids, how)
+                made = tuple(
+                    self._tokenizer.decode(
+                        text, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                    )
+                    for text in texts
                 )
-                for text in texts
-            )
             spent = (time.perf_counter() - began) * 1000
             yield number, Generation(made, len(ids), len(ids), sum(map(len, texts)), spent)
 

@@ -106,11 +106,11 @@ def _alone(
     """Let one thread at a time do `work`, and nobody after the engine is closed."""
 
     @functools.wraps(work)
-    def alone(self: PackedEngine, *given: P.args, **named: P.kwargs) -> R:
-        with self.lock:
-            if self.shut:
+    def alone(engine: PackedEngine, /, *given: P.args, **named: P.kwargs) -> R:
+        with engine.lock:
+            if engine.shut:
                 raise WorkError("the engine is closed")
-            return work(self, *given, **named)
+            return work(engine, *given, **named)
 
     return alone
 

@@ -92,7 +92,8 @@ def majority_share(shares: Sequence[float], k: int, at: int) -> float:
                 rows = made
         tied = math.fsum(float(row[-1]) / (ties + 1) for ties, row in enumerate(rows))
         won += _factors(shares[at] * k, top)[top] * tied
-    return won * (math.factorial(k) / k**k)
+    scale: float = math.factorial(k) / k**k
+    return won * scale
 
 
 def majority_shares(shares: Sequence[float], k: int) -> list[float]:

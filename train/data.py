@@ -49,29 +49,29 @@ def aligned(questions: Sequence[Question], tokenizer: Any, longest: int) -> list
     made: list[Example | None] = []
     for question, prompt, end, full in zip(questions, ids, ends, whole, strict=True):
         if full != [*prompt, tokens[end]]:
-            raise _split(question.id, end)
+            raise _split(question)
         choices = tuple(tokens[label] for label in labels(question))
         fits = len(full) <= longest
         made.append(Example(tuple(prompt), full[-1], choices) if fits else None)
     return made
 
 
-def _split(where: str, label: str) -> InputError:
-    return InputError(f"{where}: label {label!r} is not one token of its own for this tokenizer")
+def _split(question: Question) -> InputError:
+    return InputError(f"{question.id}: the label is not one token of its own for this tokenizer")
 
 
 def _tokens(questions: Sequence[Question], prompt: str, tokenizer: Any) -> dict[str, int]:
     """Return the token of every label; whatever the question, a prompt ends in the same way."""
 
     def tokenize(text: str) -> list[int]:
-        ids: list[int] = tokenizer(text, split_special_tokens=True)["input_ids"]
+        ids: list[int]
+        [ids] = tokenizer([text], split_special_tokens=True)["input_ids"]
         return ids
 
     every = list(dict.fromkeys(label for question in questions for label in labels(question)))
     found = dict(zip(every, label_ids(tokenize, prompt, every), strict=True))
-    for label, own in found.items():
-        if len(own) != 1:
-            raise _split(questions[0].id, label)
+    if any(len(own) != 1 for own in found.values()):
+        raise _split(questions[0])
     return {label: own[0] for label, own in found.items()}
 
 
