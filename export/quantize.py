@@ -19,7 +19,7 @@ from tel_edge.export.importance import Importance
 from tel_edge.runtime import gguf_header
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
-from tel_edge.runtime.packed import cores
+from tel_edge.runtime.processors import cores
 
 if TYPE_CHECKING:
     import numpy as np

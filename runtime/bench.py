@@ -24,8 +24,8 @@ from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.manifest import BundleFile, Manifest
 from tel_edge.runtime.measurement import K, Measurement, averaged, measure
-from tel_edge.runtime.packed import cores
 from tel_edge.runtime.probe import Subject
+from tel_edge.runtime.processors import cores
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.requests import Defaults, from_lines
 

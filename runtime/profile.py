@@ -20,7 +20,7 @@ from tel_edge.runtime.atomic import write_text
 from tel_edge.runtime.engine import KV_TYPES, EngineSettings
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.formats import FORMATS
-from tel_edge.runtime.packed import cores
+from tel_edge.runtime.processors import cores
 
 SCHEMA_VERSION = 2
 # Fields of `EngineSettings` that tuning chooses for each format; the others mean nothing to its

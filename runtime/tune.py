@@ -18,8 +18,8 @@ from tel_edge.runtime.child import in_child
 from tel_edge.runtime.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.formats import FORMATS
-from tel_edge.runtime.packed import cores
 from tel_edge.runtime.probe import WARM, Subject, ask, opened, picked
+from tel_edge.runtime.processors import cores
 from tel_edge.runtime.scoring import Scorer
 
 # A value has to be this much faster; less is within what one machine varies from run to run.

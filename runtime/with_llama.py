@@ -20,8 +20,9 @@ from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.llama_cache import PrefixCache
-from tel_edge.runtime.packed import OUTPUTS, SEQUENCES, PackedEngine, cores
+from tel_edge.runtime.packed import OUTPUTS, SEQUENCES, PackedEngine
 from tel_edge.runtime.packing import Entry
+from tel_edge.runtime.processors import cores
 
 # `ggml_type` of each of the engine's `KV_TYPES`.
 GGML_TYPES = {"F32": 0, "F16": 1, "Q8_0": 8}

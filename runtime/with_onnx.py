@@ -18,8 +18,9 @@ from tel_edge.runtime.extras import need
 from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.onnx_cache import OnnxCache
 from tel_edge.runtime.onnx_header import TOKENIZER
-from tel_edge.runtime.packed import OUTPUTS, PackedEngine, cores
+from tel_edge.runtime.packed import OUTPUTS, PackedEngine
 from tel_edge.runtime.packing import Entry
+from tel_edge.runtime.processors import cores
 
 # Inputs of every decoder that can be run, beside its past.
 IDS, MASK, POSITIONS, BIAS, LOGITS = (

@@ -20,7 +20,8 @@ from runtime_contenders import clock
 from tel_edge.runtime import formats, memory
 from tel_edge.runtime.engine import Adapter, EngineSettings, Item
 from tel_edge.runtime.logits import log_sum
-from tel_edge.runtime.packed import PackedEngine, cores
+from tel_edge.runtime.packed import PackedEngine
+from tel_edge.runtime.processors import cores
 
 # Tokens of the shared prefix, of a question behind it, and of a plain prompt; labels.
 PREFIX, QUESTION, PLAIN, LABELS = 128, 48, 128, 4

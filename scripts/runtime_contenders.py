@@ -20,7 +20,7 @@ from tel_edge.runtime import memory, packing
 from tel_edge.runtime.engine import Adapter, EngineSettings, Item, Score
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.formats import FORMATS
-from tel_edge.runtime.packed import cores
+from tel_edge.runtime.processors import cores
 from tel_edge.runtime.prompt import LETTERS, render
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.scoring import Scorer

@@ -19,7 +19,7 @@ from typing import Any
 
 from tel_edge.runtime import child, lock
 from tel_edge.runtime.child import GRACE
-from tel_edge.runtime.packed import cores
+from tel_edge.runtime.processors import cores
 from tel_edge.train.job import RECORD, WEIGHTS
 
 # What Python is given to make it tel-train, which ends when its sweep does.
