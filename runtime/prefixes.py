@@ -1,4 +1,4 @@
-"""What prompts begin with, kept for later decodes: the key of one, and what a cache does with it."""
+"""What prompts begin with, kept for later decodes: its key, and what a cache does with it."""
 
 from __future__ import annotations
 

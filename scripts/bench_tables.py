@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tel_edge.runtime import cli, packed
+from tel_edge.runtime import cli, processors
 
 ROOT = Path(__file__).resolve().parents[1]
 # Headings of columns that hold words.
@@ -59,5 +59,5 @@ def machine() -> str:
     cpu = found[1].strip() if found else platform.machine()
     parts = ("tel-edge", "llama-cpp-python", "gguf", "torch", "transformers")
     versions = [f"{name} {importlib.metadata.version(name)}" for name in parts]
-    cores = packed.cores()
+    cores = processors.cores()
     return f"{cpu}, {cores} cores, Python {platform.python_version()}, {', '.join(versions)}"

@@ -26,8 +26,8 @@ from tel_edge.runtime import (
     formats,
     measurement,
     memory,
-    packed,
     probe,
+    processors,
     profile,
     tune,
 )
@@ -507,8 +507,8 @@ def test_for_onnx_only_what_its_engine_knows_is_tried() -> None:
 
 def test_nobody_looks_for_a_gpu_that_no_layers_can_go_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "in_child", lambda limit, work: True)
-    assert tune.device("onnx") == Device(packed.cores(), False)
-    assert tune.device("gguf") == Device(packed.cores(), True)
+    assert tune.device("onnx") == Device(processors.cores(), False)
+    assert tune.device("gguf") == Device(processors.cores(), True)
 
 
 # Processes

@@ -13,7 +13,7 @@ import pytest
 from gguf_files import File
 
 from tel_edge.export import export
-from tel_edge.runtime import bundle, cli, packed
+from tel_edge.runtime import bundle, cli, packed, processors
 from tel_edge.runtime.engine import EngineSettings, Item, Sampling, Score, Unanswered
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.packed import PackedEngine
@@ -220,4 +220,4 @@ def test_a_question_beyond_the_window_fails_alone(tiny: Any, tmp_path: Path) -> 
 def test_cores_are_counted_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 7)
-    assert packed.cores() == 7
+    assert processors.cores() == 7
