@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from tel_edge.export import parity
-from tel_edge.export.parity import Expected
+from tel_edge.export.parity import Asked
 from tel_edge.runtime.engine import Engine
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.question import Question
@@ -28,9 +28,9 @@ class Spelling:
 
 
 def said(prompt: tuple[int, ...], engine: Any) -> str:
-    wanted = Expected(QUESTION, prompt, (65, 66), (-0.7, -0.7))
+    wanted = Asked(QUESTION, prompt, ((32, 65), (32, 66)))
     with pytest.raises(WorkError) as caught:
-        parity.measure(cast(Engine, engine), [wanted], None)
+        parity.answers(cast(Engine, engine), [wanted], None)
     return str(caught.value)
 
 

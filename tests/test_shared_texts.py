@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from tel_edge.eval import benchmark
 from tel_edge.eval import router as routing
+from tel_edge.eval.folders import checkpoint
 from tel_edge.eval.split import Split, normalised, split
-from tel_edge.export import adapter, checkpoint, export
+from tel_edge.export import adapter, export
 from tel_edge.runtime import digest, prompt
 from tel_edge.runtime.categories import category
 from tel_edge.runtime.errors import InputError
