@@ -18,7 +18,7 @@ from typing import Any
 
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.extras import need
-from tel_edge.runtime.packed import KEEPER, Key
+from tel_edge.runtime.prefixes import KEEPER, Key
 
 # Bytes of prefixes outside of the cache; the least recently used make room.
 MOST_BYTES = 64 * 2**20

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.runtime.packed import Key
+from tel_edge.runtime.prefixes import Key
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,9 +14,8 @@ import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tel_edge.runtime import packing
 from tel_edge.runtime.engine import (
@@ -31,13 +30,13 @@ from tel_edge.runtime.engine import (
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.logits import drawn, log_sum
 from tel_edge.runtime.packing import END, Cost, Entry
+from tel_edge.runtime.prefixes import KEEPER, Key, Prefixes
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-# The cache's sequences: the first holds the prefix, the others the prompts of a decode.
-KEEPER = 0
+# The cache's sequences beside `KEEPER`, for the prompts of a decode.
 FREE = packing.BRANCHES
 SEQUENCES = 1 + FREE
 # Logits rows of one decode, a vocabulary of floats each.
@@ -49,55 +48,6 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@dataclass(frozen=True)
-class Key:
-    """What a prefix was computed of: the adapter's digest ("" for none) and scale, and tokens.
-
-    `units` are the parts, each computed in one go. The backbone decides a prefix too; a cache
-    belongs to one.
-    """
-
-    adapter: str
-    scale: float
-    units: tuple[tuple[int, ...], ...]
-
-    @property
-    def tokens(self) -> int:
-        """Return the length of the prefix."""
-        return sum(map(len, self.units))
-
-
-class Prefixes(Protocol):
-    """The cells of a decode, and the prefixes that are kept for later ones."""
-
-    def forget(self) -> None:
-        """Drop everything."""
-        ...
-
-    def clear(self) -> None:
-        """Empty the cells; what is kept stays."""
-        ...
-
-    def place(self, key: Key) -> bool:
-        """Put a prefix into the cells and return whether it was there or kept.
-
-        If not, the cells are empty: the caller decodes the units into `KEEPER` and calls `keep`.
-        """
-        ...
-
-    def keep(self, key: Key) -> None:
-        """Note that the cells hold that prefix and nothing else, and keep it."""
-        ...
-
-    def share(self, key: Key, sequences: Sequence[int]) -> None:
-        """Let `sequences` begin with the prefix in the cells."""
-        ...
-
-    def end(self, sequences: Sequence[int]) -> None:
-        """Empty the sequences of a decode."""
-        ...
 
 
 def _alone(

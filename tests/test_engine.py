@@ -19,7 +19,7 @@ from tel_edge.export import export
 from tel_edge.runtime import bundle, cli, llama_cache, packing
 from tel_edge.runtime.engine import Adapter, EngineSettings, Generation, Item, Sampling, Score
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.packed import Key
+from tel_edge.runtime.prefixes import Key
 from tel_edge.runtime.prompt import LETTERS
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.scoring import Scorer, label_ids

@@ -18,7 +18,7 @@ from test_engine import LABELS, PROMPTS, cold, distance, item, letters, one, que
 from tel_edge.runtime import bundle, onnx_cache, packing
 from tel_edge.runtime.engine import Adapter, EngineSettings, Item, Sampling
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.packed import Key
+from tel_edge.runtime.prefixes import Key
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.scoring import Scorer, label_ids
 from tel_edge.runtime.with_onnx import OnnxEngine
