@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from tel_edge.eval import client, endpoint, scored, with_transformers
+from tel_edge.eval import scored, with_transformers
 from tel_edge.eval.located import Reference, find
 from tel_edge.eval.records import Record, Summary
 from tel_edge.eval.resumed import complete, told
@@ -34,6 +34,11 @@ from tel_edge.runtime import (
 from tel_edge.runtime.engine import Adapter, Engine, EngineSettings
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.scoring import Scorer
+
+if TYPE_CHECKING:
+    # Its HTTP client is a tenth of what --help takes.
+    from tel_edge.eval.client import Client
+    from tel_edge.eval.endpoint import Endpoint
 
 
 def made_with(task: Task, source: Source, of: Reference) -> dict[str, Any]:
@@ -63,7 +68,7 @@ def work(
     isolated: bool = True,
 ) -> dict[str, Any]:
     """Score the reference on everything that is not scored yet; return the document of `--json`."""
-    from tel_edge.eval import evaluate
+    from tel_edge.eval import endpoint, evaluate
 
     server = connect(args) if re.match(r"https?://", args.reference) else None
     of = find(args, server)
@@ -102,12 +107,14 @@ def _unlisted(args: argparse.Namespace, of: Summary) -> None:
         )
 
 
-def connect(args: argparse.Namespace) -> client.Client:
+def connect(args: argparse.Namespace) -> Client:
     """Return the client of `--reference URL`, with the key of the environment.
 
     OPENAI_API_KEY, which is there for other programs, is never sent unencrypted to other machines;
     TEL_API_KEY is, with a warning.
     """
+    from tel_edge.eval import client
+
     server = client.Client(args.reference.rstrip("/"))
     secret = server.local or server.base.startswith("https:")
     key = os.environ.get("TEL_API_KEY", "").strip()
@@ -149,8 +156,10 @@ def _task(
     )
 
 
-def _how(asked: endpoint.Endpoint, found: Sequence[Record]) -> dict[str, Any]:
+def _how(asked: Endpoint, found: Sequence[Record]) -> dict[str, Any]:
     """Return how the endpoint was asked, empty where no question was left to ask."""
+    from tel_edge.eval import endpoint
+
     way = asked.way
     how = {"path": way.path, "listed": way.listed, "fields": sorted(way.extra)} if way else {}
     unlisted = sum(endpoint.unlisted(record.logprobs) for record in found)
@@ -170,7 +179,7 @@ def _with_transformers(dtype: str, isolated: bool, task: Task) -> Used:
     return (scored.in_child if isolated else scored.score)(task, partial(_open, dtype))
 
 
-def _ask(asked: endpoint.Endpoint, task: Task) -> Used:
+def _ask(asked: Endpoint, task: Task) -> Used:
     """Append a record for each question of `task`; memory says nothing of the model here."""
     # No more of it is used than `Endpoint` has.
     too_long, _ = scored.append(task, cast(Scorer, asked))

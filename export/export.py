@@ -9,17 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tel_edge.export import card, gguf, push, router
-from tel_edge.export.onnx import make as onnx
 from tel_edge.export.onnx.quantize import ONNX_QUANTS
-from tel_edge.export.output import Output
-from tel_edge.export.plan import plan
 from tel_edge.export.quantize import QUANTS
 from tel_edge.runtime import bundle, cli, extras
 from tel_edge.runtime.atomic import write_text
 from tel_edge.runtime.manifest import NOT_MEASURED, BundleFile, total_bytes
+
+if TYPE_CHECKING:
+    from tel_edge.export.output import Output
 
 
 def work(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -32,6 +31,9 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
         args.format = "onnx"
     if args.format == "onnx":
         return _onnx(args)
+    from tel_edge.export import gguf
+    from tel_edge.export.plan import plan
+
     args.quant = args.quant or "Q4_K_M"
     args.adapter_quant = args.adapter_quant or "F16"
     made = plan(args)
@@ -43,6 +45,8 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _onnx(args: argparse.Namespace) -> Mapping[str, Any]:
+    from tel_edge.export.onnx import make as onnx
+
     args.quant = args.quant or "int4"
     made = onnx.plan(args)
     if args.dry_run:
@@ -56,6 +60,8 @@ def _finish(
     args: argparse.Namespace, out: Output, files: Sequence[tuple[BundleFile, bool]]
 ) -> Mapping[str, Any]:
     """Add what does not depend on the format, print what there is and return the document."""
+    from tel_edge.export import card, push
+
     routed = _router(args, out)
     _card(out.folder / card.NAME, card.render(out.manifest))
     document = _report(out, [*files, routed] if routed else files)
@@ -77,6 +83,8 @@ def _router(args: argparse.Namespace, out: Output) -> tuple[BundleFile, bool] | 
     """Return the bundle's router and whether it is new, or None without `--router`."""
     if not args.router:
         return None
+    from tel_edge.export import router
+
     routed = router.make(
         out.folder, out.manifest, cli.workspace(args), args.dataset, args.seed, args.strict,
         args.force, partial(cli.say, args),

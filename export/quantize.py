@@ -51,7 +51,7 @@ class Quant:
 QUANTS: dict[str, Quant] = {
     row.name: row
     for row in (
-        Quant("F32", 0, 32.0, 0.001, "what the others are judged beside; no device needs it"),
+        Quant("F32", 0, 32.0, 0.0002, "what the others are judged beside; no device needs it"),
         Quant("F16", 1, 16.0, 0.05, "the unquantized baseline; source of the types below"),
         Quant("BF16", 32, 16.0, 0.2, "the checkpoint's own values where F16's range is too small"),
         Quant("Q8_0", 7, 8.5, 0.2, "almost no loss; any row width"),

@@ -33,7 +33,12 @@ def of_folder(folder: Path, patterns: Iterable[str], of: Callable[[Path], str] =
 
 
 def of_weights(folder: Path, of: Callable[[Path], str] = of_file) -> str:
-    """Return the digest of a Hugging Face model folder's weights and configuration."""
+    """Return the digest of a Hugging Face model folder's weights and configuration.
+
+    Raises `InputError` for a folder without weights, whose digest would be that of any such one.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"{folder}: no *.safetensors; copy or download the folder again")
     return of_folder(folder, ("*.safetensors", "config.json"), of)
 
 

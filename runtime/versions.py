@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from importlib import metadata
 from pathlib import Path
 
 
@@ -18,6 +17,8 @@ def distributions(package: str, usual: str) -> tuple[str, ...]:
     Several where one was installed over another. `usual` is how the usual one is spelled. Empty
     where the package is not installed, or nothing says who put it there.
     """
+    from importlib import metadata
+
     origin = _origin(package)
     if origin is None:
         return ()
@@ -36,6 +37,8 @@ def version(package: str, usual: str) -> str | None:
 
     Where no distribution claims the package it is the version that the package itself states.
     """
+    from importlib import metadata
+
     names = distributions(package, usual)
     try:
         found = [f"{name} {metadata.version(name)}" for name in names]

@@ -52,10 +52,11 @@ def llama(folder: Path, backbone: Path) -> Iterator[LlamaEngine]:
 
 
 @pytest.fixture
-def onnx(tiny: Any) -> Iterator[OnnxEngine]:
+def onnx(tiny: Any, tmp_path: Path) -> Iterator[OnnxEngine]:
     made = tiny("llama")
-    (made.slots.parent / TOKENIZER).write_bytes((made.base / "tokenizer.json").read_bytes())
-    engine = OnnxEngine(made.slots, {}, EngineSettings(threads=1))
+    for file in (made.base / TOKENIZER, *made.slots.parent.glob(f"{made.slots.name}*")):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    engine = OnnxEngine(tmp_path / made.slots.name, {}, EngineSettings(threads=1))
     yield engine
     engine.close()
 

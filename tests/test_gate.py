@@ -168,7 +168,7 @@ def test_a_conversion_that_is_another_model() -> None:
     made, _ = judge({"full": moved([0, 0.01, 0, 0])}, {None: ROWS})
     for row, type in ((QUANTS["F32"], "F32"), (ONNX_QUANTS["fp32"], "fp32")):
         with pytest.raises(
-            WorkError, match=rf"^the conversion to {type} .* is 0\.0039, at most 0\.001"
+            WorkError, match=rf"^the conversion to {type} .* is 0\.0039, at most 0\.0002"
         ):
             made.converted(Path("full"), row)
 

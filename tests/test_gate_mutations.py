@@ -7,6 +7,7 @@ a few questions, which hardly change an answer.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,7 +32,10 @@ Tensors = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Trained:
-    """A backbone with scaled frequencies and two adapters of one epoch; `folder` has them all."""
+    """A backbone with scaled frequencies and two adapters of one epoch; `folder` has them all.
+
+    It is the first two layers of tel-nano, of which a graph is traced in half the time.
+    """
 
     folder: Path
 
@@ -47,7 +51,11 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     made = Trained(tmp_path_factory.mktemp("trained"))
     shutil.copytree(backbones.embedded(), made.base)
-    models.edit(made.base / "config.json", rope_parameters=models.LLAMA_3)
+    models.edit(made.base / "config.json", rope_parameters=models.LLAMA_3, num_hidden_layers=2)
+    models.retensor(
+        made.base / "model.safetensors",
+        lambda tensors: {n: t for n, t in tensors.items() if not re.search(r"layers\.[23]\.", n)},
+    )
     for category in (TRAINED, OTHER):
         argv = ["--workspace", str(made.folder), "--backbone", str(made.base), "--quiet"]
         argv += ["--recipe", "nano", "--epochs", "1", "--max-train", "8", "--category", category]
@@ -91,6 +99,8 @@ def tel_export(
     """`tel-export` at the default type of a format, judging by what is right."""
     monkeypatch.setattr(gate, "reference", lambda *_: right)
     monkeypatch.setattr(trace, "trace", traced)
+    # The answers alone have to tell.
+    monkeypatch.setattr(gate, "check_numbers", lambda *_: None)
 
     def run(base: Path, *argv: str) -> int:
         common = ["--backbone", str(base), "--out", str(tmp_path / "bundle"), "--quiet"]
@@ -184,8 +194,8 @@ def weights(change: Callable[[Tensors], Tensors]) -> Callable[[Path], None]:
 
 
 def exchanged(tensors: Tensors) -> Tensors:
-    """Layers 1 and 2 in each other's place."""
-    places = {"layers.1.": "layers.2.", "layers.2.": "layers.1."}
+    """The two layers in each other's place."""
+    places = {"layers.0.": "layers.1.", "layers.1.": "layers.0."}
     swapped = {}
     for name, tensor in tensors.items():
         old = next((one for one in places if one in name), "")

@@ -331,7 +331,7 @@ def test_a_backbone_without_a_tokenizer_of_one_file(
     (base / "tokenizer.json").unlink()
     argv = ["--workspace", str(empty), "--backbone", str(base), "--format", "onnx", "--quiet"]
     assert cli.run(export.parser(), export.work, argv) == 2
-    assert "no tokenizer.json; the device reads no other form" in capsys.readouterr().err
+    assert "tokenizer.json: missing; copy or download the folder again" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_one_line(
@@ -394,7 +394,7 @@ def test_the_gate_refuses_the_decoder_of_another_model(
     values.tofile(data)
     assert tel_export(llama, empty, "--from-onnx", str(decoder), "--quant", "fp32") == 1
     said = capsys.readouterr().err
-    assert re.search(r"the conversion to fp32 does not .* is [\d.e+]+, at most 0\.001", said)
+    assert re.search(r"the conversion to fp32 does not .* is [\d.e+]+, at most 0\.0002", said)
     folder = empty / "bundles" / "base"
     assert {file.kind for file in bundle.read(folder).files} == {"tokenizer"}
     assert names(folder) == {"tokenizer.json", "manifest.json"}

@@ -46,7 +46,7 @@ import fake_engine as fake
 from tel_edge.export.output import Output
 from tel_edge.runtime.manifest import BackboneInfo
 folder, quant = Path(sys.argv[2]), sys.argv[3]
-info = BackboneInfo("nano", "llama", fake.WEIGHTS, "c" * 64, "p" * 64)
+info = BackboneInfo("nano", "llama", fake.WEIGHTS, "c" * 64, "d" * 64)
 out = Output(folder, info, False)
 ready()
 known = {"kind": "backbone", "format": "gguf", "quant": quant, "source": fake.WEIGHTS}

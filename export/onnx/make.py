@@ -26,7 +26,6 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.manifest import BackboneInfo, BundleFile
 from tel_edge.runtime.onnx_adapter import WEIGHTS
-from tel_edge.runtime.onnx_header import TOKENIZER
 
 FORMAT = "onnx"
 REFERENCE = ONNX_QUANTS["fp32"]
@@ -75,9 +74,6 @@ def plan(args: argparse.Namespace) -> OnnxPlan:
     for module in ("onnx", "onnxscript", "onnxruntime"):
         need(module, "export")
     source = sources(args, half=False, slides=True)
-    folder = source.checkpoint.folder
-    if not (folder / TOKENIZER).is_file():
-        raise InputError(f"{folder}: no {TOKENIZER}; the device reads no other form of tokenizer")
     output = Output(
         args.out or cli.workspace(args).bundle(source.info.name), source.info, args.force
     )

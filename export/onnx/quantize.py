@@ -58,7 +58,7 @@ class OnnxQuant:
 ONNX_QUANTS: dict[str, OnnxQuant] = {
     row.name: row
     for row in (
-        OnnxQuant("fp32", 32, 32, False, 0.001, None, "reference; opens in optimum too"),
+        OnnxQuant("fp32", 32, 32, False, 0.0002, None, "reference; opens in optimum too"),
         OnnxQuant("int8", 8, 8, False, 0.2, None, "weights only: almost no loss"),
         OnnxQuant("int4", 4, 8, False, 0.9, None, "weights only: the usual balance"),
         OnnxQuant(
