@@ -127,7 +127,7 @@ def _earlier(args: argparse.Namespace, files: Sequence[BundleFile]) -> None:
         cli.say(
             args,
             f"warning: {len(found)} files were measured by an earlier version, which let wrong "
-            f"adapters pass over quantized types: {found[0]}...; --force judges them anew",
+            f"adapters pass over quantized types, such as {found[0]}; --force judges them anew",
         )
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from tel_edge.runtime.errors import WorkError
 
-# Seconds between two tries, and the most characters of a command line that a message shows.
-PAUSE, LONGEST = 0.1, 120
+# Seconds between two tries, and for what has just taken a place to note who it is.
+PAUSE, SOON = 0.1, 1.0
+# The most characters of a command line that a message shows, and what nobody noted.
+LONGEST, NOBODY = 120, "another command"
 # What a write would fail with as well, and is told by `runtime.cli`.
 PLAIN = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
@@ -41,7 +43,7 @@ def held(
 
     lock_file, note = _files(place, inside)
     lock_file.parent.mkdir(parents=True, exist_ok=True)
-    lock, until, said = FileLock(lock_file), time.monotonic() + wait, False
+    lock, begun, said = FileLock(lock_file), time.monotonic(), False
     while True:
         try:
             with warnings.catch_warnings(record=True) as seen:
@@ -55,7 +57,11 @@ def held(
             raise WorkError(
                 f"{place} cannot be locked ({error}); a file system with locks is needed"
             ) from error
-        if time.monotonic() >= until:
+        waited = time.monotonic() - begun
+        if who == NOBODY and waited < SOON:
+            time.sleep(PAUSE)
+            continue
+        if waited >= wait:
             unasked = "" if wait else ", or pass --wait"
             raise Busy(f"{place} is in use by {who}; wait until it ends{unasked}")
         if not said:
@@ -88,7 +94,7 @@ def holder(place: Path, inside: bool = False) -> str:
             f"since {known['since']})"
         )
     except (OSError, ValueError, KeyError, TypeError):
-        return "another command"
+        return NOBODY
 
 
 def _files(place: Path, inside: bool) -> tuple[Path, Path]:

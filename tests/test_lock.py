@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tel_edge.runtime.errors import WorkError
 HOLDER = """
 import sys, time
 from pathlib import Path
+from threading import Timer
 from tel_edge.runtime import lock
 sys.argv[0] = "/somewhere/tel-train"
 with lock.held(Path(sys.argv[1]), 0, print):
@@ -167,3 +169,18 @@ def test_every_command_that_shares_a_place_has_the_option(name: str) -> None:
     # Exports and evaluations want what the other one makes.
     assert parser.parse_args([]).wait == (math.inf if name in ("export", "eval") else 0)
     assert "--wait [SECONDS]" in parser.format_help()
+
+
+def test_who_has_only_just_taken_a_place_is_named_all_the_same(tmp_path: Path) -> None:
+    """Between the lock and the note of who has it lies a moment."""
+    place = tmp_path / "x"
+    with lock.held(place, 0, print):
+        _, note = lock._files(place, False)
+        text = note.read_text()
+        note.unlink()
+        Timer(0.3, note.write_text, (text,)).start()
+        with (
+            pytest.raises(lock.Busy, match=rf"process {os.getpid()} on "),
+            lock.held(place, 0, print),
+        ):
+            pass
