@@ -20,6 +20,9 @@ from tel_edge.runtime.manifest import NOT_MEASURED, BundleFile, total_bytes
 if TYPE_CHECKING:
     from tel_edge.export.output import Output
 
+# Nats; an adapter of a single step that does something changes a hundred times as much.
+LITTLE = 1e-3
+
 
 def work(args: argparse.Namespace) -> Mapping[str, Any]:
     """Check everything, then make what is missing; see `parser` for the arguments."""
@@ -66,6 +69,7 @@ def _finish(
     _card(out.folder / card.NAME, card.render(out.manifest))
     document = _report(out, [*files, routed] if routed else files)
     _earlier(args, [file for file, _ in files])
+    _idle(args, [file for file, _ in files])
     if args.push:
         url = push.push(out.folder, out.manifest, args.push)
         print(f"pushed: {url}")
@@ -97,10 +101,10 @@ def _report(out: Output, files: Sequence[tuple[BundleFile, bool]]) -> dict[str, 
     listed = [(file, "written" if new else "reused") for file, new in files]
     wide = max(len(file.path) for file, _ in listed)
     types = max(len(file.quant) for file, _ in listed)
-    print(f"{'file':<{wide}}  {'quant':<{types}}  {'MB':>9}  {'parity':<22}  state")
+    print(f"{'file':<{wide}}  {'quant':<{types}}  {'MB':>9}  {'parity':<26}  state")
     for file, state in listed:
         mb = f"{out.manifest.disk(file) / 1e6:>9,.2f}"
-        print(f"{file.path:<{wide}}  {file.quant:<{types}}  {mb}  {_figures(file):<22}  {state}")
+        print(f"{file.path:<{wide}}  {file.quant:<{types}}  {mb}  {_figures(file):<26}  {state}")
     megabytes = total_bytes(out.manifest.files) / 1e6
     print(f"bundle: {out.folder} ({len(out.manifest.files)} files, {megabytes:,.2f} MB)")
     return {
@@ -117,7 +121,21 @@ def _figures(file: BundleFile) -> str:
         return ""
     if file.parity is None:
         return "not verified"
+    if file.kind == "adapter" and "adapter" in file.parity:
+        return f"change {file.parity['change']:.2g} off {file.parity['adapter']:.1e}"
     return f"KL {file.parity['kl']:.1e} picks {file.parity['picks']:.0%}"
+
+
+def _idle(args: argparse.Namespace, files: Sequence[BundleFile]) -> None:
+    """Name the adapters that were measured to change next to nothing."""
+    for file in files:
+        change = (file.parity or {}).get("change")
+        if change is not None and change < LITTLE:
+            cli.say(
+                args,
+                f"warning: {file.path}: its adapter changes answers by {change:.1g} nats, next to "
+                "nothing; was it trained?",
+            )
 
 
 def _earlier(args: argparse.Namespace, files: Sequence[BundleFile]) -> None:

@@ -21,7 +21,9 @@ from tel_edge.export.parity import (
     answers,
     changes,
     compared,
+    distance,
     error,
+    projected,
     questions,
     sign_test,
     spread,
@@ -41,7 +43,11 @@ CONTEXT = 1024
 # Nothing but the file may differ: caches in float32, and one prompt at a time.
 SETTINGS = EngineSettings(context=CONTEXT, exact=True, kv="F32", flash=False)
 # The largest error of an adapter's change, by the type of its matrices.
-ADAPTED = {"F32": 0.01, "F16": 0.01, "Q8_0": 0.1}
+ADAPTED = {"F32": 0.02, "F16": 0.02, "Q8_0": 0.2}
+# A change is not told from what float32 leaves open, so many times what it was at the conversion.
+OPEN = 8
+# The share of an adapter's change that a model with it merged in has to have, in any type.
+KEPT = (0.5, 1.5)
 # A loss of accuracy that chance alone gives more seldom than this is one.
 CHANCE = 0.05
 
@@ -89,13 +95,16 @@ class Whole:
     """An unquantized model that was accepted: its file, its answers, and its judgements.
 
     `judged` are the errors of all types made of it: `conversion`, for a merged model `adapter` and
-    `change` too.
+    `change` too, beside the answers `bare` of the backbone. `noise` is what the conversion is away
+    from transformers, in nats.
     """
 
     path: Path
     category: str | None
     answers: Answers
     judged: Mapping[str, float]
+    noise: float = 0.0
+    bare: Answers | None = None
 
 
 class Gate:
@@ -127,16 +136,17 @@ class Gate:
 
         Raises `WorkError` where it does not answer as transformers does.
         """
-        found = self._answers(path)
-        made = error(found, self.expected.answers[None])
+        found, wanted = self._answers(path), self.expected.answers[None]
+        made = error(found, wanted)
         _accept(f"the conversion to {row.name}", "conversion", made, row.apart)
-        return Whole(path, None, found, {"conversion": round(made, 6)})
+        judged = {"conversion": round(made, 6)}
+        return Whole(path, None, found, judged, distance(found, wanted))
 
     def merged(self, whole: Whole, path: Path, category: str) -> Whole:
         """Judge the unquantized model with that category's adapter merged in, beside `whole`."""
         found = self._answers(path)
         judged = self._changed(whole, found, category, ADAPTED["F32"])
-        return Whole(path, category, found, {**whole.judged, **judged})
+        return Whole(path, category, found, {**whole.judged, **judged}, whole.noise, whole.answers)
 
     def adapter(self, whole: Whole, path: Path, category: str, kind: str) -> dict[str, float]:
         """Judge an adapter file with matrices of type `kind` over the unquantized backbone.
@@ -153,13 +163,24 @@ class Gate:
         """Judge a file of another type beside the unquantized one.
 
         Returns what the manifest says of it: `Parity` beside PEFT, the judgements of the
-        unquantized model, and `quantization`, what the type costs. Raises `WorkError` where that
-        is more than any sound file loses.
+        unquantized model, and `quantization`, what the type costs; of a merged model also `kept`,
+        the share of the adapter's change that is in this file. Raises `WorkError` where more is
+        lost than any sound file loses.
         """
         found = self._answers(path)
         made = error(found, whole.answers)
         _accept(f"the {row.name} file", "quantization", made, row.apart)
-        return self.figures(whole, found) | {"quantization": round(made, 6)}
+        figures = self.figures(whole, found) | {"quantization": round(made, 6)}
+        if whole.bare is not None:
+            change = changes(whole.answers, whole.bare)
+            kept, doubt = projected(changes(found, whole.bare), change)
+            if 3 * doubt < KEPT[0] and not KEPT[0] <= kept <= KEPT[1]:
+                raise WorkError(
+                    f"the {row.name} file has {kept:.0%} of the change that the {whole.category} "
+                    f"adapter makes\n{CAUSES['quantization']}; {KEEP}"
+                )
+            figures["kept"] = round(kept, 4)
+        return figures
 
     def figures(self, whole: Whole, found: Answers | None = None) -> dict[str, float]:
         """Return what the manifest says of a model's file with those answers."""
@@ -170,9 +191,10 @@ class Gate:
         self, whole: Whole, found: Answers, category: str, bound: float
     ) -> dict[str, float]:
         wanted = self.expected.answers
-        change = changes(wanted[category], wanted[None])
-        made = error(changes(found, whole.answers), change)
-        _accept(f"the {category} adapter", "adapter", made, bound)
+        change, got = changes(wanted[category], wanted[None]), changes(found, whole.answers)
+        made = error(got, change)
+        if distance(got, change) > OPEN * whole.noise:
+            _accept(f"the {category} adapter", "adapter", made, bound)
         return {"adapter": round(made, 6), "change": round(spread(change), 6)}
 
     def _answers(

@@ -133,6 +133,24 @@ def changes(after: Answers, before: Answers) -> Answers:
     return [[a - b for a, b in zip(*rows, strict=True)] for rows in zip(after, before, strict=True)]
 
 
+def projected(got: Answers, change: Answers) -> tuple[float, float]:
+    """Return how much of `change` is in `got`, 1 for all of it, and the standard error of that.
+
+    What else is in `got` is taken for noise without a direction.
+    """
+    size = spread(change)
+    if not size:
+        return 1.0, math.inf
+    pairs = [
+        (g - math.fsum(one) / len(one), c - math.fsum(other) / len(other))
+        for one, other in zip(got, change, strict=True)
+        for g, c in zip(one, other, strict=True)
+    ]
+    share = math.fsum(g * c for g, c in pairs) / math.fsum(c * c for _, c in pairs)
+    left = math.sqrt(math.fsum((g - share * c) ** 2 for g, c in pairs) / len(pairs))
+    return share, left / size / math.sqrt(len(pairs))
+
+
 def _divergence(got: Sequence[float], wanted: Sequence[float]) -> float:
     """Return the Kullback-Leibler divergence of `wanted`'s labels from `got`'s, in nats."""
     ours, theirs = _log_total(wanted), _log_total(got)

@@ -147,6 +147,39 @@ def test_merged_is_backbone_and_adapter(made: Path, tmp_path: Path) -> None:
     assert (tmp_path / "b" / "base-oranbench-F16.gguf").read_bytes() != plain
 
 
+def test_a_merged_file_without_its_adapter_is_refused(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The F16 source of a quantized type is the bare backbone."""
+    real = gguf.write_backbone
+
+    def write(*given: Any, quant: Any, merged: Any, **more: Any) -> None:
+        real(*given, quant=quant, merged=merged if quant.name == "F32" else None, **more)
+
+    monkeypatch.setattr(gguf, "write_backbone", write)
+    models.retensor(
+        shutil.copytree(made / "one", tmp_path / "weak") / "adapter_model.safetensors",
+        lambda tensors: {n: t * 0.03 if "lora_B" in n else t for n, t in tensors.items()},
+    )
+    for quant in ("F16", "Q8_0"):
+        argv = ["--merge", "--quant", quant, "--adapter", str(tmp_path / "weak")]
+        assert run(made, *argv, out=str(tmp_path / quant)) == 1
+        assert "of the change that the oranbench adapter makes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("scale", "warned"), [(1.0, False), (1e-6, True), (0.0, True)])
+def test_an_adapter_that_changes_next_to_nothing_is_told(
+    scale: float, warned: bool, made: Path, tmp_path: Path, capsys: Any
+) -> None:
+    models.retensor(
+        shutil.copytree(made / "one", tmp_path / "weak") / "adapter_model.safetensors",
+        lambda tensors: {n: t * scale if "lora_B" in n else t for n, t in tensors.items()},
+    )
+    argv = ["--backbone", str(made / "base"), "--adapter", str(tmp_path / "weak"), "--quant", "F16"]
+    assert cli.run(export.parser(), export.work, [*argv, "--out", str(tmp_path / "b")]) == 0
+    assert ("next to nothing" in capsys.readouterr().err) == warned
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -186,6 +186,42 @@ def test_a_merged_model_is_judged_by_its_change() -> None:
         made.merged(whole, Path("half"), "oranbench")
 
 
+def test_a_merged_type_that_lost_its_adapter_is_refused() -> None:
+    """What the type may cost is more than the adapter changes."""
+    small = [0.02, -0.02, 0.0, 0.0]
+    files = {
+        "full": ROWS,
+        "merged": moved(small),
+        "bare": moved([0.001, 0.0, 0.0, 0.0]),
+        "rough": moved(small, moved([0.006, 0.003, 0.0, 0.003])),
+        "ruined": moved([0.0, 0.3, 0.0, 0.3]),
+    }
+    made, _ = judge(files, {None: ROWS, "oranbench": moved(small)})
+    merged = made.merged(made.converted(Path("full"), QUANTS["F32"]), Path("merged"), "oranbench")
+    with pytest.raises(WorkError, match=r"^the F16 file has \d% of the change that the oranbench"):
+        made.quantized(merged, Path("bare"), QUANTS["F16"])
+    rough = made.quantized(merged, Path("rough"), QUANTS["Q4_K_M"])
+    assert rough["kept"] == pytest.approx(1, abs=0.2)
+    # Where the type's noise is larger than the change nothing can be told.
+    assert "kept" in made.quantized(merged, Path("ruined"), QUANTS["Q4_K_M"])
+
+
+def test_a_change_below_what_float32_leaves_open_is_accepted() -> None:
+    """A weak adapter is not refused for the engine's last digits, and one of some size is."""
+    noise = [0.0, 4e-6, 0.0, 0.0]
+    for size, refused in ((1e-6, False), (1e-5, False), (1e-2, True)):
+        change = [size, -size, 0.0, 0.0]
+        files = {"full": moved(noise), "full+none": moved([0.0, 0.0, 4e-6, 0.0])}
+        made, _ = judge(files, {None: ROWS, "oranbench": moved(change)})
+        whole = made.converted(Path("full"), QUANTS["F32"])
+        if refused:
+            with pytest.raises(WorkError, match="of its adapter is 1,"):
+                made.adapter(whole, Path("none"), "oranbench", "F16")
+        else:
+            figures = made.adapter(whole, Path("none"), "oranbench", "F16")
+            assert figures["change"] == pytest.approx(size / 2**0.5, rel=0.5)
+
+
 def test_an_adapter_that_changes_nothing_is_one() -> None:
     made, _ = judge({"full": ROWS, "full+idle": ROWS}, {None: ROWS, "oranbench": ROWS})
     whole = Whole(Path("full"), None, ROWS, {})
