@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,6 +18,8 @@ from tel_edge.runtime.prompt import LETTERS
 from tel_edge.runtime.question import Question, from_row
 
 HUB = "GSMA/ot-full"
+# The logarithm of a chance that no data set has by chance.
+UNLIKELY = math.log(1e-9)
 Say = Callable[[str], None]
 
 
@@ -97,18 +100,31 @@ def read(
         )
     if rejected:
         say(
-            f"{category.name}: {len(rejected)} of {len(rejected) + len(questions)} rows are no "
-            f"questions and were left out; the first: {rejected[0].place}: {rejected[0].reason}"
+            f"warning: {category.name}: {len(rejected)} of {len(rejected) + len(questions)} rows "
+            f"are no questions and were left out; the first: {rejected[0].place}: "
+            f"{rejected[0].reason}"
         )
-    if beyond and all(question.answer for question in questions):
+    if shifted := _shifted(questions, beyond, category):
         say(
-            f"{category.name}: warning: no answer is 0 and {beyond} equal the number of choices: "
-            "they seem to count from 1, and all others are one letter off; subtract 1 from each"
+            f"warning: {category.name}: {shifted}: they seem to count from 1, and all others are "
+            "one letter off; subtract 1 from each"
         )
     _check_files(questions, files, say)
     # A folder goes by its own name: where it lies on this machine is nobody's business.
     called = Path(dataset).resolve().name
     return Benchmark(called, category.name, tuple(questions), tuple(rejected))
+
+
+def _shifted(questions: Sequence[Question], beyond: int, category: Category) -> str | None:
+    """Return what looks as if answers counted from 1: the last choice's is beyond, none is 0."""
+    first = sum(question.answer == 0 for question in questions)
+    if beyond > first:
+        return f"{first or 'no'} answers are 0 and {beyond} equal the number of choices"
+    # No last choice is right, which puts no row beyond: how likely is it that no first one is?
+    chance = sum(math.log1p(-1 / len(question.choices)) for question in questions)
+    if not category.labels and not first and chance < UNLIKELY:
+        return f"no answer of {len(questions)} is 0"
+    return None
 
 
 def _just_beyond(columns: Mapping[str, Any], category: Category) -> bool:

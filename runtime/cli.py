@@ -86,7 +86,9 @@ def parser(prog: str, description: str, *options: str) -> Parser:
     made.add_argument(
         "--json", action="store_true", help="end stdout with one line of JSON that says it all"
     )
-    made.add_argument("--quiet", action="store_true", help="no log lines, no progress bars")
+    made.add_argument(
+        "--quiet", action="store_true", help="no log lines but warnings, and no progress bars"
+    )
     return made
 
 
@@ -228,8 +230,8 @@ def workspace(args: argparse.Namespace) -> Workspace:
 
 
 def say(args: argparse.Namespace, text: str) -> None:
-    """Write a log line to stderr, unless `--quiet`."""
-    if not args.quiet:
+    """Write a log line to stderr, unless `--quiet`, which leaves warnings alone."""
+    if not args.quiet or text.startswith("warning: "):
         print(text, file=sys.stderr, flush=True)
 
 

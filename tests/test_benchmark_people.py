@@ -39,12 +39,12 @@ def read(folder: Path, told: list[str] | None = None) -> Benchmark:
 
 
 FROM_ONE = (
-    "oranbench: warning: no answer is 0 and 2 equal the number of choices: they seem to count "
+    "warning: oranbench: no answers are 0 and 2 equal the number of choices: they seem to count "
     "from 1, and all others are one letter off; subtract 1 from each"
 )
 LEFT_OUT = (
-    f"oranbench: 2 of 8 rows are no questions and were left out; the first: {FILE}, line 4: "
-    "answer 4 is outside the 4 choices, which count from 0"
+    "warning: oranbench: 2 of 8 rows are no questions and were left out; "
+    f"the first: {FILE}, line 4: answer 4 is outside the 4 choices, which count from 0"
 )
 
 
@@ -53,6 +53,14 @@ def test_answers_counted_from_one_are_told_with_the_remedy(tmp_path: Path) -> No
     made = read(fake.dataset(tmp_path, "oranbench", rows([1, 2, 3, 4, 1, 2, 3, 4])), told)
     assert told == [LEFT_OUT, FROM_ONE]
     assert len(made.questions) == 6
+
+
+@pytest.mark.parametrize("answers", [[0, *[1, 2, 3, 4] * 6], [1, 2, 3] * 30])
+def test_one_stray_row_hides_nothing(answers: list[int], tmp_path: Path) -> None:
+    """A single 0 among many, or no row whose last choice is right."""
+    told: list[str] = []
+    read(fake.dataset(tmp_path, "oranbench", rows(answers)), told)
+    assert [line for line in told if line.startswith("warning: ") and "count from 1" in line]
 
 
 @pytest.mark.parametrize("answers", [[0, 1, 2, 3, 4], [1, 2, 3, 9], [1, 2, 3, 1]])
@@ -65,8 +73,9 @@ def test_answers_that_need_not_count_from_one(answers: list[int], tmp_path: Path
 def test_every_command_tells_of_rows_that_are_left_out(tmp_path: Path, capsys: Any) -> None:
     """Training, evaluation, calibration and sweeps read through the same words."""
     folder = fake.dataset(tmp_path, "oranbench", rows([1, 2, 3, 4] * 8))
+    # Warnings of the data stay where log lines go.
     first = f"the first: {FILE}, line 4: answer 4 is outside"
-    argv = ["--dataset", str(folder), "--category", "oranbench"]
+    argv = ["--dataset", str(folder), "--category", "oranbench", "--quiet"]
     job.jobs(train.parser().parse_args(argv))
     said = capsys.readouterr().err
     assert first in said

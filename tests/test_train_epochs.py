@@ -66,3 +66,20 @@ def test_the_trainer_groups_by_the_length_of_the_prompts(tmp_path: Path) -> None
     sampler: Any = Trainer(torch.nn.Linear(1, 1), args, train_dataset=rows)._get_train_sampler()  # type: ignore[arg-type]
     assert list(sampler.lengths) == [3, 1, 7]
     assert set(rows[0]) == {"input_ids", "target", "choices"}
+
+
+def test_an_adapter_that_learned_nothing_is_told(
+    root: Path, tmp_path: Path, run_command: Command
+) -> None:
+    """The one step of such a training is the warm-up's first, whose rate is nought."""
+    argv = [*base.common(root, tmp_path), "--epochs", "1", "--max-train", "4"]
+    code, _, err = run_command(train.parser(), train.work, *argv)
+    assert code == 0
+    assert "warning: oranbench: every lora_B is zero, so the adapter changes nothing" in err
+    argv = [*base.common(root, tmp_path), "--epochs", "2"]
+    argv.remove("--quiet")
+    code, _, err = run_command(train.parser(), train.work, *argv)
+    assert (code, "warning" in err) == (0, False)
+    # Hours may be in what is there.
+    assert "is of another training and will be replaced; pass another --workspace" in err
+    assert "questions to train on, " in err

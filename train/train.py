@@ -188,7 +188,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
             # Of several processes of one training the first one has the folder.
             with lock.held(out, args.wait, partial(cli.say, args)) if first else nullcontext():
                 record = _made(args, job, out)
-        _warn(args, job, record)
+        _warn(args, job, out, record)
         best = record["best"]
         print(
             f"{job.stem:<12} validation Pass@1 {best['validation_pass1']:.3f}  "
@@ -222,7 +222,17 @@ def _made(args: argparse.Namespace, job: Job, out: Path) -> dict[str, Any]:
     if args.resume and (record := finished(out, job)):
         cli.say(args, f"{job.stem}: finished before, reused")
         return with_scores(job, out, record)
-    cli.say(args, f"{job.stem}: {len(job.shown)} questions to train on")
+    if (out / RECORD).is_file():
+        cli.say(
+            args,
+            f"{job.stem}: the adapter that is there is of another training and will be replaced; "
+            "pass another --workspace to keep both",
+        )
+    cli.say(
+        args,
+        f"{job.stem}: {len(job.shown)} questions to train on, {len(job.parts.validation)} to "
+        "validate on after each epoch",
+    )
     if job.shared and _mixed(out):
         cli.say(args, f"{job.stem}: the adapter of before was trained on some of those")
     return train(job, out, args.resume, args.quiet)
@@ -237,13 +247,26 @@ def _mixed(folder: Path) -> bool:
         return False
 
 
-def _warn(args: argparse.Namespace, job: Job, record: dict[str, Any]) -> None:
+def _warn(args: argparse.Namespace, job: Job, out: Path, record: dict[str, Any]) -> None:
     if record["too_long"]:
         cli.say(
             args,
             f"{job.stem}: {record['too_long']} questions are longer than the backbone's context "
             "and were left out",
         )
+    if _idle(out):
+        cli.say(
+            args,
+            f"warning: {job.stem}: every lora_B is zero, so the adapter changes nothing; the rate "
+            "of so few steps was that of the warm-up: train on more questions, or for more epochs",
+        )
+
+
+def _idle(folder: Path) -> bool:
+    from safetensors.numpy import load_file
+
+    tensors = load_file(folder / WEIGHTS)
+    return not any(value.any() for name, value in tensors.items() if "lora_B" in name)
 
 
 def _joules(record: dict[str, Any]) -> str:
