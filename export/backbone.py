@@ -117,7 +117,7 @@ def _described(gguf: Any, folder: Path, parameters: int) -> Any:
         made = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), {}, {}, folder, parameters)
     for name, value in vars(made).items():
         field = name.removeprefix("sampling_")
-        if field == name or field == "sequence" or value is None:
+        if field in (name, "sequence") or value is None:
             continue
         kinds: Any = int if field in WHOLE_SETTINGS else (int, float)
         if not isinstance(value, kinds) or not -(2**31) <= value < 2**31:

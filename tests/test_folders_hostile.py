@@ -80,7 +80,8 @@ def test_a_configuration_that_no_engine_holds_names_file_and_field(
         architectures.shape_of(LLAMA | changed, "config.json")
     message = str(caught.value)
     assert message.startswith("config.json: ")
-    assert len(message) < 250 and "\n" not in message
+    assert len(message) < 250
+    assert "\n" not in message
 
 
 def test_a_pattern_that_is_no_number_is_refused() -> None:

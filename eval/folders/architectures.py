@@ -197,8 +197,8 @@ def shape_of(config: Mapping[str, Any], where: str, slides: bool = False) -> Sha
     # Below 0 it counts from the end, as in transformers.
     if padding is not None and not -vocabulary <= padding < vocabulary:
         raise InputError(
-            f"{where}: pad_token_id {shown(padding)} is beyond vocab_size {vocabulary}, and transformers "
-            "cannot load it; set it to null, padding is masked"
+            f"{where}: pad_token_id {shown(padding)} is beyond vocab_size {vocabulary}, and "
+            "transformers cannot load it; set it to null, padding is masked"
         )
     for field in ("bos_token_id", "eos_token_id"):
         numbers.ids(config, field, where, vocabulary)
@@ -254,9 +254,9 @@ def _sliding(
     refused = "sliding_attention" in kinds and not anywhere and layers != row.sliding_layers
     if other or refused:
         raise InputError(
-            f"{where}: layer_types has {shown(min(other or {'sliding_attention'}))}, which the engine "
-            f"does not compute for {row.model_type} of {layers} layers; full_attention can be "
-            "exported, and --format onnx takes sliding_attention too"
+            f"{where}: layer_types has {shown(min(other or {'sliding_attention'}))}, which the "
+            f"engine does not compute for {row.model_type} of {layers} layers; full_attention can "
+            "be exported, and --format onnx takes sliding_attention too"
         )
     return tuple(kind == "sliding_attention" for kind in kinds)
 

@@ -91,8 +91,8 @@ def _tensors(folder: Path) -> dict[str, Stored]:
     if single.is_file():
         if others:
             raise InputError(
-                f"{folder}: {SINGLE} beside {INDEX}, which lists {shown(others[0])}: two models in one "
-                f"folder, of which transformers reads {SINGLE}\nremove the one that is not meant"
+                f"{folder}: {SINGLE} beside {INDEX}, which lists {shown(others[0])}: two models in "
+                f"one folder, of which transformers reads {SINGLE}\nremove the one that is not meant"
             )
         return stored.listed(single)
     if not index.is_file():

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.folders import checkpoint as checkpoints
-from tel_edge.eval.folders.checkpoint import Checkpoint
 from tel_edge.eval.folders import numbers
+from tel_edge.eval.folders.checkpoint import Checkpoint
 from tel_edge.eval.folders.files import json_object
 from tel_edge.export import gate as gates
 from tel_edge.export.gate import Gate, Whole
