@@ -260,7 +260,11 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> str:
     if isinstance(given, list):
         named = {entry["name"]: entry["template"] for entry in given}
         given = named.get("default", "")
-    return given if isinstance(given, str) else ""
+    if not isinstance(given, str):
+        return ""
+    if any("\ud800" <= letter <= "\udfff" for letter in given):
+        raise InputError("the chat template has half a surrogate pair, which is no text")
+    return given
 
 
 def metadata(vocabulary: Vocabulary) -> dict[str, Any]:

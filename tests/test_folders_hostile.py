@@ -222,6 +222,13 @@ def test_a_template_that_is_not_utf_8_is_named(folder: Path) -> None:
         tokenizer.load(folder, checkpoint.load(folder).shape.vocabulary)
 
 
+def test_a_template_with_half_a_surrogate_pair_is_named(folder: Path) -> None:
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    models.edit(folder / "tokenizer_config.json", chat_template="a\ud800")
+    with pytest.raises(InputError, match="chat template"):
+        tokenizer.load(folder, checkpoint.load(folder).shape.vocabulary)
+
+
 @pytest.mark.parametrize(
     "says",
     [{"eos_token_id": [[]]}, {"top_k": HUGE}, {"top_k": 1.5}, {"temperature": "hot"}],

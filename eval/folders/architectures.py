@@ -230,8 +230,6 @@ def _sliding(
     if kinds is None:
         # transformers' own default where the field is missing: every pattern-th layer is full.
         every = config.get("sliding_window_pattern") or 0
-        if every and not isinstance(every, str):
-            every = whole(config, "sliding_window_pattern", where)
         slides = bool(row.sliding_layers and config.get("sliding_window") and every)
         if slides and isinstance(every, str):
             kinds = [
@@ -239,6 +237,7 @@ def _sliding(
                 for at in range(layers)
             ]
         elif slides:
+            every = whole(config, "sliding_window_pattern", where)
             kinds = [
                 "sliding_attention" if (at + 1) % every else "full_attention"
                 for at in range(layers)

@@ -16,7 +16,6 @@ from typing import Any
 from tel_edge.eval.folders import quantized
 from tel_edge.eval.folders import tensors as stored
 from tel_edge.eval.folders.files import check_fetched, check_regular, json_object
-from tel_edge.eval.folders.numbers import shown
 from tel_edge.eval.folders.tensors import Stored
 from tel_edge.runtime.errors import InputError
 
@@ -91,8 +90,9 @@ def _tensors(folder: Path) -> dict[str, Stored]:
     if single.is_file():
         if others:
             raise InputError(
-                f"{folder}: {SINGLE} beside {INDEX}, which lists {shown(others[0])}: two models in "
-                f"one folder, of which transformers reads {SINGLE}\nremove the one that is not meant"
+                f"{folder}: {SINGLE} beside {INDEX}, which lists {others[0][:60]}: two models in "
+                f"one folder, of which transformers reads {SINGLE}\n"
+                "remove the one that is not meant"
             )
         return stored.listed(single)
     if not index.is_file():
@@ -107,7 +107,7 @@ def _tensors(folder: Path) -> dict[str, Stored]:
     for name in others:
         if name not in there or not (folder / name).is_file():
             raise InputError(
-                f"{folder}: {shown(name)} is missing, though {INDEX} lists it; "
+                f"{folder}: {name[:60]} is missing, though {INDEX} lists it; "
                 "copy or download the folder again"
             )
         for tensor in stored.listed(folder / name).values():
