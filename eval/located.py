@@ -158,7 +158,9 @@ def _folder(folder: Path, name: str, dtype: str) -> Reference:
         "file": checked.sha256(folder / "config.json"),
         # Those of `digest.of_weights` and `of_tokenizer`, from memory where the files are known.
         "weights": _digest([*weights, folder / "config.json"]),
-        "tokenizer": _digest(sorted(folder.glob("tokenizer*.*"))),
+        "tokenizer": _digest(
+            sorted(path for path in folder.glob("tokenizer*.*") if path.is_file())
+        ),
         "dtype": dtype,
         "engine": with_transformers.installed(),
     }

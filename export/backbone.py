@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tel_edge.eval.folders.architectures import Tensor
 from tel_edge.eval.folders.checkpoint import INSTEAD, Checkpoint
+from tel_edge.eval.folders.contents import GENERATION
+from tel_edge.eval.folders.numbers import shown
 from tel_edge.eval.folders.tensors import HALF_MOST, Stored, rounded, whole
 from tel_edge.export import container, gguf_layout, tokenizer
 from tel_edge.export.adapter import Adapter, Pair
@@ -23,6 +25,10 @@ from tel_edge.runtime.manifest import BackboneInfo
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+
+# Of the settings of generation_config.json that gguf takes over, those that are whole numbers.
+WHOLE_SETTINGS = ("top_k", "penalty_last_n", "mirostat")
 
 
 def write_backbone(
@@ -88,7 +94,7 @@ def _identity(checkpoint: Checkpoint, info: BackboneInfo) -> Any:
     factors = gguf_layout.rope_factors(checkpoint.shape)
     parameters = checkpoint.parameters + (0 if factors is None else len(factors))
     folder = checkpoint.folder
-    made = gguf.Metadata.load(None, folder, None, parameters)
+    made = _described(gguf, folder, parameters)
     if commit(folder):
         parts = gguf.Metadata.get_model_id_components(info.name, parameters)
         name, _, made.basename, made.finetune, made.version, made.size_label = parts
@@ -99,6 +105,23 @@ def _identity(checkpoint: Checkpoint, info: BackboneInfo) -> Any:
         made.size_label = gguf.size_label(parameters, 0, 0, 0)
     if made.license is None and info.licence != "unknown":
         made.license = info.licence
+    return made
+
+
+def _described(gguf: Any, folder: Path, parameters: int) -> Any:
+    """Return what gguf reads of a folder, without a card and settings that it cannot read."""
+    try:
+        made = gguf.Metadata.load(None, folder, None, parameters)
+    except Exception:
+        # A card in Latin-1, front matter that is no YAML: the model is no other for it.
+        made = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), {}, {}, folder, parameters)
+    for name, value in vars(made).items():
+        field = name.removeprefix("sampling_")
+        if field in (name, "sequence") or value is None:
+            continue
+        kinds: Any = int if field in WHOLE_SETTINGS else (int, float)
+        if not isinstance(value, kinds) or not -(2**31) <= value < 2**31:
+            raise InputError(f"{folder / GENERATION}: {field} is {shown(value)}, wanted a number")
     return made
 
 

@@ -42,7 +42,7 @@ def dequantize(file: Path, folder: Path, out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.json"):
         # The index would name shards that are not here.
-        if path.name != contents.INDEX:
+        if path.name != contents.INDEX and path.is_file():
             shutil.copyfile(path, out / path.name)
     save(made, out / contents.SINGLE, metadata={"format": "pt"})
     return len(made)

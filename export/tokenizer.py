@@ -252,12 +252,19 @@ def _id(token: str, ids: Mapping[str, int]) -> int:
 def _template(folder: Path, settings: Mapping[str, Any]) -> str:
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file.name}: not UTF-8 ({error.reason}); save it as UTF-8") from None
     given = settings.get("chat_template", "")
     if isinstance(given, list):
         named = {entry["name"]: entry["template"] for entry in given}
         given = named.get("default", "")
-    return given if isinstance(given, str) else ""
+    if not isinstance(given, str):
+        return ""
+    if any("\ud800" <= letter <= "\udfff" for letter in given):
+        raise InputError("the chat template has half a surrogate pair, which is no text")
+    return given
 
 
 def metadata(vocabulary: Vocabulary) -> dict[str, Any]:

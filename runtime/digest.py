@@ -20,16 +20,22 @@ def of_file(path: Path) -> str:
 def of_value(value: Any) -> str:
     """Return the SHA-256 of a value's JSON with sorted keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    # JSON may escape half a surrogate pair, which UTF-8 alone has no bytes for.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def of_folder(folder: Path, patterns: Iterable[str], of: Callable[[Path], str] = of_file) -> str:
     """Return one SHA-256 over names and contents of the files in `folder` that match.
 
     `of` gives the SHA-256 of one file; see `tel_edge.runtime.checked` for one that remembers.
+    Raises `InputError` for a match that is no regular file.
     """
-    names = sorted({file.name for pattern in patterns for file in folder.glob(pattern)})
-    return of_value([(name, of(folder / name)) for name in names])
+    files = {file.name: file for pattern in patterns for file in folder.glob(pattern)}
+    for name, file in files.items():
+        # A pipe would be waited for without end.
+        if not file.is_file():
+            raise InputError(f"{folder / name}: not a regular file; remove it, or copy it again")
+    return of_value([(name, of(folder / name)) for name in sorted(files)])
 
 
 def of_weights(folder: Path, of: Callable[[Path], str] = of_file) -> str:

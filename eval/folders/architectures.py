@@ -6,11 +6,12 @@ configuration fields of transformers 4 and 5. To add an architecture, add a row.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tel_edge.eval.folders import numbers
+from tel_edge.eval.folders.numbers import real, shown, whole
 from tel_edge.runtime.errors import InputError
 
 
@@ -44,6 +45,9 @@ NORMS_AFTER = (
     ("post_attention_layernorm", "post_attention_norm"),
     ("post_feedforward_layernorm", "post_ffw_norm"),
 )
+
+# As many as the engine takes; source: llama.cpp, LLAMA_MAX_LAYERS in src/llama-hparams.h.
+MOST_LAYERS = 512
 
 ARCHITECTURES: dict[str, Architecture] = {
     row.model_type: row
@@ -158,56 +162,61 @@ def shape_of(config: Mapping[str, Any], where: str, slides: bool = False) -> Sha
     row = ARCHITECTURES.get(kind) if isinstance(kind, str) else None
     if row is None:
         raise InputError(
-            f"{where}: model_type {kind!r} cannot be exported; these can: "
+            f"{where}: model_type {shown(kind)} cannot be exported; these can: "
             + " ".join(ARCHITECTURES)
         )
     for field, wanted in FIXED:
         if config.get(field, wanted) not in (wanted, None):
             raise InputError(
-                f"{where}: {field} is {config[field]!r}; only {wanted!r} can be exported"
+                f"{where}: {field} is {shown(config[field])}; only {wanted!r} can be exported"
             )
-    layers = _whole(config, "num_hidden_layers", where)
+    layers = whole(config, "num_hidden_layers", where, MOST_LAYERS)
     sliding = _sliding(config, row, layers, where, slides)
     heads, hidden = (
-        _whole(config, "num_attention_heads", where),
-        _whole(config, "hidden_size", where),
+        whole(config, "num_attention_heads", where),
+        whole(config, "hidden_size", where),
     )
     kv_heads = row.kv_heads or heads
     if "num_key_value_heads" in config:
         given = config["num_key_value_heads"] is not None
-        kv_heads = _whole(config, "num_key_value_heads", where) if given else heads
+        kv_heads = whole(config, "num_key_value_heads", where) if given else heads
     head_dim = row.head_dim or hidden // heads
     if config.get("head_dim") is not None:
-        head_dim = _whole(config, "head_dim", where)
+        head_dim = whole(config, "head_dim", where)
     if heads % kv_heads or head_dim % 2:
         raise InputError(f"{where}: {heads} heads, {kv_heads} key heads of {head_dim} do not fit")
     base, rope = _rope(config, row, where)
     # Not stated is not tied, for all rows.
     tied = config.get("tie_word_embeddings", False)
     if not isinstance(tied, bool):
-        raise InputError(f"{where}: tie_word_embeddings is {tied!r}, wanted true or false")
-    vocabulary = _whole(config, "vocab_size", where)
+        raise InputError(f"{where}: tie_word_embeddings is {shown(tied)}, wanted true or false")
+    vocabulary = whole(config, "vocab_size", where)
     padding = config.get("pad_token_id")
-    if isinstance(padding, int) and padding >= vocabulary:
+    if padding is not None and (isinstance(padding, bool) or not isinstance(padding, int)):
+        raise InputError(f"{where}: pad_token_id is {shown(padding)}, wanted a token id or null")
+    # Below 0 it counts from the end, as in transformers.
+    if padding is not None and not -vocabulary <= padding < vocabulary:
         raise InputError(
-            f"{where}: pad_token_id {padding} is beyond vocab_size {vocabulary}, and transformers "
-            "cannot load it; set it to null, padding is masked"
+            f"{where}: pad_token_id {shown(padding)} is beyond vocab_size {vocabulary}, and "
+            "transformers cannot load it; set it to null, padding is masked"
         )
+    for field in ("bos_token_id", "eos_token_id"):
+        numbers.ids(config, field, where, vocabulary)
     return Shape(
         architecture=row,
         layers=layers,
-        context=_whole(config, "max_position_embeddings", where),
+        context=whole(config, "max_position_embeddings", where),
         hidden=hidden,
-        intermediate=_whole(config, "intermediate_size", where),
+        intermediate=whole(config, "intermediate_size", where),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
         vocabulary=vocabulary,
-        epsilon=_real(config, "rms_norm_eps", where),
+        epsilon=real(config, "rms_norm_eps", where),
         rope_base=base,
         rope=rope,
         tied=tied,
-        window=_whole(config, "sliding_window", where) if any(sliding) else 0,
+        window=whole(config, "sliding_window", where) if any(sliding) else 0,
         sliding=sliding if any(sliding) else (),
         stated=config.get("head_dim") is not None,
     )
@@ -228,6 +237,7 @@ def _sliding(
                 for at in range(layers)
             ]
         elif slides:
+            every = whole(config, "sliding_window_pattern", where)
             kinds = [
                 "sliding_attention" if (at + 1) % every else "full_attention"
                 for at in range(layers)
@@ -236,29 +246,18 @@ def _sliding(
             kinds = ["full_attention"] * layers
     if not isinstance(kinds, list) or len(kinds) != layers:
         raise InputError(f"{where}: layer_types does not name {layers} layers")
+    odd = [kind for kind in kinds if not isinstance(kind, str)]
+    if odd:
+        raise InputError(f"{where}: layer_types has {shown(odd[0])}, wanted names of attention")
     other = set(kinds) - {"full_attention", "sliding_attention"}
     refused = "sliding_attention" in kinds and not anywhere and layers != row.sliding_layers
     if other or refused:
         raise InputError(
-            f"{where}: layer_types has {min(other or {'sliding_attention'})!r}, which the engine "
-            f"does not compute for {row.model_type} of {layers} layers; full_attention can be "
-            "exported, and --format onnx takes sliding_attention too"
+            f"{where}: layer_types has {shown(min(other or {'sliding_attention'}))}, which the "
+            f"engine does not compute for {row.model_type} of {layers} layers; full_attention can "
+            "be exported, and --format onnx takes sliding_attention too"
         )
     return tuple(kind == "sliding_attention" for kind in kinds)
-
-
-def _whole(config: Mapping[str, Any], field: str, where: str) -> int:
-    value = config.get(field)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{where}: {field} is {value!r}, wanted a whole number above 0")
-    return value
-
-
-def _real(config: Mapping[str, Any], field: str, where: str) -> float:
-    value = config.get(field)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise InputError(f"{where}: {field} is {value!r}, wanted a number above 0")
-    return float(value)
 
 
 def _rope(
@@ -266,11 +265,18 @@ def _rope(
 ) -> tuple[float, Llama3Rope | None]:
     # transformers 5 writes rope_parameters with rope_theta inside, transformers 4 rope_theta
     # and rope_scaling side by side, the oldest with `type` for `rope_type`.
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    name = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
+    given = config.get(name) or {}
     if not isinstance(given, Mapping):
-        raise InputError(f"{where}: rope_parameters is {given!r}, wanted an object")
+        raise InputError(f"{where}: {name} is {shown(given)}, wanted an object")
+    apart = [key for key, value in given.items() if isinstance(value, Mapping)]
+    if apart:
+        raise InputError(
+            f"{where}: {name} gives {shown(apart[0])} a rotation of its own; only one for all "
+            "layers can be exported"
+        )
     field = "rope_theta"
-    base = _real({field: given.get(field, config.get(field, 10000.0))}, field, where)
+    base = real({field: given.get(field, config.get(field, 10000.0))}, field, where)
     kind = given.get("rope_type", given.get("type", "default"))
     if given.get("partial_rotary_factor") not in (None, 1, 1.0):
         kind = "partial rotary"
@@ -278,14 +284,14 @@ def _rope(
         return base, None
     if kind != "llama3" or not row.rope_factors:
         raise InputError(
-            f"{where}: rope scaling {kind!r} cannot be exported for {row.model_type}; "
+            f"{where}: rope scaling {shown(kind)} cannot be exported for {row.model_type}; "
             f"this can: default{' llama3' if row.rope_factors else ''}"
         )
-    low, high = (_real(given, name, where) for name in ("low_freq_factor", "high_freq_factor"))
+    low, high = (real(given, name, where) for name in ("low_freq_factor", "high_freq_factor"))
     if low >= high:
         raise InputError(f"{where}: low_freq_factor {low} is not below high_freq_factor {high}")
-    original = _whole(given, "original_max_position_embeddings", where)
-    return base, Llama3Rope(_real(given, "factor", where), low, high, original)
+    original = whole(given, "original_max_position_embeddings", where)
+    return base, Llama3Rope(real(given, "factor", where), low, high, original)
 
 
 def tensors(shape: Shape) -> tuple[Tensor, ...]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval.folders import architectures, contents, tokens
+from tel_edge.eval.folders import architectures, contents, numbers, tokens
 from tel_edge.eval.folders import tensors as stored
 from tel_edge.eval.folders.architectures import Shape, Tensor
-from tel_edge.eval.folders.contents import CONFIG
+from tel_edge.eval.folders.contents import CONFIG, GENERATION
+from tel_edge.eval.folders.files import json_object
 from tel_edge.eval.folders.tensors import Stored
 from tel_edge.runtime.errors import InputError
 
@@ -48,6 +49,10 @@ def load(folder: Path, slides: bool = False) -> Checkpoint:
     shape = architectures.shape_of(read.config, str(folder / CONFIG), slides)
     pairs = _placed(folder, shape, dict(read.tensors))
     tokens.check(folder, shape.vocabulary)
+    if (folder / GENERATION).is_file():
+        says = json_object(folder / GENERATION)
+        for field in ("bos_token_id", "eos_token_id"):
+            numbers.ids(says, field, str(folder / GENERATION), shape.vocabulary)
     return Checkpoint(folder, read.config, shape, pairs)
 
 

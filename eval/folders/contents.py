@@ -15,12 +15,17 @@ from typing import Any
 
 from tel_edge.eval.folders import quantized
 from tel_edge.eval.folders import tensors as stored
-from tel_edge.eval.folders.files import check_fetched, json_object
+from tel_edge.eval.folders.files import check_fetched, check_regular, json_object
 from tel_edge.eval.folders.tensors import Stored
 from tel_edge.runtime.errors import InputError
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"
+ADAPTER, GENERATION = "adapter_config.json", "generation_config.json"
+# What is read where it is there, beside the weights.
+NAMED = {
+    *(CONFIG, INDEX, GENERATION, "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json"),
+}
 # Parts of a distributed checkpoint, which are read before everything else.
 RANKED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 
@@ -46,6 +51,9 @@ def read(folder: Path) -> Contents:
                 "folder of its backbone"
             )
         raise InputError(f"{folder}: no {CONFIG}; a Hugging Face model folder is needed")
+    for path in sorted(folder.iterdir()):
+        if path.name in NAMED or path.suffix == ".safetensors":
+            check_regular(path)
     config = json_object(folder / CONFIG)
     for path in sorted(folder.glob("tokenizer*")):
         if path.is_file():
@@ -82,8 +90,9 @@ def _tensors(folder: Path) -> dict[str, Stored]:
     if single.is_file():
         if others:
             raise InputError(
-                f"{folder}: {SINGLE} beside {INDEX}, which lists {others[0]}: two models in one "
-                f"folder, of which transformers reads {SINGLE}\nremove the one that is not meant"
+                f"{folder}: {SINGLE} beside {INDEX}, which lists {others[0][:60]}: two models in "
+                f"one folder, of which transformers reads {SINGLE}\n"
+                "remove the one that is not meant"
             )
         return stored.listed(single)
     if not index.is_file():
@@ -93,10 +102,12 @@ def _tensors(folder: Path) -> dict[str, Stored]:
             f"{folder}: no *.safetensors; pickled weights are never loaded, convert them first"
         )
     found: dict[str, Stored] = {}
+    # Looked up among the files, since a name may be longer than any file's.
+    there = {path.name for path in folder.iterdir()}
     for name in others:
-        if Path(name).name != name or not (folder / name).is_file():
+        if name not in there or not (folder / name).is_file():
             raise InputError(
-                f"{folder}: {name} is missing, though {INDEX} lists it; "
+                f"{folder}: {name[:60]} is missing, though {INDEX} lists it; "
                 "copy or download the folder again"
             )
         for tensor in stored.listed(folder / name).values():

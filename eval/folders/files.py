@@ -12,6 +12,18 @@ from tel_edge.runtime.errors import InputError
 POINTER = b"version https://git-lfs.github.com/spec/"
 
 
+def check_regular(path: Path) -> None:
+    """Raise `InputError` for what is no file: a folder, a pipe, a link to nothing.
+
+    Reading a pipe would wait for ever.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path}: not a regular file but a folder, a pipe, or a link to nothing; remove it, or "
+            "copy or download the file again"
+        )
+
+
 def check_fetched(path: Path) -> None:
     """Raise `InputError` if a file is a git-lfs pointer, which stands for one that is not here."""
     with path.open("rb") as stream:

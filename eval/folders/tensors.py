@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tel_edge.eval.folders.files import check_fetched
+from tel_edge.eval.folders.numbers import shown
 from tel_edge.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 MOST_HEADER = 100_000_000
+MOST_SIZE = 1 << 48
 HALF_MOST = 65504.0
 # Elements widened at a time: 16 MiB of float32.
 CHUNK = 1 << 22
@@ -57,7 +60,7 @@ def listed(file: Path) -> dict[str, Stored]:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > MOST_HEADER or 8 + length > size:
                 raise InputError("truncated, or not a safetensors file")
-            header = json.loads(stream.read(length))
+            header = json.loads(stream.read(length), object_pairs_hook=_once)
         header.pop("__metadata__", None)
         found = {name: _stored(file, name, entry, 8 + length) for name, entry in header.items()}
         end = 8 + length + _covered(entry["data_offsets"] for entry in header.values())
@@ -74,6 +77,19 @@ def listed(file: Path) -> dict[str, Stored]:
     return found
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; refuse a name that is there twice, of which readers take either."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise InputError(f"{shown(twice)} is twice in its header")
+    return made
+
+
+def _sizes(given: Any) -> bool:
+    return isinstance(given, list) and all(type(one) is int and one >= 0 for one in given)
+
+
 def _covered(places: Iterable[list[int]]) -> int:
     """Return how many bytes the tensors take; as the library, refuse gaps and overlaps."""
     end = 0
@@ -85,11 +101,14 @@ def _covered(places: Iterable[list[int]]) -> int:
 
 
 def _stored(file: Path, name: str, entry: dict[str, Any], start: int) -> Stored:
-    first, last = entry["data_offsets"]
-    made = Stored(file, name, entry["dtype"], tuple(map(int, entry["shape"])), start + int(first))
+    kind, shape, places = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(kind, str) or not _sizes(shape) or not _sizes(places) or len(places) != 2:
+        raise InputError(f"tensor {shown(name)}: type, shape or place is not what it should be")
+    first, last = places
+    made = Stored(file, name, kind, tuple(shape), start + first)
     width = WIDTHS.get(made.kind)
-    if first < 0 or min(made.shape, default=0) < 0:
-        raise InputError(f"tensor {name}: a negative size")
+    if math.prod(size or 1 for size in shape) >= MOST_SIZE:
+        raise InputError(f"tensor {shown(name)}: shape {shown(shape)} is beyond any memory")
     if width and last - first != made.size * width:
         raise InputError(f"tensor {name}: {last - first:,} bytes for shape {list(made.shape)}")
     return made

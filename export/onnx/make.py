@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.folders import checkpoint as checkpoints
+from tel_edge.eval.folders import numbers
 from tel_edge.eval.folders.checkpoint import Checkpoint
 from tel_edge.eval.folders.files import json_object
 from tel_edge.export import gate as gates
@@ -257,9 +258,9 @@ def _ends(checkpoint: Checkpoint) -> list[int]:
     """Return the ids that end a text, those of config.json and of generation_config.json."""
     found: dict[int, None] = {}
     generation = checkpoint.folder / "generation_config.json"
+    where, rows = str(checkpoint.folder), checkpoint.shape.vocabulary
     for config in (checkpoint.config, json_object(generation) if generation.is_file() else {}):
-        ends = config.get("eos_token_id")
-        found |= dict.fromkeys(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        found |= dict.fromkeys(numbers.ids(config, "eos_token_id", where, rows))
     return list(found)
 
 
