@@ -300,19 +300,8 @@ def run(parser: Parser, work: Work, argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in REMEDIES:
             raise
-        place = error.filename or _output()
+        place = error.filename or "a file or standard output"
         return _leave(parser, f"{place}: {error.strerror}; {REMEDIES[error.errno]}", 1)
-
-
-def _output() -> str:
-    """Return where a write went that names no file."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        # Keep the interpreter from trying once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return "standard output"
-    return "a file"
 
 
 def _leave(parser: Parser, error: object, code: int) -> int:
