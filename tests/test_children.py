@@ -201,7 +201,11 @@ def leaves(path: str) -> None:
     """Write a file once all is said; a child calls nothing of `atexit`."""
     from multiprocessing.util import Finalize
 
-    Finalize(None, Path(path).touch, exitpriority=1)
+    def slowly() -> None:
+        time.sleep(0.2)
+        Path(path).touch()
+
+    Finalize(None, slowly, exitpriority=1)
 
 
 def test_a_child_that_has_said_all_may_end_in_order(tmp_path: Path) -> None:
