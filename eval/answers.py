@@ -110,10 +110,12 @@ def read(path: Path, summary: Summary) -> Answers:
         raise InputError(
             f"{path}: records of something else ({error}); delete the file and run tel-eval"
         ) from None
-    if made.ids and not whole(summary, made.ids):
+    if path.exists() and not whole(summary, made.ids):
+        once = len(made.ids) == len(set(made.ids))
+        why = "not the file that the summary is of" if once else "two commands wrote it at once"
         raise InputError(
             f"{path}: {len(made.ids)} records of {len(set(made.ids))} questions, but "
-            f"{summary.questions} in its summary: two commands wrote it at once; run tel-eval again"
+            f"{summary.questions} in its summary: {why}; run tel-eval again"
         )
     if made.scored and not (sound := np.isfinite(made.logprobs.max(axis=1))).all():
         raise InputError(

@@ -168,7 +168,7 @@ def work(
     if args.baselines:
         extras.check("sklearn", "report")
     backbone = backbones.find(args.backbone)
-    folder = args.bundle or cli.workspace(args).bundle(backbone.name)
+    folder = cli.bundle_folder(args, backbone.name)
     made = bundle.read(folder)
     ownership.check_results(cli.workspace(args), made.backbone.name, made.backbone.weights)
     say = partial(cli.say, args)

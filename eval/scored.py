@@ -11,7 +11,7 @@ from pathlib import Path
 from tel_edge.eval.records import UNPARSED, Record, asked_digest, line
 from tel_edge.runtime import bundle, child, memory, protocol, stream
 from tel_edge.runtime.engine import EngineSettings, Generation, Score
-from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.errors import InputError, WorkError, named
 from tel_edge.runtime.manifest import BundleFile, Manifest
 from tel_edge.runtime.question import Question
 from tel_edge.runtime.scoring import Scorer, TooLong
@@ -120,7 +120,7 @@ def append(task: Task, scorer: Scorer) -> tuple[int, float | None]:
     bar = tqdm(
         total=len(task.questions), desc=task.title, disable=task.quiet, leave=False, unit="question"
     )
-    with task.out.open("a", encoding="utf-8") as file, bar:
+    with named(task.out), task.out.open("a", encoding="utf-8") as file, bar:
         for window in stream.windows(task.questions, WINDOW):
             for record in stream.in_order(timed(_records(task, window, scorer))):
                 if record is None:

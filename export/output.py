@@ -13,7 +13,7 @@ from typing import Any
 from tel_edge.export.made import outdated
 from tel_edge.runtime import lock
 from tel_edge.runtime import manifest as manifests
-from tel_edge.runtime.atomic import abandoned, remove, replacing, temporary
+from tel_edge.runtime.atomic import abandoned, remove, replacing, temporary, what_is
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.manifest import BackboneInfo, BundleFile, Manifest
@@ -33,8 +33,8 @@ class Output:
         self.unknown: dict[str, None] = {}
         # Seconds that new files took, by path: (writing, judging).
         self.took: dict[str, tuple[float, float]] = {}
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"--out: {folder} is a file, wanted a folder")
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise InputError(f"--out: {folder} is {what_is(folder)}, wanted a folder")
         self._read()
 
     def _read(self) -> None:

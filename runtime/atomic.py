@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -10,6 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tel_edge.runtime.errors import InputError, named
 
 # A temporary sibling: of which file, process and machine. Older versions named no machine.
 PARTIAL = re.compile(r"\..+\.(\d+)(?:@([^@]+))?\.(?:partial|old)", re.DOTALL)
@@ -37,11 +40,37 @@ def abandoned(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there."""
-    if path.is_dir():
+    """Remove a file or symbolic link, or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def what_is(path: Path) -> str:
+    """Return in words what is at `path`."""
+    if path.is_symlink():
+        return "a symbolic link" if path.exists() else "a symbolic link to nothing"
+    if path.is_dir():
+        return "a folder"
+    return "a file" if path.is_file() else "neither file nor folder"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder with its parents, if it is not there.
+
+    Raises `InputError` naming what is in its way.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTDIR, errno.ELOOP):
+            raise
+        every = (*reversed(path.parents), path)
+        wrong = next((one for one in every if os.path.lexists(one) and not one.is_dir()), path)
+        raise InputError(
+            f"{wrong}: {what_is(wrong)}, where a folder is needed; move it away or name another"
+        ) from None
 
 
 def _host() -> str:
@@ -65,15 +94,22 @@ def _alive(process: int) -> bool:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary sibling of `path` to write to; on success it takes the place of `path`.
 
-    On any error the sibling is removed and `path` is as it was.
+    On any error the sibling is removed and `path` is as it was. Raises `InputError` where a folder
+    is in the place of `path`, or something else in that of its folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
+    if path.is_dir():
+        raise InputError(
+            f"{path}: {what_is(path)}, where a file is to be written; move it away or name another "
+            "place"
+        )
     partial = temporary(path)
     try:
-        yield partial
-        _sync(partial)
-        os.replace(partial, path)
-        _sync(path.parent)
+        with named(path):
+            yield partial
+            _sync(partial)
+            os.replace(partial, path)
+            _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -88,13 +124,16 @@ def replace_folder(made: Path, path: Path) -> None:
     """Put the finished folder `made` in the place of `path`, which goes away if it is there.
 
     A folder cannot be exchanged in one step: where the second one fails the old folder is put back,
-    and a crash in between leaves no `path` but the old folder as a temporary sibling.
+    and a crash in between leaves no `path` but the old folder as a temporary sibling. A symbolic
+    link goes away without what it leads to; a file raises `InputError`.
     """
+    if path.is_file() and not path.is_symlink():
+        raise InputError(f"{path}: a file, where a folder is needed; move it away")
     for file in made.rglob("*"):
         if file.is_file():
             _sync(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    make_folder(path.parent)
+    if os.path.lexists(path):
         old = temporary(path, "old")
         os.replace(path, old)
         try:
@@ -102,7 +141,7 @@ def replace_folder(made: Path, path: Path) -> None:
         except BaseException:
             os.replace(old, path)
             raise
-        shutil.rmtree(old)
+        remove(old)
     else:
         os.replace(made, path)
     _sync(path.parent)

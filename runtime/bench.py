@@ -98,7 +98,7 @@ def _mib(value: int | None) -> str:
 
 def subjects(args: argparse.Namespace) -> tuple[Subject, ...]:
     """Return the files that the arguments name, once for each variant, and the same questions."""
-    folder = args.bundle or cli.workspace(args).bundle(backbones.find(args.backbone).name)
+    folder = cli.bundle_folder(args, backbones.find(args.backbone).name)
     made = bundle.read(folder)
     variants = _variants(args, folder, made)
     # Only under the same adapter do two variants do the same work.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from tel_edge.runtime.errors import InputError, Terminated, WorkError
+from tel_edge.runtime.errors import REMEDIES, InputError, Terminated, WorkError
 
 T = TypeVar("T")
 # Seconds for a child that was interrupted with its parent, and between a polite and a hard end.
@@ -26,7 +26,7 @@ def in_child(limit: float | None, work: Callable[..., T], *given: Any, shown: bo
 
     What it writes is thrown away unless `shown`. Raises the `InputError` that it raises, on one
     line unless `shown`, and `WorkError` if it raises anything else, dies (`Crashed`), or takes
-    longer than `limit` seconds, None being any time.
+    longer than `limit` seconds, None being any time; an `OSError` of `errors.REMEDIES` as it is.
     """
     import multiprocessing
 
@@ -40,6 +40,8 @@ def in_child(limit: float | None, work: Callable[..., T], *given: Any, shown: bo
         if not here.poll(limit):
             raise WorkError(f"took longer than {limit:.0f} s")
         result, error = here.recv()
+        # It has said all, and ends in order if it can.
+        child.join(SOON)
     except EOFError:
         child.join()
         raise Crashed(f"crashed ({ending(child.exitcode)})") from None
@@ -61,6 +63,7 @@ class Crashed(WorkError):
 def _work(pipe: Any, shown: bool, work: Callable[..., Any], given: Sequence[Any]) -> None:
     import multiprocessing
     import signal
+    import threading
 
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -72,6 +75,12 @@ def _work(pipe: Any, shown: bool, work: Callable[..., Any], given: Sequence[Any]
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
         os.dup2(silence, 2)
+    else:
+        from tqdm import tqdm
+
+        # Its own lock is for several processes that write bars: a semaphore of the system, which a
+        # process that is killed leaves and Python complains of on stderr.
+        tqdm.set_lock(threading.RLock())
 
     def told(error: Exception) -> str:
         return str(error) if shown else " ".join(str(error).split())
@@ -83,6 +92,9 @@ def _work(pipe: Any, shown: bool, work: Callable[..., Any], given: Sequence[Any]
     except WorkError as error:
         pipe.send((None, WorkError(told(error))))
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in REMEDIES:
+            pipe.send((None, error))
+            return
         pipe.send((None, WorkError(f"{type(error).__name__}: {error}")))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import math
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tel_edge.runtime.engine import EngineSettings
-from tel_edge.runtime.errors import InputError, Terminated, WorkError
+from tel_edge.runtime.errors import REMEDIES, InputError, Terminated, WorkError
 from tel_edge.runtime.packing import BRANCHES
 from tel_edge.runtime.votes import MOST_DRAWS
 from tel_edge.runtime.workspace import Workspace
@@ -123,6 +122,22 @@ def engine_options(made: Parser) -> None:
         metavar="N",
         help="layers on the GPU, -1 for all (the profile's, or 0)",
     )
+
+
+def bundle_folder(args: argparse.Namespace, backbone: str) -> Path:
+    """Return the folder of `--bundle`, or the workspace's bundle of `backbone` without it.
+
+    Raises `InputError` for one that is not there and names the workspace's of that name, if any.
+    """
+    given: Path | None = args.bundle
+    if given is None:
+        return workspace(args).bundle(backbone)
+    if not given.exists():
+        there = workspace(args).bundle(given.name)
+        has = there.is_dir() and there != given
+        hint = f"pass --bundle {there}" if has else "make a bundle with tel-export"
+        raise InputError(f"--bundle {given}: no such folder; {hint}")
+    return given
 
 
 def engine_settings(args: argparse.Namespace) -> EngineSettings:
@@ -285,9 +300,10 @@ def run(parser: Parser, work: Work, argv: list[str] | None = None) -> int:
         ended, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
         return _leave(parser, f"{ended}; what was finished is kept", code)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in REMEDIES:
             raise
-        return _leave(parser, f"{error.filename or 'write'}: {error.strerror}", 1)
+        place = error.filename or "a file or standard output"
+        return _leave(parser, f"{place}: {error.strerror}; {REMEDIES[error.errno]}", 1)
 
 
 def _leave(parser: Parser, error: object, code: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import socket
@@ -13,14 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tel_edge.runtime.errors import WorkError
+from tel_edge.runtime.atomic import make_folder, what_is
+from tel_edge.runtime.errors import REMEDIES, WorkError
 
 # Seconds between two tries, and for what has just taken a place to note who it is.
 PAUSE, SOON = 0.1, 1.0
 # The most characters of a command line that a message shows, and what nobody noted.
 LONGEST, NOBODY = 120, "another command"
-# What a write would fail with as well, and is told by `runtime.cli`.
-PLAIN = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 class Busy(WorkError):
@@ -42,7 +40,7 @@ def held(
     from filelock import FileLock, Timeout
 
     lock_file, note = _files(place, inside)
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(lock_file.parent)
     lock, begun, said = FileLock(lock_file), time.monotonic(), False
     while True:
         try:
@@ -52,8 +50,13 @@ def held(
         except Timeout:
             who = holder(place, inside)
         except (NotImplementedError, OSError) as error:
-            if getattr(error, "errno", None) in PLAIN:
+            # What a write would fail with as well.
+            if getattr(error, "errno", None) in REMEDIES:
                 raise
+            if os.path.lexists(lock_file) and (what := what_is(lock_file)) != "a file":
+                raise WorkError(
+                    f"{lock_file}: {what}, where the file of a lock is needed; move it away"
+                ) from None
             raise WorkError(
                 f"{place} cannot be locked ({error}); a file system with locks is needed"
             ) from error

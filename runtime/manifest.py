@@ -18,6 +18,8 @@ NAME = "manifest.json"
 # Names that become parts of paths: of results and reports.
 PLAIN = re.compile(r"(?!\.\.?$)[A-Za-z0-9._-]+")
 DIGEST = re.compile("[0-9a-f]{64}")
+# Bytes of a path's part, which file systems take, and of a whole path in a bundle.
+LONGEST_PART, LONGEST = 255, 1024
 # Finite, and not beyond what a figure can be printed as.
 MOST_FIGURE = 1e300
 KINDS = ("backbone", "adapter", "merged", "data", "tokenizer", "router")
@@ -188,6 +190,9 @@ def _parse(document: Any) -> Manifest:
     keys = [_key(file) for file in files]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
         raise InputError(f"files: {' '.join(twice)} is there twice; export the bundle again")
+    places = [_place(file.path) for file in files]
+    if path := next((f.path for f in files if places.count(_place(f.path)) > 1), None):
+        raise InputError(f"files: path {path!r} is there twice; export the bundle again")
     return Manifest(backbone, files, version)
 
 
@@ -203,9 +208,7 @@ def _file(entry: Any, at: int) -> BundleFile:
             )
         }  # fmt: skip
         file = BundleFile(**strings, bytes=_field(entry, "bytes", int), **optional)
-        path = PurePosixPath(file.path)
-        if path.is_absolute() or ".." in path.parts or "\\" in file.path or not path.parts:
-            raise InputError(f"path {file.path!r} leads out of the bundle")
+        _check_path(file.path)
         for name in ("format", "quant", "category"):
             value = getattr(file, name)
             if value is not None and not PLAIN.fullmatch(value):
@@ -222,6 +225,28 @@ def _file(entry: Any, at: int) -> BundleFile:
     except InputError as error:
         raise InputError(f"files[{at}]: {error}") from None
     return file
+
+
+def _check_path(text: str) -> None:
+    path = PurePosixPath(text)
+    # Half a surrogate pair has no bytes.
+    sizes = [len(part.encode("utf-8", "surrogatepass")) for part in path.parts]
+    if sum(sizes) > LONGEST or max(sizes, default=0) > LONGEST_PART:
+        raise InputError(
+            f"path '{text[:40]}...' is longer than {LONGEST_PART} bytes in a part or {LONGEST:,} "
+            "in all; export again"
+        )
+    if not text.isprintable():
+        raise InputError(f"path {text!r} has characters that no name has; export again")
+    if path.is_absolute() or ".." in path.parts or "\\" in text or not path.parts:
+        raise InputError(f"path {text!r} leads out of the bundle")
+    if _place(text) == NAME:
+        raise InputError(f"path {text!r} is the manifest itself; export again")
+
+
+def _place(path: str) -> str:
+    """Return the same text for paths that are one file, on systems that ignore case too."""
+    return PurePosixPath(path).as_posix().casefold()
 
 
 def _figure(value: Any) -> bool:

@@ -94,6 +94,8 @@ def request(line: int, row: Mapping[str, Any], defaults: Defaults) -> Request:
     given = id if own is None else own
     asked = {key: value for key, value in row.items() if key != "answer"}
     try:
+        if asked.get("labels") is not None and asked.get("choices") is not None:
+            raise InputError("both labels and choices; give one")
         of, route = _category(asked, defaults)
         labels = asked.get("labels", None if "choices" in asked else defaults.labels or None)
         if labels is not None:

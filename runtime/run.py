@@ -133,7 +133,7 @@ def open_bundle(
     args: argparse.Namespace, default: Category | None, opener: bundle.Opener
 ) -> Source:
     """Open the workspace's bundle or that of `--bundle`."""
-    folder = args.bundle or cli.workspace(args).bundle(backbones.find(args.backbone).name)
+    folder = cli.bundle_folder(args, backbones.find(args.backbone).name)
     made = bundle.read(folder)
     backbone = bundle.backbone_file(folder, made, args.quant, args.format)
     names = [default.name] if default else list(made.adapters(backbone.format))
@@ -196,6 +196,8 @@ def work(args: argparse.Namespace, opener: bundle.Opener = bundle.native) -> dic
         raise InputError("--adapter-file needs --backbone-file; a bundle brings its own adapters")
     default = None if args.category == "all" else category(args.category)
     labels = tuple(part.strip() for part in args.labels.split(",")) if args.labels else ()
+    if args.choice and labels:
+        raise InputError("both --labels and --choice; give one")
     if args.questions and not (default and default.labels) and not (args.choice or labels):
         raise InputError(
             "questions given as arguments need their answers: --choice TEXT, twice or more"
@@ -269,8 +271,14 @@ def parser() -> cli.Parser:
         "tel-run",
         "Answer questions with the workspace's bundle: one JSON object a line out.",
         "backbone",
-        "category",
         "seed",
+    )
+    made.add_argument(
+        "--category",
+        metavar="NAME",
+        default="all",
+        help="the category of all questions that name none themselves: "
+        f"{', '.join(CATEGORIES)} (the one that the bundle's router finds)",
     )
     made.add_argument(
         "questions", nargs="*", metavar="QUESTION", help="read from stdin as JSONL if none is given"

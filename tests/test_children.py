@@ -17,6 +17,7 @@ from tel_edge.eval import benchmark
 from tel_edge.eval.records import read_records, read_summary
 from tel_edge.eval.split import split
 from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.runtime.child import in_child
 
 # Where a child writes its number, and what it does then.
 NOTE = "TEL_TEST_NOTE"
@@ -146,6 +147,70 @@ def test_an_evaluation_that_is_ended_leaves_no_process_and_keeps_its_records(
     assert done.returncode == 0, done.stderr
     assert read_summary(out.with_suffix(".json")).questions == 6
     assert len(list(read_records(out))) == 6
+
+
+def barred(wait: float) -> int:
+    """Show a bar, as an evaluation does."""
+    from tqdm import tqdm
+
+    for _ in tqdm(range(3)):
+        pass
+    if wait:
+        nap()
+    return 9
+
+
+BARRED = (
+    COMMAND
+    + """
+from tel_edge.runtime import cli
+from tel_edge.runtime.child import in_child
+wait = float(sys.argv.pop(1))
+work = lambda _: {"made": in_child(None, test_children.barred, wait, shown=True)}
+sys.exit(cli.run(cli.parser("tel-eval", "x"), work))
+"""
+)
+
+
+def test_a_child_with_a_bar_leaves_nothing_to_complain_of() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BARRED, str(Path(__file__).parent), "0", "--json"],
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b'{"made": 9}\n')
+    assert b"3/3" in done.stderr, "the bar is shown"
+    assert b"resource_tracker" not in done.stderr
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_a_child_with_a_bar_that_is_ended_leaves_nothing_either(
+    how: signal.Signals, tmp_path: Path
+) -> None:
+    running, child = started(BARRED, tmp_path / "pid", "1")
+    running.send_signal(how)
+    # Until all that have its stderr are gone, the one that complains too.
+    _, err = running.communicate(timeout=20)
+    assert running.returncode == ENDS[how]
+    assert b"3/3" in err
+    assert b"resource_tracker" not in err
+    until(lambda: not alive(child), 5)
+
+
+def leaves(path: str) -> None:
+    """Write a file once all is said; a child calls nothing of `atexit`."""
+    from multiprocessing.util import Finalize
+
+    def slowly() -> None:
+        time.sleep(0.2)
+        Path(path).touch()
+
+    Finalize(None, slowly, exitpriority=1)
+
+
+def test_a_child_that_has_said_all_may_end_in_order(tmp_path: Path) -> None:
+    in_child(None, leaves, str(tmp_path / "ended"))
+    assert (tmp_path / "ended").exists()
 
 
 def test_one_module_starts_all_processes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
 import os
 import subprocess
@@ -170,13 +171,20 @@ def test_an_error_inside_a_module_is_not_taken_for_its_absence(
         need("not_there.inside", "train")
 
 
+ROOM = "; make room and run the same command again"
 ENDS = (
-    (InputError("wrong, do this"), 2, "tel: wrong, do this\n"),
-    (WorkError("broke, do that"), 1, "tel: broke, do that\n"),
-    (KeyboardInterrupt(), 130, "tel: interrupted; what was finished is kept\n"),
-    (OSError(28, "No space left on device", "/x"), 1, "tel: /x: No space left on device\n"),
-    (PermissionError(13, "Permission denied", "/y"), 1, "tel: /y: Permission denied\n"),
-)
+    (InputError("wrong, do this"), 2, "wrong, do this"),
+    (WorkError("broke, do that"), 1, "broke, do that"),
+    (KeyboardInterrupt(), 130, "interrupted; what was finished is kept"),
+    (OSError(28, "No space", "/x"), 1, "/x: No space" + ROOM),
+    (OSError(28, "No space"), 1, "a file or standard output: No space" + ROOM),
+    (OSError(errno.EDQUOT, "Full", "/x"), 1, "/x: Full; make room in your quota and run the same "
+     "command again"),
+    (OSError(30, "Read-only", "/x"), 1, "/x: Read-only; nothing can be written there; name another "
+     "place"),
+    (PermissionError(13, "Denied", "/y"), 1, "/y: Denied; allow this user to read and write there, "
+     "or name another place"),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("error", "code", "said"), ENDS)
@@ -184,7 +192,7 @@ def test_exit_codes(error: BaseException, code: int, said: str, run_command: Any
     def work(_: Any) -> None:
         raise error
 
-    assert run_command(cli.parser("tel", "x"), work, "--json") == (code, "", said)
+    assert run_command(cli.parser("tel", "x"), work, "--json") == (code, "", f"tel: {said}\n")
 
 
 def test_an_unforeseen_error_is_not_hidden(run_command: Any) -> None:

@@ -596,7 +596,7 @@ COMMANDS: tuple[tuple[list[str], str], ...] = (
     (["--category", "poetry"], "unknown category 'poetry'"),
     (["--dataset", "nowhere"], "no data set 'nowhere'"),
     (["--backbone", "nothing"], "no backbone 'nothing'"),
-    (["--bundle", "nowhere"], "no manifest.json"),
+    (["--bundle", "nowhere"], "--bundle nowhere: no such folder"),
     (["--part", "all"], "invalid choice: 'all'"),
     (["--part", "test,all"], "invalid choice: 'all'"),
     (["-k", "0"], "argument -k: '0' is no whole number above 0"),

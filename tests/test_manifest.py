@@ -118,6 +118,15 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "kind": (put(kind="malware"), "kind 'malware' is none of backbone adapter"),
     "category type": (put(category=3), "field 'category' is missing or not str"),
     "rank type": (put(rank="16"), "field 'rank' is missing or not int"),
+    "path twice": (put(path=SMALL.path), f"files: path {SMALL.path!r} is there twice"),
+    "path twice, written in two ways": (put(path=f"./{SMALL.path}"), "is there twice"),
+    "path twice where case is one": (put(path=SMALL.path.upper()), "is there twice"),
+    "long path": (put(path="x" * 5000), "is longer than 255 bytes in a part or 1,024 in all"),
+    "long part": (put(path="a/" + "\u00e9" * 128), "is longer than 255 bytes in a part"),
+    "path of many parts": (put(path="/".join(["x" * 200] * 6)), "or 1,024 in all"),
+    "path of the manifest": (put(path="./manifest.json"), "is the manifest itself"),
+    "path with a zero byte": (put(path="x\0.gguf"), "has characters that no name has"),
+    "path with half a character": (put(path="x\ud83d"), "has characters that no name has"),
     "twice": (lambda d: d["files"].append(d["files"][0]), "backbone gguf F16"),
     **{
         f"path {path!r}": (put(path=path), f"path {path!r} leads out of the bundle")

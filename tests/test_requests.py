@@ -104,8 +104,9 @@ WRONG: tuple[tuple[Any, str], ...] = (
     ({"question": "?", "choices": ["a"]}, "1 choices; 2 to 16 can be answered"),
     ({"question": " ", "choices": ["a", "b"]}, "empty question"),
     ({"question": "half \ud83d", "choices": ["a", "b"]}, "'\\ud83d' is no Unicode character"),
-    ({**ASK, "labels": "yes,no"}, "field 'labels' is no list of strings"),
-    ({**ASK, "labels": ["yes", 1]}, "field 'labels' is no list of strings"),
+    ({"question": "?", "labels": "yes,no"}, "field 'labels' is no list of strings"),
+    ({"question": "?", "labels": ["yes", 1]}, "field 'labels' is no list of strings"),
+    ({**ASK, "labels": ["yes", "no"]}, "both labels and choices; give one"),
     ({"question": "?", "labels": ["yes"]}, "1 choices; 2 to 200 can be answered"),
     ({"question": "?", "labels": ["yes", " yes"]}, "two equal choices: 'yes'"),
     ({"question": "?", "labels": ["yes", " "]}, "choice 1 is empty"),
@@ -131,9 +132,12 @@ def test_what_is_wrong_with_a_request(row: Any, said: str, defaults: Defaults) -
 def test_labels_of_a_question_are_its_answers_in_words() -> None:
     made = asked({"question": " Up? ", "labels": ["yes", "no way"]})
     assert (made.text, made.choices, made.spelled) == ("Up?", ("yes", "no way"), True)
-    # They go before options, and before the labels of the command.
+    # They go before the labels of the command.
     given = Defaults(CATEGORIES["oranbench"], labels=("in", "out"))
-    assert asked({**ASK, "labels": ["yes", "no"]}, given).choices == ("yes", "no")
+    assert asked({"question": "?", "choices": None, "labels": ["yes", "no"]}, given).choices == (
+        "yes",
+        "no",
+    )
     assert asked({"question": "?"}, given).choices == ("in", "out")
     assert asked({"question": "?"}, given).spelled
     # A question with options is asked with these.
