@@ -17,7 +17,7 @@ from typing import Any
 
 from tel_edge.runtime import digest, lock
 from tel_edge.runtime.atomic import write_text
-from tel_edge.runtime.errors import WorkError
+from tel_edge.runtime.errors import InputError, WorkError
 
 # Younger than this a file may change again within the same tick of the file system's clock.
 SETTLED_NS = 2_000_000_000
@@ -44,7 +44,7 @@ def sha256(path: Path) -> str:
     made = digest.of_file(path)
     if _stamp(path) == stamp and time.time_ns() - max(stamp[2:]) > SETTLED_NS:
         # A cache that cannot be written costs time and nothing else.
-        with suppress(OSError, WorkError), lock.held(location(), PATIENCE, lambda _: None):
+        with suppress(OSError, InputError, WorkError), lock.held(location(), PATIENCE, lambda _: None):
             # Read again: another process may have added its own.
             known = {key: value for key, value in _read().items() if key != name}
             kept_names = list(known)[-MOST + 1 :]

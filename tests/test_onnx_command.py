@@ -565,6 +565,7 @@ def test_a_manifest_without_a_part(field: str, home: Path) -> None:
         bundle.verified(folder, left, file)
 
 
+@pytest.mark.slow
 def test_the_embedded_backbone_from_the_first_to_the_last(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any, tel_run: Command
 ) -> None:

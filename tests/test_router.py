@@ -563,6 +563,7 @@ def test_ot_mini_is_routed_without_an_error() -> None:
     assert training.measure(found, unseen, choices=False).right.value == 1
 
 
+@pytest.mark.slow
 def test_real_questions_are_routed(shared: Path, tmp_path: Path) -> None:
     parts = training.sources(str(shared / "ot-full"), 42)
     training.save(training.train(parts, 42), tmp_path / "r.safetensors")
