@@ -44,12 +44,13 @@ def sha256(path: Path) -> str:
     made = digest.of_file(path)
     if _stamp(path) == stamp and time.time_ns() - max(stamp[2:]) > SETTLED_NS:
         # A cache that cannot be written costs time and nothing else.
-        with suppress(OSError, InputError, WorkError), lock.held(location(), PATIENCE, lambda _: None):
+        place = location()
+        with suppress(OSError, InputError, WorkError), lock.held(place, PATIENCE, lambda _: None):
             # Read again: another process may have added its own.
             known = {key: value for key, value in _read().items() if key != name}
             kept_names = list(known)[-MOST + 1 :]
             known = {key: known[key] for key in kept_names} | {name: [*stamp, made]}
-            write_text(location(), json.dumps(known, indent=0))
+            write_text(place, json.dumps(known, indent=0))
     return made
 
 
