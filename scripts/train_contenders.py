@@ -66,7 +66,7 @@ def child(task: Task) -> dict[str, Any]:
     def batched(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         lengths = [len(row["input_ids"]) for row in rows]
         batches.append((sum(lengths), max(lengths) * len(rows)))
-        return collate(rows, 0) if ours else _whole(rows)
+        return collate(rows) if ours else _whole(rows)
 
     marks: list[float] = []
 
