@@ -82,8 +82,8 @@ class Rate:
 
 TRAINING = (
     Variant("spinning (the library's)", {}),
-    Variant("10,000 spins", {"GOMP_SPINCOUNT": "10000"}),
-    Variant("3,000 spins (tel-train's)", {"GOMP_SPINCOUNT": "3000"}),
+    Variant("10,000 spins (tel-train's)", {"GOMP_SPINCOUNT": "10000"}),
+    Variant("3,000 spins", {"GOMP_SPINCOUNT": "3000"}),
     Variant("1,000 spins", {"GOMP_SPINCOUNT": "1000"}),
     Variant("passive", {"OMP_WAIT_POLICY": "PASSIVE"}),
     Variant("one thread", {"OMP_NUM_THREADS": "1"}),

@@ -38,12 +38,12 @@ def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("module", ["train", "merge"])
 def test_threads_spin_shortly_unless_the_user_says_otherwise(module: str) -> None:
     code = SHOW.format(module=module)
-    assert run(code).stdout == "False 3000\n"
+    assert run(code).stdout == "False 10000\n"
     assert run(code, GOMP_SPINCOUNT="5").stdout == "False 5\n"
     assert run(code, OMP_WAIT_POLICY="ACTIVE").stdout == "False None\n"
 
 
-@pytest.mark.parametrize(("env", "spins"), [({}, "3000"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")])
+@pytest.mark.parametrize(("env", "spins"), [({}, "10000"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")])
 def test_the_library_has_understood_it(env: dict[str, str], spins: str) -> None:
     said = run(LOAD, OMP_DISPLAY_ENV="VERBOSE", **env).stderr
     found = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", said)
@@ -56,5 +56,5 @@ def test_the_trainings_of_a_sweep_wait_so_too() -> None:
     # What watches the sweep would end a process without one.
     _, code = runners.TRAIN[-1].split("end_with_parent(); ")
     assert run(SHOW.format(module="train").removesuffix("command.main()") + code).stdout == (
-        "False 3000\n"
+        "False 10000\n"
     )

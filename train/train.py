@@ -23,9 +23,9 @@ from tel_edge.train.job import RECORD, WEIGHTS, Job, Over, jobs
 from tel_edge.train.recipes import LOSSES, SELECTIONS, TARGETS
 
 SCHEMA_VERSION = 1
-# Rounds that a waiting thread spins before it sleeps: with none an idle machine loses a fifth,
-# with ten thousand a busy one half (docs/training.md).
-SPINS = 3000
+# Rounds that a waiting thread spins before it sleeps: with fewer an idle machine loses more than a
+# tenth, with the library's 300,000 a busy one half of what it has left (docs/training.md).
+SPINS = 10_000
 # How a full disk reads: from the system and safetensors, and from torch's writer.
 FULL = ("No space left", "unexpected pos", "PytorchStreamWriter failed")
 
