@@ -224,7 +224,21 @@ WRONG_BACKBONES: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG_BACKBONES)
+# Each is a graph to be traced; these two are the nearest and the farthest.
+QUICK = ("norm epsilon wrong", "rope scaling dropped")
+
+
+@pytest.mark.parametrize(
+    ("tel_export", "name"),
+    [
+        pytest.param(form, name, marks=pytest.mark.slow if form == "onnx" else ())
+        if name not in QUICK
+        else (form, name)
+        for form in FORMATS
+        for name in WRONG_BACKBONES
+    ],
+    indirect=["tel_export"],
+)
 def test_a_wrong_conversion_is_refused(
     name: str, tel_export: Tel, trained: Trained, tmp_path: Path, capsys: Any
 ) -> None:
