@@ -198,9 +198,14 @@ class Gate:
         return {"adapter": round(made, 6), "change": round(spread(change), 6)}
 
     def _answers(
-        self, path: Path, adapter: Path | None = None, category: str | None = None
+        self,
+        path: Path,
+        adapter: Path | None = None,
+        category: str | None = None,
+        asked: Sequence[Asked] | None = None,
     ) -> Answers:
-        asked = self.expected.asked
+        """Return what the engine answers with a file, to the comparison's prompts or `asked`."""
+        asked = self.expected.asked if asked is None else asked
         engine = self.opener(path, {category: adapter} if category and adapter else {})
         try:
             return answers(engine, asked, category)
@@ -216,11 +221,7 @@ class Gate:
         explains (one-sided sign test on the questions that only one of them has right).
         """
         wanted = reference(self.folder, {category: self.adapters[category]}, category)
-        engine = self.opener(backbone, {category: adapter})
-        try:
-            found = answers(engine, wanted.asked, category)
-        finally:
-            engine.close()
+        found = self._answers(backbone, adapter, category, wanted.asked)
         gold = [one.question.answer for one in wanted.asked]
         before = [pick(row) == at for row, at in zip(wanted.answers[category], gold, strict=True)]
         after = [pick(row) == at for row, at in zip(found, gold, strict=True)]

@@ -124,8 +124,13 @@ def distance(got: Answers, wanted: Answers) -> float:
 
 def spread(values: Answers) -> float:
     """Return the root mean square of the values, each prompt's mean taken out."""
-    squares = [(x - math.fsum(row) / len(row)) ** 2 for row in values for x in row]
+    squares = [x**2 for x in _centred(values)]
     return math.sqrt(math.fsum(squares) / len(squares))
+
+
+def _centred(values: Answers) -> list[float]:
+    """Return all values, each prompt's mean taken out."""
+    return [x - math.fsum(row) / len(row) for row in values for x in row]
 
 
 def changes(after: Answers, before: Answers) -> Answers:
@@ -141,11 +146,7 @@ def projected(got: Answers, change: Answers) -> tuple[float, float]:
     size = spread(change)
     if not size:
         return 1.0, math.inf
-    pairs = [
-        (g - math.fsum(one) / len(one), c - math.fsum(other) / len(other))
-        for one, other in zip(got, change, strict=True)
-        for g, c in zip(one, other, strict=True)
-    ]
+    pairs = list(zip(_centred(got), _centred(change), strict=True))
     share = math.fsum(g * c for g, c in pairs) / math.fsum(c * c for _, c in pairs)
     left = math.sqrt(math.fsum((g - share * c) ** 2 for g, c in pairs) / len(pairs))
     return share, left / size / math.sqrt(len(pairs))
