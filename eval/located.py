@@ -7,15 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tel_edge.eval import with_transformers
-from tel_edge.eval.client import Client
 from tel_edge.eval.records import REFERENCE_PREFIX, Variant
 from tel_edge.runtime import backbones, checked, digest, gguf_header, prompt
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.manifest import PLAIN, BackboneInfo, BundleFile, Manifest
 from tel_edge.runtime.onnx_adapter import WEIGHTS
+
+if TYPE_CHECKING:
+    from tel_edge.eval.client import Client
 
 # The type of a GGUF file by the number in `general.file_type`; source: `llama_ftype` of llama.h.
 FILE_TYPES = {

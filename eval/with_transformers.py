@@ -6,7 +6,6 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,8 @@ def installed() -> str:
     """Return name and version without loading anything. Raises `InputError` where it is missing."""
     for module in ("torch", "transformers"):
         check(module, "train")
+    from importlib.metadata import version
+
     return f"transformers {version('transformers')}"
 
 
