@@ -8,6 +8,7 @@ makes to those answers; a type beside the engine's own unquantized answers.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -206,6 +207,8 @@ class Gate:
     ) -> Answers:
         """Return what the engine answers with a file, to the comparison's prompts or `asked`."""
         asked = self.expected.asked if asked is None else asked
+        # The model of `reference` refers to itself, and would stay beside the engine's file.
+        gc.collect()
         engine = self.opener(path, {category: adapter} if category and adapter else {})
         try:
             return answers(engine, asked, category)
@@ -276,7 +279,7 @@ def reference(folder: Path, adapters: Mapping[str, Path], category: str | None =
         prompt = render(question)
         ends = label_ids(tokenize, prompt, labels(question))
         asked.append(Asked(question, tuple(tokenize(prompt)), ends))
-    model = original.load(folder)
+    model = original.mapped(folder)
 
     def after(ids: Sequence[int], count: int) -> Any:
         """Return the log-probabilities [count, vocabulary] at the last `count` of the ids."""
