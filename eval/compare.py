@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval import answers, paired, records
-from tel_edge.eval.paired import Change
-from tel_edge.eval.records import Summary
-from tel_edge.eval.report_document import change_document
-from tel_edge.eval.tables import Table, megabytes, number, percent, points, probability
-from tel_edge.runtime import manifest
+from tel_edge.eval.findings import answers, paired
+from tel_edge.eval.findings.paired import Change
+from tel_edge.eval.reports.report_document import change_document
+from tel_edge.eval.reports.tables import Table, megabytes, number, percent, points, probability
+from tel_edge.eval.scoring import records
+from tel_edge.eval.scoring.records import Summary
+from tel_edge.runtime.bundles import manifest
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.workspace import Workspace
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime.atomic import write_text
+from tel_edge.runtime.files.atomic import write_text
 
 
 def write(path: Path, document: Mapping[str, Any]) -> None:

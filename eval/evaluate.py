@@ -12,29 +12,24 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval import reference, trainings
-from tel_edge.eval.records import Summary, Variant, baselines_path, duplicates_path
-from tel_edge.eval.resumed import complete, finished, shown, told, which
-from tel_edge.eval.scored import Settings, Task, in_child, score
-from tel_edge.eval.source import Source, asked, sources
-from tel_edge.eval.variants import Types, trained, types, variants
-from tel_edge.eval.variants import categories as trained_categories
-from tel_edge.runtime import (
-    backbones,
-    bundle,
-    cli,
-    digest,
-    extras,
-    lock,
-    ownership,
-    profile,
-    protocol,
-)
-from tel_edge.runtime.energy import Meter
-from tel_edge.runtime.engine import EngineSettings
+from tel_edge.eval.benchmarks.source import Source, asked, sources
+from tel_edge.eval.references import reference
+from tel_edge.eval.scoring import trainings
+from tel_edge.eval.scoring.records import Summary, Variant, baselines_path, duplicates_path
+from tel_edge.eval.scoring.resumed import complete, finished, shown, told, which
+from tel_edge.eval.scoring.scored import Settings, Task, in_child, score
+from tel_edge.eval.scoring.variants import Types, trained, types, variants
+from tel_edge.eval.scoring.variants import categories as trained_categories
+from tel_edge.runtime import cli, extras
+from tel_edge.runtime.bundles import backbones, bundle
+from tel_edge.runtime.bundles.formats import FORMATS
+from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
+from tel_edge.runtime.device import profile
+from tel_edge.runtime.device.energy import Meter
+from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.formats import FORMATS
-from tel_edge.runtime.manifest import BundleFile, Manifest
+from tel_edge.runtime.files import digest, lock, ownership
+from tel_edge.runtime.questions import protocol
 
 PARTS = ("test", "validation", "train")
 # Fields of `EngineSettings` that change no number: of all engines, and what a format's has not.
@@ -200,7 +195,8 @@ def work(
 
 
 def _baselines(args: argparse.Namespace, all_of: Sequence[Source]) -> None:
-    from tel_edge.eval import baselines, duplicates
+    from tel_edge.eval.benchmarks import duplicates
+    from tel_edge.eval.scoring import baselines
 
     # One file a category, which the report compares with the test part's results.
     part = "test" if "test" in args.part else args.part[0]

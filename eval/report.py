@@ -9,15 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime import backbones, cli, lock
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.files import lock
 from tel_edge.runtime.workspace import Workspace
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
     """Print the tables, write the report and return the document of `report.json`."""
     # numpy and all that the report is made of; --help needs none of it.
-    from tel_edge.eval import findings, harness, render, reporting
+    from tel_edge.eval.findings import findings
+    from tel_edge.eval.reports import harness, render, reporting
 
     workspace = cli.workspace(args)
     name = backbone_name(workspace, args.backbone)

@@ -6,9 +6,9 @@ library_name, license, pipeline_tag).
 
 from __future__ import annotations
 
-from tel_edge.runtime.backbones import BACKBONES
-from tel_edge.runtime.categories import CATEGORIES
-from tel_edge.runtime.manifest import NOT_MEASURED, BundleFile, Manifest, total_bytes
+from tel_edge.runtime.bundles.backbones import BACKBONES
+from tel_edge.runtime.bundles.manifest import NOT_MEASURED, BundleFile, Manifest, total_bytes
+from tel_edge.runtime.questions.categories import CATEGORIES
 
 NAME = "README.md"
 

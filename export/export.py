@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tel_edge.export.gguf.quantize import QUANTS
 from tel_edge.export.onnx.quantize import ONNX_QUANTS
-from tel_edge.export.quantize import QUANTS
-from tel_edge.runtime import bundle, cli, extras
-from tel_edge.runtime.atomic import write_text
-from tel_edge.runtime.manifest import NOT_MEASURED, BundleFile, total_bytes
+from tel_edge.runtime import cli, extras
+from tel_edge.runtime.bundles import bundle
+from tel_edge.runtime.bundles.manifest import NOT_MEASURED, BundleFile, total_bytes
+from tel_edge.runtime.files.atomic import write_text
 
 if TYPE_CHECKING:
     from tel_edge.export.output import Output
@@ -34,7 +35,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
         args.format = "onnx"
     if args.format == "onnx":
         return _onnx(args)
-    from tel_edge.export import gguf
+    from tel_edge.export.gguf import make as gguf
     from tel_edge.export.plan import plan
 
     args.quant = args.quant or "Q4_K_M"

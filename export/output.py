@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.export.made import outdated
-from tel_edge.runtime import lock
-from tel_edge.runtime import manifest as manifests
-from tel_edge.runtime.atomic import abandoned, remove, replacing, temporary, what_is
+from tel_edge.runtime.bundles import manifest as manifests
+from tel_edge.runtime.bundles.formats import FORMATS
+from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile, Manifest
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.formats import FORMATS
-from tel_edge.runtime.manifest import BackboneInfo, BundleFile, Manifest
-from tel_edge.runtime.onnx_header import TOKENIZER
+from tel_edge.runtime.files import lock
+from tel_edge.runtime.files.atomic import abandoned, remove, replacing, temporary, what_is
+from tel_edge.runtime.headers.onnx_header import TOKENIZER
 
 # Takes a written file, gives its figures or raises.
 Accept = Callable[[Path], Mapping[str, float]]

@@ -12,26 +12,22 @@ from typing import Any
 
 from tel_edge.eval.folders import checkpoint as checkpoints
 from tel_edge.eval.folders.checkpoint import Checkpoint
-from tel_edge.export import (
-    adapter,
-    backbone,
-    calibration,
-    importance,
-    quantize,
-    selection,
-    tokenizer,
-)
-from tel_edge.export.adapter import Adapter
-from tel_edge.export.container import Step
-from tel_edge.export.importance import Importance
+from tel_edge.export.adapters import adapter, selection
+from tel_edge.export.adapters.adapter import Adapter
+from tel_edge.export.gguf import backbone, calibration, importance, quantize, tokenizer
+from tel_edge.export.gguf.container import Step
+from tel_edge.export.gguf.importance import Importance
+from tel_edge.export.gguf.quantize import QUANTS, Override, Quant
+from tel_edge.export.gguf.tokenizer import Vocabulary
 from tel_edge.export.made import made_by
 from tel_edge.export.output import Output
-from tel_edge.export.quantize import QUANTS, Override, Quant
-from tel_edge.export.tokenizer import Vocabulary
-from tel_edge.runtime import backbones, cli, digest, prompt
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import backbones
+from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
-from tel_edge.runtime.manifest import BackboneInfo, BundleFile
+from tel_edge.runtime.files import digest
+from tel_edge.runtime.questions import prompt
 
 HALF = QUANTS["F16"]
 # What a model is judged in; nothing is lost on the way from a checkpoint.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tel_edge.export import card
-from tel_edge.runtime import bundle, manifest
+from tel_edge.runtime.bundles import bundle, manifest
+from tel_edge.runtime.bundles.manifest import Manifest
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
-from tel_edge.runtime.manifest import Manifest
 
 
 def push(folder: Path, made: Manifest, repository: str) -> str:

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tel_edge.eval import router as training
-from tel_edge.eval.split import apart
-from tel_edge.runtime import manifest as manifests
-from tel_edge.runtime import router
+from tel_edge.eval.benchmarks.split import apart
+from tel_edge.eval.scoring import router as training
+from tel_edge.runtime.bundles import manifest as manifests
+from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.manifest import BundleFile, Manifest
+from tel_edge.runtime.questions import router
 from tel_edge.runtime.workspace import Workspace
 
 KIND = "router"

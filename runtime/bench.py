@@ -16,18 +16,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime import backbones, bundle, cli, lock, probe, profile, tune
-from tel_edge.runtime.categories import CATEGORIES, category
-from tel_edge.runtime.child import in_child
-from tel_edge.runtime.engine import EngineSettings
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import backbones, bundle
+from tel_edge.runtime.bundles.formats import FORMATS
+from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
+from tel_edge.runtime.device import probe, profile, tune
+from tel_edge.runtime.device.child import in_child
+from tel_edge.runtime.device.measurement import K, Measurement, averaged, measure
+from tel_edge.runtime.device.probe import Subject
+from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.formats import FORMATS
-from tel_edge.runtime.manifest import BundleFile, Manifest
-from tel_edge.runtime.measurement import K, Measurement, averaged, measure
-from tel_edge.runtime.probe import Subject
+from tel_edge.runtime.files import lock
 from tel_edge.runtime.processors import cores
-from tel_edge.runtime.question import Question
-from tel_edge.runtime.requests import Defaults, from_lines
+from tel_edge.runtime.questions.categories import CATEGORIES, category
+from tel_edge.runtime.questions.question import Question
+from tel_edge.runtime.questions.requests import Defaults, from_lines
 
 # Fewer would mostly measure the one decode that they share.
 FEWEST = 8

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tel_edge.runtime.engine import EngineSettings
+from tel_edge.runtime.engines.engine import EngineSettings
+from tel_edge.runtime.engines.packing import BRANCHES
 from tel_edge.runtime.errors import REMEDIES, InputError, Terminated, WorkError
-from tel_edge.runtime.packing import BRANCHES
-from tel_edge.runtime.votes import MOST_DRAWS
+from tel_edge.runtime.questions.votes import MOST_DRAWS
 from tel_edge.runtime.workspace import Workspace
 
 Work = Callable[[argparse.Namespace], Mapping[str, Any] | None]

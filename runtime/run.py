@@ -12,14 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime import backbones, bundle, cli, clock, profile, protocol, router, stream, votes
-from tel_edge.runtime.categories import CATEGORIES, Category, category
-from tel_edge.runtime.engine import Engine, Generation, Score
+from tel_edge.runtime import cli, clock
+from tel_edge.runtime.bundles import backbones, bundle
+from tel_edge.runtime.bundles.formats import of_file
+from tel_edge.runtime.device import profile
+from tel_edge.runtime.engines.engine import Engine, Generation, Score
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.formats import of_file
-from tel_edge.runtime.question import Question
-from tel_edge.runtime.requests import Defaults, Request, from_arguments, from_lines
-from tel_edge.runtime.scoring import Scorer
+from tel_edge.runtime.questions import protocol, router, stream, votes
+from tel_edge.runtime.questions.categories import CATEGORIES, Category, category
+from tel_edge.runtime.questions.question import Question
+from tel_edge.runtime.questions.requests import Defaults, Request, from_arguments, from_lines
+from tel_edge.runtime.questions.scoring import Scorer
 
 # Lines that are read before the first is answered, so that questions of a category stand together.
 WINDOW = 256

@@ -28,12 +28,13 @@ from bench_tables import head, line, machine, spread
 from reference_converter import measured
 from train_contenders import OURS, Task
 
-from tel_edge.eval import benchmark
-from tel_edge.eval.split import capped, split
-from tel_edge.runtime import backbones, cli
-from tel_edge.runtime.atomic import write_text
-from tel_edge.runtime.categories import category
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import capped, split
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.files.atomic import write_text
+from tel_edge.runtime.questions.categories import category
 from tel_edge.train.data import examples
 
 ROUNDS, STEPS, BATCH, SEED = 3, 20, 16, 42

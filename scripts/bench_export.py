@@ -23,10 +23,12 @@ from bench_tables import common_options, head, line, machine, spread
 from real_size import ROWS, Row, built, check_space, exported, peft, written
 from reference_converter import Usage
 
-from tel_edge.runtime import cli, gguf_header, manifest
-from tel_edge.runtime.atomic import write_text
-from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import manifest
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.files.atomic import write_text
+from tel_edge.runtime.headers import gguf_header
+from tel_edge.runtime.questions.categories import CATEGORIES
 
 ROOT = Path(__file__).resolve().parents[1]
 QUANTS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "Q2_K")

@@ -15,16 +15,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tel_edge.eval import benchmark
-from tel_edge.eval.split import split
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import split
 from tel_edge.export import export
-from tel_edge.runtime import bundle as bundles
-from tel_edge.runtime import cli, manifest
-from tel_edge.runtime.atomic import write_text
-from tel_edge.runtime.categories import CATEGORIES
-from tel_edge.runtime.question import Question
-from tel_edge.runtime.scoring import Scorer
-from tel_edge.runtime.votes import pick, probabilities
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import bundle as bundles
+from tel_edge.runtime.bundles import manifest
+from tel_edge.runtime.files.atomic import write_text
+from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.question import Question
+from tel_edge.runtime.questions.scoring import Scorer
+from tel_edge.runtime.questions.votes import pick, probabilities
 
 QUANTS = ("Q4_K_M", "Q3_K_M", "Q2_K")
 MATRICES = ("none", "pooled", "category")

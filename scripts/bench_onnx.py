@@ -28,10 +28,12 @@ from onnx_contenders import ALONE, PLAIN, ROW, WAYS, Subject
 from real_size import ROWS, Row, built, check_space, exported, peft, written
 from runtime_tables import Log
 
-from tel_edge.runtime import cli, manifest, prompt
-from tel_edge.runtime.atomic import write_text
-from tel_edge.runtime.child import in_child
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import manifest
+from tel_edge.runtime.device.child import in_child
 from tel_edge.runtime.errors import WorkError
+from tel_edge.runtime.files.atomic import write_text
+from tel_edge.runtime.questions import prompt
 
 KIND, RANK = "qwen3", 16
 ADAPTERS = ("oranbench", "teleqna")

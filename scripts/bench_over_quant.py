@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from tel_edge.eval.records import read_records, read_summary
-from tel_edge.runtime import backbones, cli
-from tel_edge.runtime.atomic import write_text
-from tel_edge.runtime.categories import categories
+from tel_edge.eval.scoring.records import read_records, read_summary
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.errors import WorkError
-from tel_edge.runtime.votes import probabilities
+from tel_edge.runtime.files.atomic import write_text
+from tel_edge.runtime.questions.categories import categories
+from tel_edge.runtime.questions.votes import probabilities
 from tel_edge.runtime.workspace import Workspace
 
 TYPES = "Q4_K_M,Q3_K_M,Q2_K"

@@ -21,8 +21,8 @@ from bench_tables import head, line, machine
 from reference_converter import measured
 
 from tel_edge.runtime import cli
-from tel_edge.runtime.atomic import write_text
 from tel_edge.runtime.errors import WorkError
+from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.workspace import Workspace
 
 TARGET_SECONDS, TARGET_MB = 60, 1000

@@ -28,14 +28,16 @@ from real_size import ROWS, built, check_space, exported, peft
 from runtime_contenders import WARM, Task
 from runtime_tables import CUSTOMARY, EFFECTS, EXACT, OURS, OWN, START, SWAP, Log, limit, tables
 
-from tel_edge.eval import benchmark
-from tel_edge.eval.split import capped, split
-from tel_edge.runtime import cli, manifest, prompt
-from tel_edge.runtime.atomic import write_text
-from tel_edge.runtime.categories import category
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import capped, split
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import manifest
+from tel_edge.runtime.bundles.manifest import Manifest
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.manifest import Manifest
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.files.atomic import write_text
+from tel_edge.runtime.questions import prompt
+from tel_edge.runtime.questions.categories import category
+from tel_edge.runtime.questions.question import Question
 
 ROOT = Path(__file__).resolve().parents[1]
 CATEGORY, OTHER = "oranbench", "teleqna"

@@ -29,12 +29,13 @@ from reference_converter import measured
 from runtime_tables import Log
 from train_contenders import AGAIN, CONTENDERS, OURS, PLAIN, SEED, Task
 
-from tel_edge.eval import benchmark
-from tel_edge.eval.split import capped, split
-from tel_edge.runtime import cli, prompt
-from tel_edge.runtime.atomic import write_text
-from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import capped, split
+from tel_edge.runtime import cli
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.files.atomic import write_text
+from tel_edge.runtime.questions import prompt
+from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.train.data import Example
 
 # What is measured on which device, and by default with how many steps and questions a step.

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
-from tel_edge.eval import ot_mini
-from tel_edge.runtime.categories import WORKING_GROUPS
-from tel_edge.runtime.prompt import labels, render
-from tel_edge.runtime.question import Question
+from tel_edge.eval.benchmarks import ot_mini
+from tel_edge.runtime.questions.categories import WORKING_GROUPS
+from tel_edge.runtime.questions.prompt import labels, render
+from tel_edge.runtime.questions.question import Question
 
 ADJECTIVES = """
 adaptive aggregated ambient anchor backup bearer cell-free central cloud coarse coded coherent

@@ -17,18 +17,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tel_edge.eval import baselines, benchmark, duplicates, records
-from tel_edge.eval.baselines import Baseline, Baselines
-from tel_edge.eval.records import Record, Summary, Variant
-from tel_edge.eval.rotations import rotations
-from tel_edge.eval.scored import Settings
-from tel_edge.eval.split import Split, split
+from tel_edge.eval.benchmarks import benchmark, duplicates
+from tel_edge.eval.benchmarks.rotations import rotations
+from tel_edge.eval.benchmarks.split import Split, split
+from tel_edge.eval.scoring import baselines, records
+from tel_edge.eval.scoring.baselines import Baseline, Baselines
+from tel_edge.eval.scoring.records import Record, Summary, Variant
+from tel_edge.eval.scoring.scored import Settings
 from tel_edge.eval.statistics import share
-from tel_edge.runtime import digest, votes
-from tel_edge.runtime.atomic import replacing, write_text
-from tel_edge.runtime.categories import CATEGORIES, WORKING_GROUPS, Category
-from tel_edge.runtime.engine import EngineSettings
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.engines.engine import EngineSettings
+from tel_edge.runtime.files import digest
+from tel_edge.runtime.files.atomic import replacing, write_text
+from tel_edge.runtime.questions import votes
+from tel_edge.runtime.questions.categories import CATEGORIES, WORKING_GROUPS, Category
+from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
 
 # Of what is made; files of another one are made anew.

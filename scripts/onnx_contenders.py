@@ -17,10 +17,11 @@ from typing import Any
 
 from runtime_contenders import clock
 
-from tel_edge.runtime import formats, memory
-from tel_edge.runtime.engine import Adapter, EngineSettings, Item
-from tel_edge.runtime.logits import log_sum
-from tel_edge.runtime.packed import PackedEngine
+from tel_edge.runtime.bundles import formats
+from tel_edge.runtime.device import memory
+from tel_edge.runtime.engines.engine import Adapter, EngineSettings, Item
+from tel_edge.runtime.engines.logits import log_sum
+from tel_edge.runtime.engines.packed import PackedEngine
 from tel_edge.runtime.processors import cores
 
 # Tokens of the shared prefix, of a question behind it, and of a plain prompt; labels.

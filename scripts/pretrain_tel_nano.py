@@ -37,8 +37,8 @@ from invented_facts import (
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tel_edge.eval.ot_mini import glossary
-from tel_edge.runtime.prompt import HEADER, LETTERS
+from tel_edge.eval.benchmarks.ot_mini import glossary
+from tel_edge.runtime.questions.prompt import HEADER, LETTERS
 
 VOCABULARY = 2048
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"

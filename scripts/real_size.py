@@ -19,8 +19,8 @@ from typing import Any
 from reference_converter import Usage, measured
 
 from tel_edge.eval.folders import architectures
-from tel_edge.runtime import prompt
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.questions import prompt
 
 EOS = "<|end_of_text|>"
 CORPUS = [
@@ -79,7 +79,7 @@ class Row:
         return replace(self, name=name, tokenizer="", numbers=SMALL, special=(None, 0))
 
 
-# Source: the config.json of the repositories in runtime/backbones.py.
+# Source: the config.json of the repositories in runtime/bundles/backbones.py.
 ROWS = {
     row.kind: row
     for row in (

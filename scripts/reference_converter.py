@@ -24,8 +24,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tel_edge.runtime import atomic, cli, digest
+from tel_edge.runtime import cli
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.files import atomic, digest
 
 # The engine of pyproject.toml, and the digest of its source package.
 VERSION = "0.3.36"

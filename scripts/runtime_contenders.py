@@ -16,16 +16,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime import memory, packing
-from tel_edge.runtime.engine import Adapter, EngineSettings, Item, Score
+from tel_edge.runtime.bundles.formats import FORMATS
+from tel_edge.runtime.device import memory
+from tel_edge.runtime.engines import packing
+from tel_edge.runtime.engines.engine import Adapter, EngineSettings, Item, Score
+from tel_edge.runtime.engines.with_llama import LlamaEngine
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.formats import FORMATS
 from tel_edge.runtime.processors import cores
-from tel_edge.runtime.prompt import LETTERS, render
-from tel_edge.runtime.question import Question
-from tel_edge.runtime.scoring import Scorer
-from tel_edge.runtime.votes import draws, majority, pick
-from tel_edge.runtime.with_llama import LlamaEngine
+from tel_edge.runtime.questions.prompt import LETTERS, render
+from tel_edge.runtime.questions.question import Question
+from tel_edge.runtime.questions.scoring import Scorer
+from tel_edge.runtime.questions.votes import draws, majority, pick
 
 # Everybody has the same threads, batch and context.
 CORES = cores()

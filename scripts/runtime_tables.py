@@ -11,7 +11,7 @@ from typing import Any
 
 from bench_tables import head, line, machine, spread
 
-from tel_edge.runtime.atomic import write_text
+from tel_edge.runtime.files.atomic import write_text
 
 # Names of steps, and how those begin of which there are several.
 OURS, EXACT, SWAP = "tel-edge", "tel-edge, exact", "swap"

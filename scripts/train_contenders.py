@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime import memory
+from tel_edge.runtime.device import memory
 from tel_edge.train.data import Example, Rows, collate
 from tel_edge.train.recipes import PROJECTIONS
 

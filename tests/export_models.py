@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime import digest, prompt
-from tel_edge.runtime.prompt import LETTERS
+from tel_edge.runtime.files import digest
+from tel_edge.runtime.questions import prompt
+from tel_edge.runtime.questions.prompt import LETTERS
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 SPLITS = {

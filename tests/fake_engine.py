@@ -12,10 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime import manifest as manifests
-from tel_edge.runtime import prompt
-from tel_edge.runtime.engine import Adapter, EngineSettings, Generation, Item, Sampling, Score
-from tel_edge.runtime.manifest import BackboneInfo, Manifest, describe
+from tel_edge.runtime.bundles import manifest as manifests
+from tel_edge.runtime.bundles.manifest import BackboneInfo, Manifest, describe
+from tel_edge.runtime.engines.engine import (
+    Adapter,
+    EngineSettings,
+    Generation,
+    Item,
+    Sampling,
+    Score,
+)
+from tel_edge.runtime.questions import prompt
 
 BOS, FIRST_LABEL = 256, 257
 TOKENS = re.compile(rb" [A-P]|.", re.DOTALL)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.statistics import share
-from tel_edge.runtime.child import end_with_parent
+from tel_edge.runtime.device.child import end_with_parent
 from tel_edge.runtime.errors import WorkError
 from tel_edge.train import train
 

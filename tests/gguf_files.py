@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime.gguf_header import ARRAY, SCALARS, STRING
+from tel_edge.runtime.headers.gguf_header import ARRAY, SCALARS, STRING
 
 ALIGNMENT = 32
 
@@ -98,10 +98,10 @@ class File:
 OPENER = """
 import sys
 from pathlib import Path
-from tel_edge.runtime.engine import EngineSettings, Item
+from tel_edge.runtime.engines.engine import EngineSettings, Item
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.formats import of_file
-from tel_edge.runtime import bundle
+from tel_edge.runtime.bundles.formats import of_file
+from tel_edge.runtime.bundles import bundle
 for line in sys.stdin:
     backbone, *adapter = map(Path, line.rstrip("\\n").split("\\t"))
     said = "answered"

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tel_edge.eval import answers, records
-from tel_edge.eval.answers import Answers
-from tel_edge.eval.records import Record, Summary, Variant
-from tel_edge.runtime.votes import draws, pick
+from tel_edge.eval.findings import answers
+from tel_edge.eval.findings.answers import Answers
+from tel_edge.eval.scoring import records
+from tel_edge.eval.scoring.records import Record, Summary, Variant
+from tel_edge.runtime.questions.votes import draws, pick
 
 
 def record(

@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval import baselines, records
-from tel_edge.eval.baselines import Baseline, Baselines
-from tel_edge.eval.records import Record, Summary, Variant
+from tel_edge.eval.scoring import baselines, records
+from tel_edge.eval.scoring.baselines import Baseline, Baselines
+from tel_edge.eval.scoring.records import Record, Summary, Variant
 from tel_edge.eval.statistics import share
 from tel_edge.runtime.workspace import Workspace
 

@@ -94,10 +94,10 @@ class Tiny:
 
     def written(self, peft: Path, out: Path, weights: str = "a" * 64) -> Path:
         """Write an adapter that says it was made for the backbone `weights`."""
-        from tel_edge.export import adapter
+        from tel_edge.export.adapters import adapter
         from tel_edge.export.onnx.adapter import write_adapter
-        from tel_edge.runtime import digest
-        from tel_edge.runtime.manifest import BackboneInfo
+        from tel_edge.runtime.bundles.manifest import BackboneInfo
+        from tel_edge.runtime.files import digest
 
         info = BackboneInfo("base", self.kind, digest.of_weights(self.base), "", "")
         write_adapter(adapter.load(peft, self.shape, info, False), out, weights)
@@ -106,7 +106,7 @@ class Tiny:
     @cached_property
     def model(self) -> Any:
         """The model in transformers."""
-        from tel_edge.export import original
+        from tel_edge.export.gate import original
 
         return original.load(self.base).cpu()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tel_edge.runtime import atomic
+from tel_edge.runtime.files import atomic
 
 
 def folder(path: Path, text: str) -> Path:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tel_edge.eval import baselines, benchmark
-from tel_edge.eval.baselines import Baselines
-from tel_edge.eval.records import baselines_path
-from tel_edge.eval.split import Split, split
-from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import Split, split
+from tel_edge.eval.scoring import baselines
+from tel_edge.eval.scoring.baselines import Baselines
+from tel_edge.eval.scoring.records import baselines_path
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
 
 ORAN, TSG = CATEGORIES["oranbench"], CATEGORIES["3gpp_tsg"]

@@ -19,24 +19,22 @@ from typing import Any
 import fake_engine as fake
 import pytest
 
-from tel_edge.runtime import (
-    bench,
-    bundle,
-    child,
-    formats,
-    measurement,
-    memory,
-    probe,
-    processors,
-    profile,
-    tune,
+from tel_edge.runtime import bench, processors
+from tel_edge.runtime.bundles import bundle, formats
+from tel_edge.runtime.device import child, measurement, memory, probe, profile, tune
+from tel_edge.runtime.device.tune import Device, Knob, Probe
+from tel_edge.runtime.engines.engine import (
+    Adapter,
+    EngineSettings,
+    Generation,
+    Item,
+    Sampling,
+    Score,
 )
-from tel_edge.runtime.categories import CATEGORIES
-from tel_edge.runtime.engine import Adapter, EngineSettings, Generation, Item, Sampling, Score
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.prompt import render
-from tel_edge.runtime.scoring import Scorer
-from tel_edge.runtime.tune import Device, Knob, Probe
+from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.prompt import render
+from tel_edge.runtime.questions.scoring import Scorer
 
 Command = Callable[..., tuple[int, str, str]]
 SAFE = EngineSettings()

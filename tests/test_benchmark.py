@@ -13,10 +13,10 @@ from typing import Any
 import fake_engine as fake
 import pytest
 
-from tel_edge.eval import benchmark
-from tel_edge.eval.benchmark import Rejected
-from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.benchmark import Rejected
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.questions.categories import CATEGORIES
 
 ORAN = CATEGORIES["oranbench"]
 TSG = CATEGORIES["3gpp_tsg"]

@@ -10,12 +10,12 @@ from typing import Any
 import fake_engine as fake
 import pytest
 
-from tel_edge.eval import benchmark, facets, source
-from tel_edge.eval.benchmark import Benchmark
-from tel_edge.export import calibration
+from tel_edge.eval.benchmarks import benchmark, facets, source
+from tel_edge.eval.benchmarks.benchmark import Benchmark
+from tel_edge.export.gguf import calibration
 from tel_edge.runtime import cli
-from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.train import job, train
 
 ORAN = CATEGORIES["oranbench"]

@@ -12,11 +12,11 @@ from typing import Any
 import made_answers as made
 import pytest
 
-from tel_edge.eval import browse
-from tel_edge.eval.answers import Answers
-from tel_edge.eval.facets import Facets
-from tel_edge.eval.records import UNPARSED, asked_digest
-from tel_edge.runtime.question import Question
+from tel_edge.eval.benchmarks.facets import Facets
+from tel_edge.eval.findings.answers import Answers
+from tel_edge.eval.reports import browse
+from tel_edge.eval.scoring.records import UNPARSED, asked_digest
+from tel_edge.runtime.questions.question import Question
 
 # The labels' probabilities of four questions; of the second the pick changes, of the last two too.
 BEFORE = {"0": (0, (0.7, 0.2, 0.1)), "1": (1, (0.1, 0.8, 0.1)), "2": (0, (0.3, 0.7)),

@@ -8,8 +8,9 @@ from pathlib import Path
 import fake_engine as fake
 import pytest
 
-from tel_edge.runtime import bundle, digest, manifest
+from tel_edge.runtime.bundles import bundle, manifest
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.files import digest
 
 
 def opened(folder: Path, opener: fake.FakeOpener, category: str = "oranbench") -> None:

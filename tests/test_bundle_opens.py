@@ -10,9 +10,9 @@ import fake_engine as fake
 import pytest
 from test_onnx_header import model, tensor
 
-from tel_edge.runtime import bundle, manifest
+from tel_edge.runtime.bundles import bundle, manifest
+from tel_edge.runtime.bundles.manifest import BundleFile
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.manifest import BundleFile
 
 
 def listed(folder: Path, file: BundleFile, name: str, content: bytes | None = None) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tel_edge.eval.calibration import (
+from tel_edge.eval.findings.calibration import (
     FLOOR,
     divergence,
     expected_calibration_error,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tel_edge.runtime import checked, digest
+from tel_edge.runtime.files import checked, digest
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tel_edge.eval import answers, checks
-from tel_edge.eval.answers import Answers
-from tel_edge.eval.checks import Finding, Trained
+from tel_edge.eval.findings import answers, checks
+from tel_edge.eval.findings.answers import Answers
+from tel_edge.eval.findings.checks import Finding, Trained
 from tel_edge.eval.statistics import share
 
 Table = NDArray[np.float64]

@@ -13,11 +13,11 @@ import fake_engine as fake
 import pytest
 from conftest import INTERRUPTIBLE, ROOT, alive, until
 
-from tel_edge.eval import benchmark
-from tel_edge.eval.records import read_records, read_summary
-from tel_edge.eval.split import split
-from tel_edge.runtime.categories import CATEGORIES
-from tel_edge.runtime.child import in_child
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import split
+from tel_edge.eval.scoring.records import read_records, read_summary
+from tel_edge.runtime.device.child import in_child
+from tel_edge.runtime.questions.categories import CATEGORIES
 
 # Where a child writes its number, and what it does then.
 NOTE = "TEL_TEST_NOTE"
@@ -48,7 +48,7 @@ PARENTS = {
     "measuring": COMMAND
     + """
 from tel_edge.runtime import cli
-from tel_edge.runtime.child import in_child
+from tel_edge.runtime.device.child import in_child
 parser = cli.parser("tel-bench", "x")
 sys.exit(cli.run(parser, lambda _: in_child(None, test_children.nap)))
 """,
@@ -164,7 +164,7 @@ BARRED = (
     COMMAND
     + """
 from tel_edge.runtime import cli
-from tel_edge.runtime.child import in_child
+from tel_edge.runtime.device.child import in_child
 wait = float(sys.argv.pop(1))
 work = lambda _: {"made": in_child(None, test_children.barred, wait, shown=True)}
 sys.exit(cli.run(cli.parser("tel-eval", "x"), work))

@@ -13,10 +13,11 @@ from typing import Any
 import made_answers as made
 import pytest
 
-from tel_edge.eval import records, report
-from tel_edge.eval.records import Record
+from tel_edge.eval import report
+from tel_edge.eval.scoring import records
+from tel_edge.eval.scoring.records import Record
 from tel_edge.runtime import cli
-from tel_edge.runtime.categories import WORKING_GROUPS
+from tel_edge.runtime.questions.categories import WORKING_GROUPS
 from tel_edge.runtime.workspace import Workspace
 
 CHROMIUM = Path(os.environ.get("TEL_CHROMIUM", "/usr/bin/chromium"))

@@ -68,7 +68,7 @@ def test_the_runtime_imports_nothing_heavy() -> None:
     code, _, err, _ = started(LISTING + "import tel_edge.runtime.run")
     loaded = set(err.split())
     assert code == 0
-    assert "tel_edge.runtime.bundle" in loaded
+    assert "tel_edge.runtime.bundles.bundle" in loaded
     assert not HEAVY & loaded
     assert not {"tel_edge.eval", "tel_edge.train", "tel_edge.export"} & loaded
 

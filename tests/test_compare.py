@@ -14,8 +14,8 @@ from made_reports import Result, put, result
 
 from tel_edge.eval import documents, report
 from tel_edge.eval.statistics import paired_difference
-from tel_edge.runtime import manifest
-from tel_edge.runtime.manifest import BackboneInfo, BundleFile, Manifest
+from tel_edge.runtime.bundles import manifest
+from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile, Manifest
 from tel_edge.runtime.workspace import Workspace
 
 Command = Callable[..., tuple[int, str, str]]

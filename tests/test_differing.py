@@ -6,11 +6,11 @@ from typing import Any, cast
 
 import pytest
 
-from tel_edge.export import parity
-from tel_edge.export.parity import Asked
-from tel_edge.runtime.engine import Engine
+from tel_edge.export.gate import parity
+from tel_edge.export.gate.parity import Asked
+from tel_edge.runtime.engines.engine import Engine
 from tel_edge.runtime.errors import WorkError
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.questions.question import Question
 
 QUESTION = Question("oranbench/7", "oranbench", "Which?", ("a", "b"), 0)
 
@@ -35,7 +35,7 @@ def said(prompt: tuple[int, ...], engine: Any) -> str:
 
 
 def ids() -> tuple[int, ...]:
-    from tel_edge.runtime.prompt import render
+    from tel_edge.runtime.questions.prompt import render
 
     return tuple(render(QUESTION).encode())
 

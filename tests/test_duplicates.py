@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tel_edge.eval import benchmark, duplicates
-from tel_edge.eval.duplicates import Duplicate, Duplicates, nearest
-from tel_edge.eval.split import Split, split
-from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.eval.benchmarks import benchmark, duplicates
+from tel_edge.eval.benchmarks.duplicates import Duplicate, Duplicates, nearest
+from tel_edge.eval.benchmarks.split import Split, split
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.question import Question
 
 ORAN = CATEGORIES["oranbench"]
 STEM = "Which of the following is the main purpose of the"

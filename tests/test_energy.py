@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tel_edge.runtime import energy
-from tel_edge.runtime.energy import Energy, Meter, energy_of, power_mode
+from tel_edge.runtime.device import energy
+from tel_edge.runtime.device.energy import Energy, Meter, energy_of, power_mode
 from tel_edge.train.energy import recorded, restored
 
 

@@ -16,14 +16,23 @@ import export_models as models
 import pytest
 
 from tel_edge.export import export
-from tel_edge.runtime import bundle, cli, llama_cache, packing
-from tel_edge.runtime.engine import Adapter, EngineSettings, Generation, Item, Sampling, Score
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import bundle
+from tel_edge.runtime.engines import llama_cache, packing
+from tel_edge.runtime.engines.engine import (
+    Adapter,
+    EngineSettings,
+    Generation,
+    Item,
+    Sampling,
+    Score,
+)
+from tel_edge.runtime.engines.prefixes import Key
+from tel_edge.runtime.engines.with_llama import LlamaEngine
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.prefixes import Key
-from tel_edge.runtime.prompt import LETTERS
-from tel_edge.runtime.question import Question
-from tel_edge.runtime.scoring import Scorer, label_ids
-from tel_edge.runtime.with_llama import LlamaEngine
+from tel_edge.runtime.questions.prompt import LETTERS
+from tel_edge.runtime.questions.question import Question
+from tel_edge.runtime.questions.scoring import Scorer, label_ids
 
 CONTEXT = 1024
 PROMPTS = tuple(

@@ -13,12 +13,14 @@ import pytest
 from gguf_files import File
 
 from tel_edge.export import export
-from tel_edge.runtime import bundle, cli, packed, processors
-from tel_edge.runtime.engine import EngineSettings, Item, Sampling, Score, Unanswered
+from tel_edge.runtime import cli, processors
+from tel_edge.runtime.bundles import bundle
+from tel_edge.runtime.engines import packed
+from tel_edge.runtime.engines.engine import EngineSettings, Item, Sampling, Score, Unanswered
+from tel_edge.runtime.engines.packed import PackedEngine
+from tel_edge.runtime.engines.with_llama import LlamaEngine
+from tel_edge.runtime.engines.with_onnx import TOKENIZER, OnnxEngine
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.packed import PackedEngine
-from tel_edge.runtime.with_llama import LlamaEngine
-from tel_edge.runtime.with_onnx import TOKENIZER, OnnxEngine
 
 CATEGORIES = ("oranbench", "teleqna")
 

@@ -14,14 +14,16 @@ from typing import Any
 import fake_engine as fake
 import pytest
 
-from tel_edge.eval import benchmark, evaluate, scored
-from tel_edge.eval.records import UNPARSED, Variant, read_records, read_summary
-from tel_edge.eval.split import Split, split
+from tel_edge.eval import evaluate
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import Split, split
+from tel_edge.eval.scoring import scored
+from tel_edge.eval.scoring.records import UNPARSED, Variant, read_records, read_summary
 from tel_edge.eval.statistics import share
-from tel_edge.runtime import manifest
-from tel_edge.runtime.categories import CATEGORIES
-from tel_edge.runtime.formats import Format
-from tel_edge.runtime.votes import draws, majority, majority_share, probabilities
+from tel_edge.runtime.bundles import manifest
+from tel_edge.runtime.bundles.formats import Format
+from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.votes import draws, majority, majority_share, probabilities
 
 Command = Callable[..., tuple[int, str, str]]
 ORAN = CATEGORIES["oranbench"]
@@ -372,7 +374,7 @@ def test_the_prompt_of_texts_is_part_of_their_run(
     assert tel_eval()[0] == tel_eval(*argv)[0] == 0
     assert tel_eval(*argv, "--max-tokens", "5")[1].count("(scored before)") == 0
     assert tel_eval(*argv)[0] == 0
-    monkeypatch.setattr("tel_edge.runtime.protocol.digest", lambda: "0" * 64)
+    monkeypatch.setattr("tel_edge.runtime.questions.protocol.digest", lambda: "0" * 64)
     assert tel_eval(*argv)[1].count("(scored before)") == 0
     # Letters have nothing to do with it.
     assert tel_eval()[1].count("(scored before)") == 3

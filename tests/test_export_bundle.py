@@ -11,8 +11,11 @@ from typing import Any
 import export_models as models
 import pytest
 
-from tel_edge.export import card, export, gate, gguf, push
-from tel_edge.runtime import cli, manifest
+from tel_edge.export import card, export, push
+from tel_edge.export.gate import gate
+from tel_edge.export.gguf import make as gguf
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import manifest
 from tel_edge.runtime.errors import InputError, WorkError
 
 
@@ -108,7 +111,7 @@ def test_a_wrong_file_is_not_accepted(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """The permutation of q and k left out: everything loads, nothing is right."""
-    from tel_edge.export import backbone
+    from tel_edge.export.gguf import backbone
 
     monkeypatch.setattr(backbone, "permuted", lambda rows, heads: rows)
     assert run(made, "--quant", "F16", out=str(tmp_path / "b")) == 1

@@ -16,10 +16,12 @@ import export_models as models
 import pytest
 from conftest import shown
 
-from tel_edge.export import export, gguf
-from tel_edge.runtime import atomic, cli
+from tel_edge.export import export
+from tel_edge.export.gguf import make as gguf
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles.manifest import read, verified
 from tel_edge.runtime.errors import WorkError
-from tel_edge.runtime.manifest import read, verified
+from tel_edge.runtime.files import atomic
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +163,8 @@ def test_a_failure_leaves_what_was_finished(
 
 KILLED = """
 import os, signal, sys
-from tel_edge.export import export, gguf
+from tel_edge.export import export
+from tel_edge.export.gguf import make as gguf
 from tel_edge.runtime import cli
 real = gguf.quantize
 def die(source, out, row, step, **more):
@@ -199,7 +202,7 @@ def test_a_killed_run_goes_on(made: Path, home: Path, capsys: Any) -> None:
 
 
 def test_an_engine_failure_is_told_in_its_words(made: Path, tmp_path: Path) -> None:
-    from tel_edge.export.quantize import QUANTS, quantize
+    from tel_edge.export.gguf.quantize import QUANTS, quantize
 
     source = tmp_path / "no.gguf"
     source.write_bytes(b"GGUF but not really")

@@ -12,11 +12,11 @@ import pytest
 
 from tel_edge.export import export
 from tel_edge.runtime import cli
-from tel_edge.runtime.bundle import loose_adapters
-from tel_edge.runtime.engine import EngineSettings, Item
-from tel_edge.runtime.gguf_header import check
-from tel_edge.runtime.manifest import read
-from tel_edge.runtime.with_llama import LlamaEngine
+from tel_edge.runtime.bundles.bundle import loose_adapters
+from tel_edge.runtime.bundles.manifest import read
+from tel_edge.runtime.engines.engine import EngineSettings, Item
+from tel_edge.runtime.engines.with_llama import LlamaEngine
+from tel_edge.runtime.headers.gguf_header import check
 
 PROMPTS = (
     "Answer with one letter.\nWhich interface joins the SMO and the non-RT RIC?\nA) a\nAnswer:",

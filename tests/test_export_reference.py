@@ -16,8 +16,8 @@ import pytest
 
 from tel_edge.export import export
 from tel_edge.runtime import cli
+from tel_edge.runtime.bundles.manifest import read
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.manifest import read
 
 ROOT = Path(__file__).resolve().parents[1]
 TYPES = ("F16", "BF16", "F32")

@@ -12,11 +12,14 @@ import export_models as models
 import fake_engine as fake
 import pytest
 
-from tel_edge.eval import benchmark
-from tel_edge.eval.split import split
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import split
 from tel_edge.export import export
-from tel_edge.runtime import cli, digest, gguf_header, manifest
-from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import manifest
+from tel_edge.runtime.files import digest
+from tel_edge.runtime.headers import gguf_header
+from tel_edge.runtime.questions.categories import CATEGORIES
 
 
 @pytest.fixture(scope="module")

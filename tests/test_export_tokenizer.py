@@ -10,8 +10,8 @@ from typing import Any
 import export_models as models
 import pytest
 
-from tel_edge.export import container, tokenizer
-from tel_edge.export.quantize import silence
+from tel_edge.export.gguf import container, tokenizer
+from tel_edge.export.gguf.quantize import silence
 from tel_edge.runtime.errors import InputError
 
 
@@ -94,9 +94,9 @@ def test_every_real_question(name: str, shared: Path, tmp_path: Path) -> None:
 
     from transformers import AutoTokenizer
 
-    from tel_edge.eval import benchmark
-    from tel_edge.runtime.categories import CATEGORIES
-    from tel_edge.runtime.prompt import labels, render
+    from tel_edge.eval.benchmarks import benchmark
+    from tel_edge.runtime.questions.categories import CATEGORIES
+    from tel_edge.runtime.questions.prompt import labels, render
 
     folder = shared / "tokenizers" / name
     tok = AutoTokenizer.from_pretrained(folder)

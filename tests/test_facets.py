@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tel_edge.eval import benchmark, facets
-from tel_edge.eval.facets import Facets
-from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.eval.benchmarks import benchmark, facets
+from tel_edge.eval.benchmarks.facets import Facets
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.questions.categories import CATEGORIES
 
 ROW = {"question": "Which one?", "choices": ["a", "b"], "answer": 1}
 

@@ -14,7 +14,7 @@ import export_models as models
 import fake_engine as fake
 import pytest
 
-from tel_edge.eval import with_transformers
+from tel_edge.eval.references import with_transformers
 from tel_edge.export import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.errors import InputError
@@ -286,7 +286,7 @@ def test_merging_checks_the_folder_too(
 
 
 def test_both_lines_of_a_refusal_stand_in_the_row_of_a_sweep(tmp_path: Path) -> None:
-    from tel_edge.train import runners
+    from tel_edge.train.sweeps import runners
 
     (tmp_path / "stderr.txt").write_text("note\ntel-train: d: an adapter in it\nmove it\n")
     said = runners._reason(2, tmp_path / "stderr.txt")

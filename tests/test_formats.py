@@ -12,11 +12,12 @@ import pytest
 from fake_engine import WEIGHTS, gguf
 from gguf_files import File
 
-from tel_edge.runtime import bundle, formats, manifest, prompt
-from tel_edge.runtime.engine import Adapter, EngineSettings
+from tel_edge.runtime.bundles import bundle, formats, manifest
+from tel_edge.runtime.bundles.formats import FORMATS, of_file
+from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile, Manifest
+from tel_edge.runtime.engines.engine import Adapter, EngineSettings
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.formats import FORMATS, of_file
-from tel_edge.runtime.manifest import BackboneInfo, BundleFile, Manifest
+from tel_edge.runtime.questions import prompt
 
 INFO = BackboneInfo("tel-nano", "llama", WEIGHTS, "c" * 64, prompt.digest())
 BOTH = "gguf F16 900, gguf Q4_K_M 300, onnx fp32 2000, onnx int4 400"
@@ -154,7 +155,7 @@ def test_the_format_of_a_loose_file() -> None:
 
 
 def test_each_format_opens_its_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from tel_edge.runtime import with_llama, with_onnx
+    from tel_edge.runtime.engines import with_llama, with_onnx
 
     opened: list[tuple[str, Path]] = []
 
@@ -261,7 +262,7 @@ def test_one_part_of_a_model_is_refused(tmp_path: Path) -> None:
 def test_an_onnx_adapter_is_bound_to_its_backbone(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     np = pytest.importorskip("numpy")
-    from tel_edge.runtime.onnx_adapter import stamp
+    from tel_edge.runtime.headers.onnx_adapter import stamp
 
     made = runtime.AdapterFormat()
     made.set_model_version(stamp(WEIGHTS))
@@ -282,7 +283,7 @@ def test_importing_the_table_loads_no_engine() -> None:
     import sys
 
     script = (
-        "import sys, tel_edge.runtime.formats, tel_edge.runtime.bundle, tel_edge.runtime.with_onnx;"
+        "import sys, tel_edge.runtime.bundles.bundle, tel_edge.runtime.engines.with_onnx;"
         "heavy = {'numpy', 'onnxruntime', 'onnx', 'llama_cpp', 'tokenizers', 'torch'};"
         "sys.exit(' '.join(heavy & set(sys.modules)) or 0)"
     )

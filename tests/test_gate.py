@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from tel_edge.export import gate, parity
-from tel_edge.export.gate import Expected, Gate, Whole, check_numbers
+from tel_edge.export.gate import gate, parity
+from tel_edge.export.gate.gate import Expected, Gate, Whole, check_numbers
+from tel_edge.export.gate.parity import Asked, Parity, answers, changes, compared, error, sign_test
+from tel_edge.export.gguf.quantize import QUANTS
 from tel_edge.export.onnx.quantize import ONNX_QUANTS
-from tel_edge.export.parity import Asked, Parity, answers, changes, compared, error, sign_test
-from tel_edge.export.quantize import QUANTS
-from tel_edge.runtime.engine import Item, Score
+from tel_edge.runtime.engines.engine import Item, Score
 from tel_edge.runtime.errors import WorkError
-from tel_edge.runtime.prompt import labels, render
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.questions.prompt import labels, render
+from tel_edge.runtime.questions.question import Question
 
 ROWS = [[-1.0, -2.0, -3.0, -4.0]] * 3
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tel_edge.runtime import gguf_header
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.gguf_header import Header, check
+from tel_edge.runtime.headers import gguf_header
+from tel_edge.runtime.headers.gguf_header import Header, check
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tel_edge.eval import harness
-from tel_edge.eval.records import (
+from tel_edge.eval.reports import harness
+from tel_edge.eval.scoring.records import (
     UNPARSED,
     Record,
     Summary,
@@ -25,7 +25,7 @@ from tel_edge.eval.records import (
     measures,
 )
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
 
 DATE = 1_700_000_000.25

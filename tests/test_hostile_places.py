@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from tel_edge.export.output import Output
-from tel_edge.runtime import atomic, child, cli, lock, run
+from tel_edge.runtime import cli, run
+from tel_edge.runtime.bundles.manifest import BackboneInfo
+from tel_edge.runtime.device import child
 from tel_edge.runtime.errors import REMEDIES, InputError, WorkError, named
-from tel_edge.runtime.manifest import BackboneInfo
+from tel_edge.runtime.files import atomic, lock
 
 INFO = BackboneInfo("nano", "llama", "a" * 64, "b" * 64, "c" * 64)
 FULL = "/dev/full"

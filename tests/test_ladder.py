@@ -10,10 +10,11 @@ from statistics import mean
 import pytest
 from made_reports import ADAPTER, Result, put, result
 
-from tel_edge.eval import findings, render
-from tel_edge.eval.findings import Report
-from tel_edge.eval.ladder import Rung
-from tel_edge.eval.paired import pooled
+from tel_edge.eval.findings import findings
+from tel_edge.eval.findings.findings import Report
+from tel_edge.eval.findings.ladder import Rung
+from tel_edge.eval.findings.paired import pooled
+from tel_edge.eval.reports import render
 from tel_edge.eval.statistics import paired_difference
 from tel_edge.runtime.workspace import Workspace
 

@@ -14,16 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tel_edge.eval import benchmark, evaluate, resumed
-from tel_edge.eval.records import Record, Summary, asked_digest, read_records, read_summary
-from tel_edge.eval.rotations import rotations
-from tel_edge.eval.split import Split, split
-from tel_edge.runtime import bundle, manifest
-from tel_edge.runtime.categories import CATEGORIES, WORKING_GROUPS
-from tel_edge.runtime.energy import Energy, Meter
-from tel_edge.runtime.formats import Format
-from tel_edge.runtime.llama_native import kv_bytes
-from tel_edge.runtime.question import Question
+from tel_edge.eval import evaluate
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.rotations import rotations
+from tel_edge.eval.benchmarks.split import Split, split
+from tel_edge.eval.scoring import resumed
+from tel_edge.eval.scoring.records import Record, Summary, asked_digest, read_records, read_summary
+from tel_edge.runtime.bundles import bundle, manifest
+from tel_edge.runtime.bundles.formats import Format
+from tel_edge.runtime.device.energy import Energy, Meter
+from tel_edge.runtime.engines.llama_native import kv_bytes
+from tel_edge.runtime.questions.categories import CATEGORIES, WORKING_GROUPS
+from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
 
 Command = Callable[..., tuple[int, str, str]]
@@ -398,7 +400,7 @@ def test_what_an_answer_costs_is_in_the_summary(
 def test_without_counters_costs_are_unknown(
     tel_eval: Command, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tel_edge.runtime.energy._monitor", lambda: None)
+    monkeypatch.setattr("tel_edge.runtime.device.energy._monitor", lambda: None)
     monkeypatch.setattr(resumed, "power_mode", lambda: None)
     assert tel_eval()[0] == 0
     made = summary(home, "base-F16")

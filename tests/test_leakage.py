@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 from made_reports import Result, put, record, result
 
-from tel_edge.eval import answers, duplicates, findings, leakage, records, report_tables
-from tel_edge.eval.answers import Answers
-from tel_edge.eval.duplicates import Duplicate, Duplicates
-from tel_edge.eval.leakage import Position
-from tel_edge.eval.records import Record
-from tel_edge.eval.rotations import rotations
+from tel_edge.eval.benchmarks import duplicates
+from tel_edge.eval.benchmarks.duplicates import Duplicate, Duplicates
+from tel_edge.eval.benchmarks.rotations import rotations
+from tel_edge.eval.findings import answers, findings, leakage
+from tel_edge.eval.findings.answers import Answers
+from tel_edge.eval.findings.leakage import Position
+from tel_edge.eval.reports import report_tables
+from tel_edge.eval.scoring import records
+from tel_edge.eval.scoring.records import Record
 from tel_edge.eval.statistics import share
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
 
 THREE = Question("oranbench/0", "oranbench", "Which?", ("a", "b", "c"), 1)

@@ -18,15 +18,16 @@ from typing import Any
 import pytest
 from conftest import until
 
-from tel_edge.runtime import cli, lock
+from tel_edge.runtime import cli
 from tel_edge.runtime.errors import WorkError
+from tel_edge.runtime.files import lock
 
 # Has the place until it is ended.
 HOLDER = """
 import sys, time
 from pathlib import Path
 from threading import Timer
-from tel_edge.runtime import lock
+from tel_edge.runtime.files import lock
 sys.argv[0] = "/somewhere/tel-train"
 with lock.held(Path(sys.argv[1]), 0, print):
     print("held", flush=True)

@@ -9,8 +9,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from tel_edge.runtime.engines.logits import drawn, log_sum
 from tel_edge.runtime.errors import WorkError
-from tel_edge.runtime.logits import drawn, log_sum
 
 ROW = np.log(np.array([0.5, 0.25, 0.15, 0.1], np.float32)) + np.float32(20)
 

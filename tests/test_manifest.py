@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tel_edge.runtime import manifest
+from tel_edge.runtime.bundles import manifest
+from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile, Manifest
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.manifest import BackboneInfo, BundleFile, Manifest
 
 INFO = BackboneInfo("nano", "llama", "a" * 64, "b" * 64, "c" * 64, "apache-2.0")
 BIG = BundleFile("nano-F16.gguf", "backbone", "gguf", "F16", 900, "d" * 64, source="a" * 64)

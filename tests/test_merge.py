@@ -15,12 +15,13 @@ import fake_engine as fake
 import pytest
 from conftest import shown
 
-from tel_edge.eval import benchmark
-from tel_edge.eval.split import split
-from tel_edge.runtime.categories import category
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import split
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.questions.categories import category
 from tel_edge.runtime.workspace import Workspace
-from tel_edge.train import compared, merge
+from tel_edge.train import merge
+from tel_edge.train.merging import compared
 
 torch = pytest.importorskip("torch")
 Command = Callable[..., tuple[int, str, str]]

@@ -17,11 +17,13 @@ from conftest import shown
 from onnx_models import CATEGORIES, QUANTS, SOURCE, Graph, Tiny, copy_trace, ids
 
 from tel_edge.export import export
-from tel_edge.export.gate import Gate
+from tel_edge.export.gate.gate import Gate
 from tel_edge.export.onnx import make, trace
 from tel_edge.export.onnx.quantize import ONNX_QUANTS
-from tel_edge.runtime import bundle, cli, digest, manifest, run
+from tel_edge.runtime import cli, run
+from tel_edge.runtime.bundles import bundle, manifest
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.files import digest
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -116,7 +118,8 @@ def test_what_is_in_a_bundle(onnx_home: Path, llama: Tiny) -> None:
 
 
 def test_what_binds_a_file_is_in_it(onnx_home: Path, llama: Tiny) -> None:
-    from tel_edge.runtime import onnx_adapter, onnx_header, prompt
+    from tel_edge.runtime.headers import onnx_adapter, onnx_header
+    from tel_edge.runtime.questions import prompt
 
     folder = onnx_home / "bundles" / "base"
     weights = digest.of_weights(llama.base)
@@ -572,7 +575,7 @@ def test_the_embedded_backbone_from_the_first_to_the_last(
     """With the tracing, the gate, its own tokenizer, and an adapter without training.json."""
     monkeypatch.undo()
     monkeypatch.setenv("TEL_PROFILE", str(tmp_path / "none.json"))
-    from tel_edge.runtime import backbones
+    from tel_edge.runtime.bundles import backbones
 
     base = backbones.embedded()
     models.adapter(tmp_path / "lora", base, r=4, use_rslora=True)

@@ -15,13 +15,14 @@ import pytest
 from onnx_models import CATEGORIES, QUANTS, Tiny
 from test_engine import LABELS, PROMPTS, cold, distance, item, letters, one, questions
 
-from tel_edge.runtime import bundle, onnx_cache, packing
-from tel_edge.runtime.engine import Adapter, EngineSettings, Item, Sampling
+from tel_edge.runtime.bundles import bundle
+from tel_edge.runtime.engines import onnx_cache, packing
+from tel_edge.runtime.engines.engine import Adapter, EngineSettings, Item, Sampling
+from tel_edge.runtime.engines.prefixes import Key
+from tel_edge.runtime.engines.with_onnx import OnnxEngine
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.prefixes import Key
-from tel_edge.runtime.question import Question
-from tel_edge.runtime.scoring import Scorer, label_ids
-from tel_edge.runtime.with_onnx import OnnxEngine
+from tel_edge.runtime.questions.question import Question
+from tel_edge.runtime.questions.scoring import Scorer, label_ids
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.onnx_header import BITS, OnnxHeader, check
+from tel_edge.runtime.headers.onnx_header import BITS, OnnxHeader, check
 
 
 def varint(value: int) -> bytes:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from onnx_models import Graph, Tiny, apart, ids, initializers, node
 
-from tel_edge.runtime import onnx_header
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.headers import onnx_header
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tel_edge.eval import benchmark, ot_mini
-from tel_edge.eval.split import split
-from tel_edge.runtime.categories import CATEGORIES, WORKING_GROUPS
+from tel_edge.eval.benchmarks import benchmark, ot_mini
+from tel_edge.eval.benchmarks.split import split
+from tel_edge.runtime.questions.categories import CATEGORIES, WORKING_GROUPS
 
 # Columns as GSMA/ot-full has them; of teletables those that do not point into a document.
 COLUMNS = {

@@ -13,9 +13,10 @@ import export_models as models
 import fake_engine as fake
 import pytest
 
-from tel_edge.eval import evaluate, located
-from tel_edge.runtime import backbones
-from tel_edge.runtime.manifest import PLAIN
+from tel_edge.eval import evaluate
+from tel_edge.eval.references import located
+from tel_edge.runtime.bundles import backbones
+from tel_edge.runtime.bundles.manifest import PLAIN
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -99,7 +100,7 @@ def test_a_sweep_leaves_anothers_runs_alone(
 ) -> None:
     from test_sweep import FAKE, behave, calls
 
-    from tel_edge.runtime import digest
+    from tel_edge.runtime.files import digest
     from tel_edge.train import sweep
 
     data = behave(tmp_path / "fake")

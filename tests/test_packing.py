@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tel_edge.runtime import packing
-from tel_edge.runtime.packing import END, Cost, Entry, Trie
+from tel_edge.runtime.engines import packing
+from tel_edge.runtime.engines.packing import END, Cost, Entry, Trie
 
 VOCABULARY = 5
 # Few tokens and short labels, so that many share beginnings and some begin others.

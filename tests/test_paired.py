@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from made_reports import Result, put, record, result
 
-from tel_edge.eval import answers, paired, records
-from tel_edge.eval.answers import Answers
-from tel_edge.eval.paired import Change
-from tel_edge.eval.records import Record
+from tel_edge.eval.findings import answers, paired
+from tel_edge.eval.findings.answers import Answers
+from tel_edge.eval.findings.paired import Change
+from tel_edge.eval.scoring import records
+from tel_edge.eval.scoring.records import Record
 from tel_edge.eval.statistics import holm, mcnemar, paired_difference, share
 from tel_edge.runtime.errors import InputError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tel_edge.runtime.backbones import BACKBONES
+from tel_edge.runtime.bundles.backbones import BACKBONES
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

@@ -12,12 +12,14 @@ from xml.etree import ElementTree
 import made_answers
 import pytest
 
-from tel_edge.eval import paper, paper_plots, paper_tables, published, records
-from tel_edge.eval.records import Summary
+from tel_edge.eval.findings import paper, published
+from tel_edge.eval.reports import paper_plots, paper_tables
+from tel_edge.eval.reports.tables import Table, tabled
+from tel_edge.eval.scoring import records
+from tel_edge.eval.scoring.records import Summary
 from tel_edge.eval.statistics import share
-from tel_edge.eval.tables import Table, tabled
-from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.workspace import Workspace
 
 EVIL = "<b>a|$b$&_c</b>"

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tel_edge.export import container, tokenizer
-from tel_edge.export.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
-from tel_edge.export.quantize import silence
+from tel_edge.export.gguf import container, tokenizer
+from tel_edge.export.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+from tel_edge.export.gguf.quantize import silence
+from tel_edge.runtime.engines.llama_native import Vocabulary
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.llama_native import Vocabulary
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 WORDS = r"[^\r\n\p{L}\p{N}]?"

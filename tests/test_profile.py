@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from tel_edge.runtime import formats, profile
-from tel_edge.runtime.engine import KV_TYPES, EngineSettings
+from tel_edge.runtime.bundles import formats
+from tel_edge.runtime.device import profile
+from tel_edge.runtime.device.profile import Entry, Profile
+from tel_edge.runtime.engines.engine import KV_TYPES, EngineSettings
+from tel_edge.runtime.engines.with_llama import GGML_TYPES
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.profile import Entry, Profile
-from tel_edge.runtime.with_llama import GGML_TYPES
 
 GGUF, ONNX = profile.engine("gguf"), profile.engine("onnx")
 ENTRY = Entry(

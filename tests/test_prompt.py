@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tel_edge.runtime import prompt
-from tel_edge.runtime.categories import CATEGORIES
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.questions import prompt
+from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.question import Question
 
 CHOICE = Question("1", "oranbench", "What is E2?", ("an interface", "a timer", "C) a trap"), 0)
 CHOICE_TEXT = """Answer with one letter.

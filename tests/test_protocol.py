@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tel_edge.runtime import protocol
-from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.questions import protocol
+from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.question import Question
 
 CHOICE = Question("1", "oranbench", "What is E2?", ("an interface", "a timer", "C) a trap"), 0)
 CHOICE_TEXT = """\

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from test_pre_tokenizers import NASTY, engine, pre_tokenizer, wanted
 
-from tel_edge.export import tokenizer
+from tel_edge.export.gguf import tokenizer
 from tel_edge.runtime.errors import InputError
 
 # Of the engine's own test vocabularies those that a row is for, and the row.

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tel_edge.export import export
-from tel_edge.export.importance import Importance
-from tel_edge.export.quantize import (
+from tel_edge.export.gguf.importance import Importance
+from tel_edge.export.gguf.quantize import (
     QUANTS,
     Fallback,
     Outcome,

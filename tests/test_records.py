@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tel_edge.eval.records import (
+from tel_edge.eval.scoring.records import (
     UNPARSED,
     Record,
     Summary,
@@ -24,7 +24,7 @@ from tel_edge.eval.records import (
 )
 from tel_edge.eval.statistics import quantile, share
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
 
 

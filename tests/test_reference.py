@@ -18,16 +18,18 @@ from typing import Any
 import fake_engine as fake
 import pytest
 
-from tel_edge.eval import benchmark, client, endpoint, evaluate, reference
-from tel_edge.eval.records import Summary, read_records, read_summary
-from tel_edge.eval.split import split
+from tel_edge.eval import evaluate
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import split
+from tel_edge.eval.references import client, endpoint, reference
+from tel_edge.eval.scoring.records import Summary, read_records, read_summary
 from tel_edge.runtime import cli
-from tel_edge.runtime.categories import CATEGORIES
-from tel_edge.runtime.engine import Sampling
+from tel_edge.runtime.engines.engine import Sampling
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.prompt import render
-from tel_edge.runtime.question import Question
-from tel_edge.runtime.scoring import Scorer
+from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.prompt import render
+from tel_edge.runtime.questions.question import Question
+from tel_edge.runtime.questions.scoring import Scorer
 
 Command = Callable[..., tuple[int, str, str]]
 Body = dict[str, Any]
@@ -435,8 +437,8 @@ QUESTIONS = [
 
 
 def test_a_folder_scores_and_writes_as_its_gguf_file_does(model: tuple[Path, Path]) -> None:
-    from tel_edge.eval.with_transformers import TransformersEngine
-    from tel_edge.runtime.with_llama import LlamaEngine
+    from tel_edge.eval.references.with_transformers import TransformersEngine
+    from tel_edge.runtime.engines.with_llama import LlamaEngine
 
     folder, file = model
     llama, torch = LlamaEngine(file), TransformersEngine(folder, dtype="float32")

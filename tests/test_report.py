@@ -13,18 +13,13 @@ import pytest
 from conftest import shown
 from made_reports import RIGHTS, Result, floor, put, result, two_categories
 
-from tel_edge.eval import (
-    benchmark,
-    checks,
-    findings,
-    records,
-    render,
-    report,
-    report_tables,
-    reporting,
-)
-from tel_edge.eval.records import Record, asked_digest
-from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.eval import report
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.findings import checks, findings
+from tel_edge.eval.reports import render, report_tables, reporting
+from tel_edge.eval.scoring import records
+from tel_edge.eval.scoring.records import Record, asked_digest
+from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.workspace import Workspace
 
 Command = Callable[..., tuple[int, str, str]]

@@ -15,17 +15,10 @@ import pytest
 from conftest import shown
 from made_reports import Result, put, result, two_categories
 
-from tel_edge.eval import (
-    documents,
-    findings,
-    paper_plots,
-    plots,
-    render,
-    report,
-    report_document,
-    reporting,
-)
-from tel_edge.eval.records import line
+from tel_edge.eval import documents, report
+from tel_edge.eval.findings import findings
+from tel_edge.eval.reports import paper_plots, plots, render, report_document, reporting
+from tel_edge.eval.scoring.records import line
 from tel_edge.runtime.workspace import Workspace
 
 Command = Callable[..., tuple[int, str, str]]

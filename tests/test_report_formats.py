@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from made_reports import TOKENIZER, Result, put, result
 
-from tel_edge.eval import findings, plots, render, report, report_tables
-from tel_edge.eval.findings import Report
-from tel_edge.eval.tables import escaped
+from tel_edge.eval import report
+from tel_edge.eval.findings import findings
+from tel_edge.eval.findings.findings import Report
+from tel_edge.eval.reports import plots, render, report_tables
+from tel_edge.eval.reports.tables import escaped
 from tel_edge.runtime.workspace import Workspace
 
 Command = Callable[..., tuple[int, str, str]]

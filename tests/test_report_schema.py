@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from made_reports import Result, floor, put, result
 
-from tel_edge.eval import duplicates, findings, records, report_document
-from tel_edge.eval.duplicates import Duplicate, Duplicates
-from tel_edge.eval.rotations import rotations
-from tel_edge.runtime.question import Question
+from tel_edge.eval.benchmarks import duplicates
+from tel_edge.eval.benchmarks.duplicates import Duplicate, Duplicates
+from tel_edge.eval.benchmarks.rotations import rotations
+from tel_edge.eval.findings import findings
+from tel_edge.eval.reports import report_document
+from tel_edge.eval.scoring import records
+from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tel_edge.runtime.categories import CATEGORIES, WORKING_GROUPS
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.question import Question
-from tel_edge.runtime.requests import (
+from tel_edge.runtime.questions.categories import CATEGORIES, WORKING_GROUPS
+from tel_edge.runtime.questions.question import Question
+from tel_edge.runtime.questions.requests import (
     MOST_LABELS,
     Defaults,
     Request,
@@ -19,7 +19,7 @@ from tel_edge.runtime.requests import (
     from_lines,
     request,
 )
-from tel_edge.runtime.router import Route
+from tel_edge.runtime.questions.router import Route
 
 ASK = {"question": "Which one?", "choices": ["a", "b"]}
 ORAN = Defaults(CATEGORIES["oranbench"])

@@ -17,16 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tel_edge.eval import report_tables
-from tel_edge.eval import router as training
-from tel_edge.eval.split import Split, split
+from tel_edge.eval.benchmarks.split import Split, split
+from tel_edge.eval.reports import report_tables
+from tel_edge.eval.scoring import router as training
 from tel_edge.export import router as exporting
-from tel_edge.runtime import router
-from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.runtime.bundles.manifest import BackboneInfo, Manifest
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.manifest import BackboneInfo, Manifest
-from tel_edge.runtime.question import Question, from_row
-from tel_edge.runtime.router import Router, features
+from tel_edge.runtime.questions import router
+from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.question import Question, from_row
+from tel_edge.runtime.questions.router import Router, features
 from tel_edge.runtime.workspace import Workspace
 
 LABELS = CATEGORIES["3gpp_tsg"].labels

@@ -25,11 +25,13 @@ import numpy as np
 import pytest
 from conftest import INTERRUPTIBLE
 
-from tel_edge.eval.router import save
-from tel_edge.runtime import manifest, requests, run, votes
-from tel_edge.runtime.categories import CATEGORIES
-from tel_edge.runtime.engine import Score
-from tel_edge.runtime.router import Router, features
+from tel_edge.eval.scoring.router import save
+from tel_edge.runtime import run
+from tel_edge.runtime.bundles import manifest
+from tel_edge.runtime.engines.engine import Score
+from tel_edge.runtime.questions import requests, votes
+from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.router import Router, features
 
 Command = Callable[..., tuple[int, str, str]]
 ASK = {"question": "gold 2", "choices": ["a", "b", "c", "d"]}

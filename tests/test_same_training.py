@@ -11,8 +11,11 @@ import fake_engine as fake
 import pytest
 from made_reports import Result, put, result
 
-from tel_edge.eval import compare, evaluate, findings, paper
-from tel_edge.runtime import cli, digest, manifest
+from tel_edge.eval import compare, evaluate
+from tel_edge.eval.findings import findings, paper
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import manifest
+from tel_edge.runtime.files import digest
 from tel_edge.runtime.workspace import Workspace
 
 ONE, OTHER = "1" * 64, "2" * 64

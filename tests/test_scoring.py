@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from fake_engine import FakeEngine, gold, uniform
 
-from tel_edge.runtime import packing, protocol
-from tel_edge.runtime.engine import Adapter, Item, Score, Unanswered
+from tel_edge.runtime.engines import packing
+from tel_edge.runtime.engines.engine import Adapter, Item, Score, Unanswered
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.prompt import LETTERS, beginning, render
-from tel_edge.runtime.question import Question
-from tel_edge.runtime.scoring import Scorer, TooLong, label_ids
+from tel_edge.runtime.questions import protocol
+from tel_edge.runtime.questions.prompt import LETTERS, beginning, render
+from tel_edge.runtime.questions.question import Question
+from tel_edge.runtime.questions.scoring import Scorer, TooLong, label_ids
 
 WORDS = (" yes", " no")
 

@@ -15,18 +15,21 @@ import test_train as base
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tel_edge.eval import benchmark
-from tel_edge.eval import router as routing
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import Split, normalised, split
 from tel_edge.eval.folders import checkpoint
-from tel_edge.eval.split import Split, normalised, split
-from tel_edge.export import adapter, export
-from tel_edge.runtime import digest, prompt
-from tel_edge.runtime.categories import category
+from tel_edge.eval.scoring import router as routing
+from tel_edge.export import export
+from tel_edge.export.adapters import adapter
+from tel_edge.runtime.bundles.manifest import BackboneInfo
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.manifest import BackboneInfo
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.files import digest
+from tel_edge.runtime.questions import prompt
+from tel_edge.runtime.questions.categories import category
+from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
-from tel_edge.train import compared, merge, train
+from tel_edge.train import merge, train
+from tel_edge.train.merging import compared
 
 torch = pytest.importorskip("torch")
 Command = Callable[..., tuple[int, str, str]]
@@ -79,7 +82,7 @@ TEXTS = st.lists(st.sampled_from("abcdefghijklmnop?!"), max_size=20)
 
 @given(st.lists(TEXTS, min_size=2, max_size=4))
 def test_no_text_is_trained_on_that_any_split_holds_out(several: list[list[str]]) -> None:
-    from tel_edge.eval.split import apart, key
+    from tel_edge.eval.benchmarks.split import apart, key
 
     of = {str(at): split(asked(str(at), each)) for at, each in enumerate(several)}
     made = apart(of)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tel_edge.eval.split import SHARES, capped, normalised, split
-from tel_edge.runtime.question import Question
+from tel_edge.eval.benchmarks.split import SHARES, capped, normalised, split
+from tel_edge.runtime.questions.question import Question
 
 PARTS = ("train", "validation", "test")
 GOLDEN = [

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tel_edge.runtime import stream
+from tel_edge.runtime.questions import stream
 
 
 def within(seconds: float, holds: Callable[[], bool]) -> bool:

@@ -18,10 +18,11 @@ from conftest import INTERRUPTIBLE, alive, until
 
 from tel_edge.eval.statistics import share
 from tel_edge.runtime.errors import InputError
-from tel_edge.train import ray_runner, runners, sweep, sweep_plot, sweep_report
-from tel_edge.train.runners import Task
-from tel_edge.train.sweep_plan import PRESETS, Run, plan
-from tel_edge.train.sweep_report import Row
+from tel_edge.train import sweep
+from tel_edge.train.sweeps import ray_runner, runners, sweep_plot, sweep_report
+from tel_edge.train.sweeps.runners import Task
+from tel_edge.train.sweeps.sweep_plan import PRESETS, Run, plan
+from tel_edge.train.sweeps.sweep_report import Row
 
 FAKE = (str(Path(__file__).with_name("fake_train.py")),)
 Command = Callable[..., tuple[int, str, str]]

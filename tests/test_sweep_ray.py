@@ -16,7 +16,8 @@ import pytest
 from conftest import INTERRUPTIBLE, alive, until
 from test_sweep import FAKE, behave, calls
 
-from tel_edge.train import ray_runner, runners, sweep
+from tel_edge.train import sweep
+from tel_edge.train.sweeps import ray_runner, runners
 
 try:
     import ray

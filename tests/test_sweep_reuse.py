@@ -10,14 +10,16 @@ from typing import Any
 import fake_engine as fake
 import pytest
 
-from tel_edge.eval import benchmark
-from tel_edge.eval.split import split
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import split
 from tel_edge.eval.statistics import share
-from tel_edge.runtime import digest, prompt
-from tel_edge.runtime.categories import category
-from tel_edge.train import sweep, sweep_report
-from tel_edge.train.sweep_plan import plan
-from tel_edge.train.sweep_report import Row
+from tel_edge.runtime.files import digest
+from tel_edge.runtime.questions import prompt
+from tel_edge.runtime.questions.categories import category
+from tel_edge.train import sweep
+from tel_edge.train.sweeps import sweep_report
+from tel_edge.train.sweeps.sweep_plan import plan
+from tel_edge.train.sweeps.sweep_report import Row
 
 Command = Callable[..., tuple[int, str, str]]
 RANKS = ("4", "8")

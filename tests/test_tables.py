@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tel_edge.eval import tables
+from tel_edge.eval.reports import tables
+from tel_edge.eval.reports.tables import Table
 from tel_edge.eval.statistics import Interval, share
-from tel_edge.eval.tables import Table
 
 SMALL = Table(("name", "n", "what"), (("a", "1,000", "x"), ("long", "2", "")), words=1)
 

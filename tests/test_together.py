@@ -21,11 +21,14 @@ import pytest
 from conftest import shown
 from test_commands import entry
 
-from tel_edge.eval import answers, benchmark, evaluate
-from tel_edge.eval.records import read_records, read_summary
-from tel_edge.eval.split import split
-from tel_edge.runtime import lock, manifest
-from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.eval import evaluate
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import split
+from tel_edge.eval.findings import answers
+from tel_edge.eval.scoring.records import read_records, read_summary
+from tel_edge.runtime.bundles import manifest
+from tel_edge.runtime.files import lock
+from tel_edge.runtime.questions.categories import CATEGORIES
 
 Command = Callable[..., tuple[int, str, str]]
 TESTS = Path(__file__).parent
@@ -44,7 +47,7 @@ def ready():
 EXPORTER = BEGIN + """
 import fake_engine as fake
 from tel_edge.export.output import Output
-from tel_edge.runtime.manifest import BackboneInfo
+from tel_edge.runtime.bundles.manifest import BackboneInfo
 folder, quant = Path(sys.argv[2]), sys.argv[3]
 info = BackboneInfo("nano", "llama", fake.WEIGHTS, "c" * 64, "d" * 64)
 out = Output(folder, info, False)

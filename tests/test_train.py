@@ -18,10 +18,10 @@ import fake_engine as fake
 import pytest
 from conftest import shown
 
-from tel_edge.runtime.categories import WORKING_GROUPS
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.prompt import labels, render
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.questions.categories import WORKING_GROUPS
+from tel_edge.runtime.questions.prompt import labels, render
+from tel_edge.runtime.questions.question import Question
 from tel_edge.train import train
 from tel_edge.train.data import Example, Rows, collate, examples, varied
 

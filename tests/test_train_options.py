@@ -20,11 +20,12 @@ import pytest
 import test_train as base
 from conftest import shown
 
-from tel_edge.eval import benchmark
-from tel_edge.eval.split import split
-from tel_edge.runtime import backbones, digest
-from tel_edge.runtime.categories import category
-from tel_edge.runtime.question import Question
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import split
+from tel_edge.runtime.bundles import backbones
+from tel_edge.runtime.files import digest
+from tel_edge.runtime.questions.categories import category
+from tel_edge.runtime.questions.question import Question
 from tel_edge.train import job as jobs_of
 from tel_edge.train import train
 from tel_edge.train.data import Example, Rows, collate, examples
@@ -416,7 +417,7 @@ def test_scores_are_those_of_the_labels_alone(made: Path) -> None:
     """One at a time and many together: padding changes nothing."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tel_edge.runtime.votes import pick
+    from tel_edge.runtime.questions.votes import pick
     from tel_edge.train.scoring import _logprobs, score
 
     tokenizer = AutoTokenizer.from_pretrained(made / "base")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tel_edge.eval import trainings
+from tel_edge.eval.scoring import trainings
+from tel_edge.eval.scoring.trainings import Training
 from tel_edge.eval.statistics import share
-from tel_edge.eval.trainings import Training
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.workspace import Workspace
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tel_edge.runtime import profile
-from tel_edge.runtime.formats import FORMATS
+from tel_edge.runtime.bundles.formats import FORMATS
+from tel_edge.runtime.device import profile
 
 INIT = '"""Something else first."""\n__version__ = "1.9.0"\n'
 

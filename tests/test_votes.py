@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.votes import (
+from tel_edge.runtime.questions.votes import (
     MOST_DRAWS,
     draws,
     majority,

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tel_edge.train import runners
+from tel_edge.train.sweeps import runners
 
 pytest.importorskip("torch")
 SHOW = (

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tel_edge.runtime.categories import CATEGORIES
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.prompt import labels, render
-from tel_edge.runtime.question import Question
-from tel_edge.runtime.scoring import label_ids
+from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.prompt import labels, render
+from tel_edge.runtime.questions.question import Question
+from tel_edge.runtime.questions.scoring import label_ids
 
 
 @dataclass(frozen=True)

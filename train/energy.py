@@ -1,4 +1,4 @@
-"""What a training record says of energy; `tel_edge.runtime.energy` reads the counters."""
+"""What a training record says of energy; `tel_edge.runtime.device.energy` reads the counters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from tel_edge.runtime.energy import Energy
+from tel_edge.runtime.device.energy import Energy
 
 
 def recorded(energy: Energy, seconds: float, examples: int, watts: float | None) -> dict[str, Any]:

@@ -10,14 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval import benchmark
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import Split, apart, capped, split
 from tel_edge.eval.folders import checkpoint
-from tel_edge.eval.split import Split, apart, capped, split
-from tel_edge.runtime import backbones, bundle, cli, digest, prompt
-from tel_edge.runtime.backbones import Backbone
-from tel_edge.runtime.categories import categories
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import backbones, bundle
+from tel_edge.runtime.bundles.backbones import Backbone
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.files import digest
+from tel_edge.runtime.questions import prompt
+from tel_edge.runtime.questions.categories import categories
+from tel_edge.runtime.questions.question import Question
 from tel_edge.train import recipes
 from tel_edge.train.recipes import Recipe, identity, recipe
 
@@ -46,8 +49,7 @@ class Job:
 
     `name` is the category or `JOINT`; `splits` are the digests of the categories' splits, which
     `parts` has together, apart from the `shared` questions that were left out, since another
-    category holds their text out (`tel_edge.eval.split.apart`). `most` caps the training questions
-    of each category. `scored`, `checkpointing` and `watts` change nothing in the adapter.
+    category holds their text out (`split.apart`). `most` caps the training questions of each category. `scored`, `checkpointing` and `watts` change nothing in the adapter.
     """
 
     backbone: Backbone

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.folders import checkpoint, loading
-from tel_edge.runtime import backbones, cli, digest, extras, lock, ownership
-from tel_edge.runtime.atomic import replace_folder, write_text
-from tel_edge.runtime.categories import CATEGORIES
+from tel_edge.runtime import cli, extras
+from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.question import Question
+from tel_edge.runtime.files import digest, lock, ownership
+from tel_edge.runtime.files.atomic import replace_folder, write_text
+from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
-from tel_edge.train import compared
 from tel_edge.train.job import JOINT, RECORD, WEIGHTS
-from tel_edge.train.merge_plan import METHODS, Plan, plan, splits, unseen
+from tel_edge.train.merging import compared
+from tel_edge.train.merging.merge_plan import METHODS, Plan, plan, splits, unseen
 from tel_edge.train.train import SCHEMA_VERSION, spin_shortly, versions
 
 

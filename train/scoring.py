@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tel_edge.eval.statistics import Share, share
-from tel_edge.runtime.question import Question
-from tel_edge.runtime.votes import draws, majority, pick
+from tel_edge.runtime.questions.question import Question
+from tel_edge.runtime.questions.votes import draws, majority, pick
 from tel_edge.train.data import Rows, aligned, collate
 
 K, TEMPERATURE = 4, 0.7

@@ -13,16 +13,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval.tables import aligned
-from tel_edge.runtime import backbones, cli, digest, extras, lock, ownership
+from tel_edge.eval.reports.tables import aligned
+from tel_edge.runtime import cli, extras
+from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.files import digest, lock, ownership
 from tel_edge.runtime.workspace import Workspace
-from tel_edge.train import runners, sweep_report
-from tel_edge.train.ray_runner import Cluster, on_ray
-from tel_edge.train.runners import Outcome, Task
-from tel_edge.train.sweep_plan import FLAGS, PRESETS, VALUES, Preset, Run, plan
-from tel_edge.train.sweep_report import Row
-from tel_edge.train.sweep_reuse import Here, judged
+from tel_edge.train.sweeps import runners, sweep_report
+from tel_edge.train.sweeps.ray_runner import Cluster, on_ray
+from tel_edge.train.sweeps.runners import Outcome, Task
+from tel_edge.train.sweeps.sweep_plan import FLAGS, PRESETS, VALUES, Preset, Run, plan
+from tel_edge.train.sweeps.sweep_report import Row
+from tel_edge.train.sweeps.sweep_reuse import Here, judged
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

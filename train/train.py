@@ -16,9 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime import backbones, child, cli, digest, extras, lock, memory, ownership
-from tel_edge.runtime.atomic import replace_folder, write_text
+from tel_edge.runtime import cli, extras
+from tel_edge.runtime.bundles import backbones
+from tel_edge.runtime.device import child, memory
 from tel_edge.runtime.errors import WorkError
+from tel_edge.runtime.files import digest, lock, ownership
+from tel_edge.runtime.files.atomic import replace_folder, write_text
 from tel_edge.train.job import RECORD, WEIGHTS, Job, Over, jobs
 from tel_edge.train.recipes import LOSSES, SELECTIONS, TARGETS
 
@@ -131,7 +134,7 @@ def dequantized(job: Job, partial: Path, every: Any) -> Iterator[Path | None]:
 
 
 def _dequantize(over: Over, folder: Path, out: Path) -> None:
-    command = child.command("tel_edge.export.dequantize", "dequantize")
+    command = child.command("tel_edge.export.gguf.dequantize", "dequantize")
     # A file, which unlike a pipe never fills up.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told:
         argv = [*command, str(over.path), str(folder), str(out)]

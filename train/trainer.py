@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from tel_edge.eval.folders import loading
-from tel_edge.runtime.atomic import write_text
-from tel_edge.runtime.energy import Energy, Meter
+from tel_edge.runtime.device.energy import Energy, Meter
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.files.atomic import write_text
 from tel_edge.train.data import Example, Rows, collate, examples, fitted, varied
 from tel_edge.train.energy import recorded, restored
 from tel_edge.train.scoring import document, score

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tel_edge.eval.folders.tensors import whole
-from tel_edge.export.adapter import Adapter
+from tel_edge.export.adapters.adapter import Adapter
 from tel_edge.runtime.extras import need
-from tel_edge.runtime.onnx_adapter import stamp
+from tel_edge.runtime.headers.onnx_adapter import stamp
 
 # Of this project's layout; onnxruntime keeps the number and does not look at it.
 VERSION = 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.export.container import Step
+from tel_edge.export.gguf.container import Step
 from tel_edge.export.onnx import container
 from tel_edge.export.onnx.slots import Graph, Weight, describe, embedding, head, plain
 from tel_edge.runtime.errors import InputError

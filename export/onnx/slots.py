@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from tel_edge.eval.folders.architectures import LINEAR, Shape, projections
 from tel_edge.export.onnx import container
+from tel_edge.runtime.engines.with_onnx import BIAS, LOGITS
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
-from tel_edge.runtime.with_onnx import BIAS, LOGITS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,9 +9,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tel_edge.runtime import child, cli, extras
-from tel_edge.runtime.categories import categories
+from tel_edge.runtime import cli, extras
+from tel_edge.runtime.device import child
 from tel_edge.runtime.errors import InputError, Terminated, WorkError
+from tel_edge.runtime.questions.categories import categories
 
 # Module that holds the command, its name, and what it needs, to say so before minutes of work.
 STAGES = {

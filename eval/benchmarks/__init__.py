@@ -1,0 +1,1 @@
+"""Where questions come from, and which part of them is for what."""

@@ -1,0 +1,1 @@
+"""Large models beside ours: at an endpoint, from a GGUF file, with transformers."""

@@ -1,0 +1,72 @@
+"""The report as one HTML file: no network, light and dark, for the telephone and for paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+from tel_edge.eval.findings.findings import Report
+from tel_edge.eval.reports import browse, render
+from tel_edge.eval.reports.plots import Plot
+from tel_edge.eval.reports.tables import Table
+
+
+def page(report: Report, plots: Iterable[Plot], browser: str = "") -> str:
+    """Return the whole document. Every text of the report is escaped; the plots are put in.
+
+    `browser` is the section of `browse.fragment`.
+    """
+    title = f"{report.backbone}: accuracy and footprint"
+    parts = [f"<h1>{escape(title)}</h1>"]
+    sentences = "".join(f"<p>{escape(_sentence(line))}.</p>" for line in render.verdict(report))
+    parts.append(f'<div class="verdict">{sentences}</div>')
+    figures = "".join(_figure(plot) for plot in plots)
+    parts.append(f'<div class="plots">{figures}</div>')
+    for chapter in render.chapters(report):
+        parts.append(_heading(chapter.title))
+        parts.append(f'<p class="units">{escape(chapter.text)}</p>' if chapter.text else "")
+        parts += [_table(table) for table in chapter.tables if table.rows]
+        items = "".join(f"<li>{escape(note)}</li>" for note in chapter.notes)
+        parts.append(f"<ul>{items}</ul>" if items else "")
+    parts.append(browser)
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(browse.policy())}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{browse.style()}\n</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _heading(text: str) -> str:
+    return f"<h2>{escape(text)}</h2>"
+
+
+def _figure(plot: Plot) -> str:
+    caption = f"<strong>{escape(plot.title)}.</strong> {escape(plot.caption)}"
+    return f"<figure>\n{plot.svg}\n<figcaption>{caption}</figcaption>\n</figure>\n"
+
+
+def _table(table: Table) -> str:
+    kinds = ["word" if at < table.words else "" for at in range(len(table.header))]
+    head = "".join(_cell("th", *pair) for pair in zip(kinds, table.header, strict=True))
+    rows = "".join(
+        "<tr>" + "".join(_cell("td", *pair) for pair in zip(kinds, row, strict=True)) + "</tr>\n"
+        for row in table.rows
+    )
+    # Can be reached by the keyboard, since it scrolls where the screen is narrow.
+    return (
+        f'<div class="wide" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{rows}</tbody>\n</table></div>"
+    )
+
+
+def _cell(tag: str, kind: str, text: str) -> str:
+    classes = " ".join(filter(None, (kind, "long" if len(text) > 40 else "")))
+    named = f' class="{classes}"' if classes else ""
+    return f"<{tag}{named}>{escape(text)}</{tag}>"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,184 @@
+"""Scoring one variant on one category, in a process of its own: a record for each question."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tel_edge.eval.scoring.records import UNPARSED, Record, asked_digest, line
+from tel_edge.runtime.bundles import bundle
+from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
+from tel_edge.runtime.device import child, memory
+from tel_edge.runtime.engines.engine import EngineSettings, Generation, Score
+from tel_edge.runtime.errors import InputError, WorkError, named
+from tel_edge.runtime.questions import protocol, stream
+from tel_edge.runtime.questions.question import Question
+from tel_edge.runtime.questions.scoring import Scorer, TooLong
+from tel_edge.runtime.questions.votes import draws, pick
+
+# Questions that are packed together, and whose records are held back to be in order.
+WINDOW = 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What shapes a score beside the files: the part that is scored, and how it is answered.
+
+    `limit` is the most tokens of a generated text; `k`, `temperature` and `seed` are those of
+    Maj@k.
+    """
+
+    part: str
+    k: int
+    temperature: float
+    seed: int
+    protocol: str = "letters"
+    limit: int = 64
+
+
+@dataclass(frozen=True)
+class Task:
+    """One variant to score on one category: everything that a process of its own needs.
+
+    `rotated` says that `questions` are other orders of the part's (`rotations.rotations`), `wait`
+    for how many seconds another command may have `out` first.
+    """
+
+    folder: Path
+    manifest: Manifest
+    backbone: BundleFile
+    adapter: BundleFile | None
+    questions: tuple[Question, ...]
+    out: Path
+    run: str
+    settings: Settings
+    engine: EngineSettings
+    title: str
+    quiet: bool
+    rotated: bool = False
+    wait: float = math.inf
+
+
+@dataclass(frozen=True)
+class Used:
+    """What scoring took: `too_long` questions did not fit, `memory` is that of the process.
+
+    `first_answer_ms` is from before the engine was opened to its first answer, None where it gave
+    none. `kv_bytes_per_token` are the bytes that the engine keeps of each token of its `context`,
+    None where it does not tell.
+    """
+
+    too_long: int
+    memory: memory.Memory
+    first_answer_ms: float | None = None
+    kv_bytes_per_token: int | None = None
+    context: int | None = None
+
+
+def score(task: Task, opener: bundle.Opener = bundle.native) -> Used:
+    """Append a record for each question of `task` and return what that took.
+
+    Runs in a process of its own, so that memory is the engine's and not the evaluation's.
+    """
+    began = time.perf_counter()
+    adapters = [task.adapter] if task.adapter else []
+    engine = bundle.open_engine(
+        task.folder,
+        task.manifest,
+        task.backbone,
+        adapters,
+        settings=task.engine,
+        opener=opener,
+    )
+    too_long, first = append(task, Scorer(engine))
+    kept = getattr(engine, "kv_bytes_per_token", None)
+    waited = None if first is None else (first - began) * 1000
+    return Used(too_long, memory.now(), waited, kept, engine.context)
+
+
+def append(task: Task, scorer: Scorer) -> tuple[int, float | None]:
+    """Append a record for each question of `task`.
+
+    Returns the number of questions that are too long, and when (`time.perf_counter`) the first
+    answer was there, None where there is none.
+    """
+    from tqdm import tqdm
+
+    too_long, first = 0, None
+
+    def timed(
+        answers: Iterator[tuple[int, Record | None]],
+    ) -> Iterator[tuple[int, Record | None]]:
+        # Not when it is written: records wait for those before them.
+        nonlocal first
+        for index, record in answers:
+            if first is None and record is not None:
+                first = time.perf_counter()
+            yield index, record
+
+    bar = tqdm(
+        total=len(task.questions), desc=task.title, disable=task.quiet, leave=False, unit="question"
+    )
+    with named(task.out), task.out.open("a", encoding="utf-8") as file, bar:
+        for window in stream.windows(task.questions, WINDOW):
+            for record in stream.in_order(timed(_records(task, window, scorer))):
+                if record is None:
+                    too_long += 1
+                else:
+                    file.write(line(record))
+                    file.flush()
+                bar.update()
+    return too_long, first
+
+
+def _records(
+    task: Task, questions: Sequence[Question], scorer: Scorer
+) -> Iterator[tuple[int, Record | None]]:
+    """Yield (index of the question, its record or None where it is too long)."""
+    how = task.settings
+    adapter = task.adapter.category if task.adapter else None
+    asked = [(question, adapter) for question in questions]
+    results: Iterator[tuple[int, Score | Generation | InputError]] = (
+        scorer.texts(asked, how.k, how.temperature, how.limit, how.seed)
+        if how.protocol == "generate"
+        else scorer.many(asked)
+    )
+    for index, made in results:
+        if isinstance(made, TooLong):
+            yield index, None
+        elif isinstance(made, InputError):
+            raise made
+        else:
+            yield index, _record(task, questions[index], made)
+
+
+def _record(task: Task, question: Question, made: Score | Generation) -> Record:
+    how = task.settings
+    logprobs: tuple[float, ...] = ()
+    text = None
+    if isinstance(made, Score):
+        logprobs, picked = made.logprobs, pick(made.logprobs)
+        drawn = draws(logprobs, how.k, how.temperature, how.seed, question.id)
+    else:
+        parsed = [protocol.parse(text, question) for text in made.texts]
+        picked, *rest = [UNPARSED if index is None else index for index in parsed]
+        text, drawn = made.texts[0], tuple(rest)
+    gold = -1 if question.answer is None else question.answer
+    return Record(
+        task.run, question.id, gold, logprobs, picked, drawn, made.tokens, made.milliseconds, text,
+        asked_digest(question),
+    )  # fmt: skip
+
+
+def in_child(task: Task, opener: bundle.Opener) -> Used:
+    """Run `score` in a new process. A crash of the engine there raises `WorkError` here."""
+    try:
+        return child.in_child(None, score, task, opener, shown=True)
+    except child.Crashed:
+        raise WorkError(
+            f"{task.title}: the engine died; what was scored is kept in {task.out}\n"
+            "run the same command to go on, or with --threads 1"
+        ) from None

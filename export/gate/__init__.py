@@ -1,0 +1,1 @@
+"""The gate: files beside the model that they were made from."""

@@ -1,0 +1,1 @@
+"""The GGUF half: tokenizer, tensors, quantized types, importance matrices."""

@@ -1,0 +1,251 @@
+"""The GGUF half of `tel-export`: backbones, merged models and adapters for llama.cpp."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from tel_edge.export.adapters import adapter
+from tel_edge.export.gate import gate as gates
+from tel_edge.export.gate.gate import Gate, Whole
+from tel_edge.export.gguf import calibration, importance
+from tel_edge.export.gguf.backbone import write_backbone
+from tel_edge.export.gguf.importance import Importance
+from tel_edge.export.gguf.quantize import Outcome, Quant, fallen, quantize, size
+from tel_edge.export.output import Accept
+from tel_edge.export.plan import FULL, HALF, Job, Model, Plan, bar
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles.manifest import BundleFile
+from tel_edge.runtime.headers import gguf_header
+
+
+def make(args: argparse.Namespace, made: Plan) -> list[tuple[BundleFile, bool]]:
+    """Make what is missing; return all files that were asked for, and which of them are new."""
+    # One matrix may serve several models.
+    matrix = cache(partial(_matrix, args, made))
+    with ExitStack() as stack:
+        gate = whole = None
+        if args.verify and (made.unfinished or any(model.missing for model in made.models)):
+            gate = gates.opened(made.checkpoint.folder, made.jobs)
+            whole = stack.enter_context(_whole(args, made, made.bare, gate, None))
+        for model in made.models:
+            _model(args, made, model, gate, whole, matrix)
+        for job in made.unfinished:
+            _adapter(args, made, job, gate, whole)
+    find, files = made.output.manifest.find, []
+    for model in made.models if args.merge else made.models[:1]:
+        for row in made.wanted:
+            files.append((find(model.kind, row.name, model.category), row in model.missing))
+    for job in () if args.merge else made.jobs:
+        files.append((find("adapter", args.adapter_quant, job.category), job in made.unfinished))
+    return [(file, new) for file, new in files if file]
+
+
+def _file(
+    made: Plan, model: Model, row: Quant, accept: Accept | None
+) -> AbstractContextManager[Path]:
+    return made.output.file(_name(model, row), accept, format="gguf", **made.known(model, row))
+
+
+def _kept(made: Plan, model: Model, row: Quant) -> Path | None:
+    """Return the bundle's own file of an unquantized type, from which others can be made."""
+    # Of a file that may hold other metadata another type would have it too.
+    kept = made.output.intact(
+        model.kind, row.name, model.category, model.source, inputs=made.inputs, known=True
+    )
+    return made.output.folder / kept.path if kept else None
+
+
+def _name(model: Model, row: Quant) -> str:
+    return f"{model.stem}-{row.name}.gguf"
+
+
+@contextmanager
+def _whole(
+    args: argparse.Namespace, made: Plan, model: Model, gate: Gate, over: Whole | None
+) -> Iterator[Whole]:
+    """Give the model in float32, judged: the bundle's own or a passing one.
+
+    `over` is the unquantized backbone that a merged model is judged beside.
+    """
+
+    def judged(path: Path) -> Whole:
+        stated = gguf_header.check(path).metadata
+        gates.check_numbers(stated, gate.expected.numbers, path.name)
+        if over is None:
+            return gate.converted(path, FULL)
+        return gate.merged(over, path, str(model.category))
+
+    if FULL in model.missing:
+        new: list[Whole] = []
+
+        def accept(path: Path) -> Mapping[str, float]:
+            new.append(judged(path))
+            return gate.figures(new[0])
+
+        with _file(made, model, FULL, accept) as out:
+            _plain(args, made, model, FULL, out)
+        cli.say(args, f"{model.stem} {FULL.name} written")
+        yield replace(new[0], path=made.output.folder / _name(model, FULL))
+    elif kept := _kept(made, model, FULL):
+        yield judged(kept)
+    else:
+        with made.output.scratch(_name(model, FULL)) as passing:
+            _plain(args, made, model, FULL, passing)
+            yield judged(passing)
+
+
+def _model(
+    args: argparse.Namespace,
+    made: Plan,
+    model: Model,
+    gate: Gate | None,
+    bare: Whole | None,
+    matrix: Callable[[tuple[Job, ...]], Importance | None],
+) -> None:
+    if not model.missing:
+        return
+    with ExitStack() as stack:
+        whole = bare
+        if gate and bare and model.job:
+            whole = stack.enter_context(_whole(args, made, model, gate, bare))
+
+        def file(row: Quant) -> AbstractContextManager[Path]:
+            return _file(made, model, row, _of(gate, whole, row))
+
+        for row in model.missing:
+            if row.plain and not (whole and row == FULL):
+                with file(row) as out:
+                    _plain(args, made, model, row, out)
+                cli.say(args, f"{model.stem} {row.name} written")
+        quantized = [row for row in model.missing if not row.plain]
+        if not quantized:
+            return
+        alone = model.job if args.imatrix == "category" else None
+        weights = matrix((alone,) if alone else made.jobs)
+        with _source(args, made, model) as source:
+            for row in quantized:
+                with (
+                    file(row) as out,
+                    bar(args, len(made.checkpoint.tensors), row.name) as step,
+                ):
+                    outcome = quantize(
+                        source, out, row, step, overrides=made.overrides, importance=weights
+                    )
+                cli.say(args, f"{model.stem} {row.name} written")
+                # Models of one shape fall back in one way.
+                if model is next(one for one in made.models if row in one.missing):
+                    _warn(args, made, row, outcome)
+
+
+def _of(gate: Gate | None, whole: Whole | None, row: Quant) -> Accept | None:
+    if gate is None or whole is None:
+        return None
+    return partial(gate.quantized, whole, row=row)
+
+
+def _warn(args: argparse.Namespace, made: Plan, row: Quant, outcome: Outcome) -> None:
+    if said := fallen(outcome, _shapes(made)):
+        cli.say(args, f"warning: {row.name}: {said}")
+
+
+def _shapes(made: Plan) -> Mapping[str, tuple[int, ...]]:
+    return {tensor.name: tensor.shape for tensor, _ in made.checkpoint.tensors}
+
+
+def _plain(
+    args: argparse.Namespace, made: Plan, model: Model, row: Quant, out: Path, hollow: bool = False
+) -> None:
+    with bar(args, made.checkpoint.parameters, row.name) as step:
+        write_backbone(
+            made.checkpoint,
+            made.vocabulary,
+            out,
+            info=made.info,
+            quant=row,
+            step=step,
+            merged=model.job.adapter if model.job else None,
+            hollow=hollow,
+        )
+
+
+@contextmanager
+def _source(args: argparse.Namespace, made: Plan, model: Model) -> Iterator[Path]:
+    """Give the F16 file to quantize: the bundle's own if it is there, else a passing one."""
+    if kept := _kept(made, model, HALF):
+        yield kept
+        return
+    with made.output.scratch(_name(model, HALF)) as passing:
+        _plain(args, made, model, HALF, passing)
+        yield passing
+
+
+def _matrix(args: argparse.Namespace, made: Plan, jobs: tuple[Job, ...]) -> Importance | None:
+    """Return the importance matrix of `--imatrix` and keep what was computed in the workspace."""
+    shape = made.checkpoint.shape
+    if args.imatrix not in ("pooled", "category"):
+        return made.given
+    adapters = {job.category: job.adapter for job in jobs}
+    with bar(args, calibration.total(list(adapters)), "imatrix") as step:
+        found = calibration.calibrated(
+            made.checkpoint.folder, shape, adapters, args.dataset, args.seed, step,
+            partial(cli.say, args),
+        )  # fmt: skip
+    name = "-".join(adapters) if args.imatrix == "category" else "pooled"
+    out = cli.workspace(args).imatrix(made.info.name, name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    importance.write(found, out)
+    cli.say(args, f"importance matrix written to {out}")
+    return found
+
+
+def _adapter(
+    args: argparse.Namespace, made: Plan, job: Job, gate: Gate | None, whole: Whole | None
+) -> None:
+    loaded, kind = job.adapter, args.adapter_quant
+    accept = None
+    if gate and whole:
+        accept = partial(gate.adapter, whole, category=job.category, kind=kind)
+    with made.output.file(
+        f"{made.info.name}-{job.category}-r{loaded.rank}-{kind}-LoRA.gguf",
+        accept,
+        format="gguf",
+        quant=kind,
+        made_by=made.made_by(),
+        **job.known(made.info),
+    ) as out:
+        adapter.write_adapter(loaded, out, made.info, job.category, kind)
+    cli.say(args, f"{job.category} adapter written")
+
+
+def forecast(args: argparse.Namespace, made: Plan) -> Mapping[str, Any]:
+    """Print the size that each file would have; nothing is left behind."""
+    shapes = _shapes(made)
+    made.output.folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    with made.output.scratch("dry-run") as hollow:
+        model = made.models[0]
+        _plain(args, made, model, HALF, hollow, hollow=True)
+        names = dict.fromkeys(shapes, HALF.name)
+        names |= {name: "F32" for name, shape in shapes.items() if len(shape) == 1}
+        header = hollow.stat().st_size - size(Outcome(names, ()), shapes)
+        for row in made.wanted:
+            if row.plain:
+                kinds = {name: "F32" if kind == "F32" else row.name for name, kind in names.items()}
+                outcome = Outcome(kinds, ())
+            else:
+                outcome = quantize(
+                    hollow, hollow, row, lambda _: None, overrides=made.overrides, dry=True
+                )
+                _warn(args, made, row, outcome)
+            rows.append({"quant": row.name, "bytes": header + size(outcome, shapes)})
+    print(f"{'quant':<8} {'MB':>9}")
+    for line in rows:
+        print(f"{line['quant']:<8} {line['bytes'] / 1e6:>9,.2f}")
+    print(f"dry run: nothing was written; {made.checkpoint.parameters:,} weights")
+    return {"dry_run": rows}

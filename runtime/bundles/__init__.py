@@ -1,0 +1,1 @@
+"""Bundles: their manifest, their formats, and opening an engine on their files."""

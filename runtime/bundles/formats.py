@@ -1,0 +1,146 @@
+"""The formats of a bundle, one row each: how a file is checked and which engine opens it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tel_edge.runtime import versions
+from tel_edge.runtime.engines.engine import Adapter, Engine, EngineSettings
+from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.headers import gguf_header, onnx_adapter, onnx_header
+from tel_edge.runtime.headers.onnx_adapter import WEIGHTS
+from tel_edge.runtime.questions import prompt
+
+# Metadata of the files that tel-export makes.
+PROMPT, CATEGORY = "tel_edge.prompt", "tel_edge.category"
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row. `package` is the engine's import package and the distribution it usually is from.
+
+    `batch` tokens are computed in one go where nothing else is asked for: ONNX attention looks at
+    all cells of a row, so its rows are shorter. `weights` checks a backbone's file and returns the
+    digest in it, None where there is none; `beside` names the other files that the engine opens
+    for it, in its folder; `adapter` checks an adapter's file against the backbone's digest and
+    name, and against the category that it is to answer (path, digest, name, category). Both refuse
+    a file that was made for another prompt than this version's. `usual` is the type that tel-export
+    gives adapters where nobody asks for another.
+    """
+
+    name: str
+    suffix: str
+    batch: int
+    package: tuple[str, str]
+    engine: Callable[[Path, Mapping[str, Adapter], EngineSettings], Engine]
+    weights: Callable[[Path], str | None]
+    beside: Callable[[Path], tuple[str, ...]]
+    adapter: Callable[..., None]
+    usual: str
+
+    def installed(self) -> bool:
+        """Return whether the engine can be imported, without importing it."""
+        return importlib.util.find_spec(self.package[0]) is not None
+
+    def version(self) -> str:
+        """Return the engine's distribution and version without loading it, or "unknown"."""
+        return versions.version(*self.package) or "unknown"
+
+
+def _llama(path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings) -> Engine:
+    from tel_edge.runtime.engines.with_llama import LlamaEngine
+
+    return LlamaEngine(path, adapters, settings)
+
+
+def _onnx(path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings) -> Engine:
+    from tel_edge.runtime.engines.with_onnx import OnnxEngine
+
+    return OnnxEngine(path, adapters, settings)
+
+
+def _gguf_weights(path: Path) -> str | None:
+    metadata = gguf_header.check(path).metadata
+    if metadata.get("split.count", 1) not in (0, 1):
+        # The engine would open the others too, which nobody has looked at.
+        raise InputError(f"{path}: one of several parts; join them: llama-gguf-split --merge")
+    return _weights(path, metadata)
+
+
+def _onnx_weights(path: Path) -> str | None:
+    return _weights(path, onnx_header.check(path).metadata)
+
+
+def _gguf_beside(path: Path) -> tuple[str, ...]:
+    return ()
+
+
+def _onnx_beside(path: Path) -> tuple[str, ...]:
+    return (*onnx_header.check(path).data, onnx_header.TOKENIZER)
+
+
+def _weights(path: Path, metadata: Mapping[str, object]) -> str | None:
+    _check_prompt(path, metadata)
+    value = metadata.get(WEIGHTS)
+    return value if isinstance(value, str) else None
+
+
+def _check_prompt(path: Path, metadata: Mapping[str, object]) -> None:
+    if (metadata.get(PROMPT) or prompt.digest()) != prompt.digest():
+        raise InputError(
+            f"{path}: made for another prompt than this version's; "
+            "train and export again, or use the version that made it"
+        )
+
+
+def _gguf_adapter(
+    path: Path, weights: str | None, backbone: str, category: str | None = None
+) -> None:
+    metadata = gguf_header.check(path).metadata
+    if metadata.get("general.type") != "adapter":
+        raise InputError(f"{path}: no LoRA adapter (general.type); export it again")
+    bound = metadata.get(WEIGHTS)
+    if None not in (bound, weights) and bound != weights:
+        raise _foreign(path, backbone)
+    _check_prompt(path, metadata)
+    trained = metadata.get(CATEGORY, category)
+    if category is not None and trained != category:
+        raise InputError(f"{path}: made for {trained}, not for {category}; name the right file")
+
+
+def _onnx_adapter(
+    path: Path, weights: str | None, backbone: str, category: str | None = None
+) -> None:
+    # Its tensors are compared with the graph's slots when the engine loads it; it has no room for
+    # a category.
+    header = onnx_adapter.read(path)
+    if weights is not None and header.model_version != onnx_adapter.stamp(weights):
+        raise _foreign(path, backbone)
+
+
+def _foreign(path: Path, backbone: str) -> InputError:
+    return InputError(f"{path}: made for another backbone than {backbone}; export it again")
+
+
+# In the order in which one is chosen where a bundle has both.
+FORMATS: dict[str, Format] = {
+    row.name: row
+    for row in (
+        Format(
+            "gguf", ".gguf", 512, ("llama_cpp", "llama-cpp-python"), _llama, _gguf_weights,
+            _gguf_beside, _gguf_adapter, "F16",
+        ),
+        Format(
+            "onnx", ".onnx", 192, ("onnxruntime", "onnxruntime"), _onnx, _onnx_weights,
+            _onnx_beside, _onnx_adapter, "F32",
+        ),
+    )
+}  # fmt: skip
+
+
+def of_file(path: Path) -> Format:
+    """Return the format of a loose backbone file, by its name; GGUF unless it says otherwise."""
+    return next((row for row in FORMATS.values() if path.suffix == row.suffix), FORMATS["gguf"])

@@ -1,0 +1,1 @@
+"""The machine: settings that suit it, what it takes, memory, energy, child processes."""

@@ -1,0 +1,392 @@
+"""What engines that pack have in common: adapters in memory, kept prefixes, shared decodes.
+
+An engine of its own says how tokens are computed: it fills the cache's cells and gives logits. All
+that decides which tokens stand together is here, once, so that two engines ask the same of a model.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from tel_edge.runtime.engines import packing
+from tel_edge.runtime.engines.engine import (
+    Adapter,
+    EngineSettings,
+    Generation,
+    Item,
+    Sampling,
+    Score,
+    Unanswered,
+)
+from tel_edge.runtime.engines.logits import drawn, log_sum
+from tel_edge.runtime.engines.packing import END, Cost, Entry
+from tel_edge.runtime.engines.prefixes import KEEPER, Key, Prefixes
+from tel_edge.runtime.errors import InputError, WorkError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+FREE = packing.BRANCHES
+# The cache's sequences: `KEEPER` holds the prefix, the others the prompts of a decode.
+SEQUENCES = 1 + FREE
+# Logits rows of one decode, a vocabulary of floats each.
+OUTPUTS = 64
+
+
+def _alone(
+    work: Callable[Concatenate[PackedEngine, P], R],
+) -> Callable[Concatenate[PackedEngine, P], R]:
+    """Let one thread at a time do `work`, and nobody after the engine is closed."""
+
+    @functools.wraps(work)
+    def alone(engine: PackedEngine, /, *given: P.args, **named: P.kwargs) -> R:
+        with engine.lock:
+            if engine.shut:
+                raise WorkError("the engine is closed")
+            return work(engine, *given, **named)
+
+    return alone
+
+
+class PackedEngine(ABC):
+    """One backbone and its LoRA adapters in memory.
+
+    A decode, with all that goes before and after it, has the engine for itself; between two decodes
+    another thread may have its turn.
+
+    `adapters` are loaded when they are first asked for. `context` is the longest prompt in tokens,
+    `most` how many tokens one decode computes, `span` in how many cells it and all that it looks
+    at have to be, `kv_bytes_per_token` what the keys and values of a cell take, `vocabulary` the
+    number of tokens, `timing` what opening took, in milliseconds.
+    """
+
+    context: int
+    span: int
+    kv_bytes_per_token: int
+    vocabulary: int
+    most: int
+    cache: Prefixes
+
+    def __init__(
+        self, adapters: Mapping[str, Adapter] | None, settings: EngineSettings | None
+    ) -> None:
+        self.settings = settings or EngineSettings()
+        self.timing: dict[str, float] = {}
+        # Held by `close` too, which a method that is under way has to end before.
+        self.lock = threading.RLock()
+        self.shut = False
+        self._adapters = dict(adapters or {})
+        self._loaded: OrderedDict[str, Any] = OrderedDict()
+        self._used: str | None = None
+
+    def timed(self, name: str, work: Callable[..., None], *given: Any) -> None:
+        """Do `work` and note how long it took."""
+        began = time.perf_counter()
+        work(*given)
+        self.timing[name] = (time.perf_counter() - began) * 1000
+
+    # What an engine does
+
+    @abstractmethod
+    def open_adapter(self, file: Path) -> Any:
+        """Load a checked file and return a handle. Raises `InputError`."""
+
+    @abstractmethod
+    def free_adapter(self, handle: Any) -> None:
+        """Free what a handle holds."""
+
+    @abstractmethod
+    def activate(self, handle: Any | None, scale: float) -> None:
+        """Make what is decoded next go through that adapter alone, None being the bare backbone."""
+
+    @abstractmethod
+    def decode(self, entries: Sequence[Entry]) -> Iterator[tuple[tuple[int, int], Any]]:
+        """Compute tokens into the cells and yield (what is read, its logits [vocabulary]).
+
+        The logits hold until the next step. On an error the engine has forgotten everything.
+        """
+
+    @abstractmethod
+    def ends(self, token: int) -> bool:
+        """Return whether a generated text ends with that token."""
+
+    @abstractmethod
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return the text of generated tokens."""
+
+    # Adapters
+
+    @_alone
+    def load_adapter(self, name: str) -> None:
+        """Load an adapter that is not loaded yet; the least recently used one makes room."""
+        if name not in self._adapters:
+            raise InputError(
+                f"no adapter {name!r}; there are: {' '.join(self._adapters) or 'none'}"
+            )
+        if name in self._loaded:
+            self._loaded.move_to_end(name)
+            return
+        most = self.settings.max_adapters
+        while most is not None and len(self._loaded) >= most:
+            oldest, handle = self._loaded.popitem(last=False)
+            if oldest == self._used:
+                self._set(None)
+            self.free_adapter(handle)
+        self._loaded[name] = self.open_adapter(self._adapters[name].check())
+
+    @_alone
+    def use(self, name: str | None) -> None:
+        """Make what is decoded next go through that adapter, None being the bare backbone."""
+        if name is not None:
+            self.load_adapter(name)
+        if name != self._used:
+            self._set(name)
+
+    def _set(self, name: str | None) -> None:
+        if name is None:
+            self.activate(None, 1.0)
+        else:
+            self.activate(self._loaded[name], self._adapters[name].scale)
+        self._used = name
+
+    def close(self) -> None:
+        """Free what the library holds; the engine is not usable after it."""
+        with self.lock:
+            self.shut = True
+            self._loaded.clear()
+            self._used = None
+            self.free()
+
+    @abstractmethod
+    def free(self) -> None:
+        """Free the model and all that hangs on it, of which anything may be missing."""
+
+    def _key(self, name: str | None, units: Sequence[tuple[int, ...]]) -> Key:
+        if name is None:
+            return Key("", 1, tuple(units))
+        adapter = self._adapters[name]
+        return Key(adapter.digest, adapter.scale, tuple(units))
+
+    # Scoring
+
+    def score(self, items: Sequence[Item], adapter: str | None) -> Iterator[tuple[int, Score]]:
+        """Yield (index, score) as decodes end; see `Engine.score`."""
+        if not items:
+            return
+        prompts = [item.prompt for item in items]
+        units: list[tuple[int, ...]] = []
+        bins = [[at] for at in range(len(items))]
+        if not self.settings.exact:
+            units = packing.units(prompts, min(item.known for item in items))
+            start = sum(map(len, units))
+            tries = [packing.trie(item.labels) for item in items]
+            costs = [Cost(len(made.nodes), made.branches, len(made.nodes) + 1) for made in tries]
+            room = Cost(min(self.most, self.span - start), FREE, OUTPUTS)
+            bins = packing.bins(prompts, start, costs, room)
+        yield from self._each(
+            adapter, bins, lambda held: self._packed(adapter, [items[at] for at in held], units)
+        )
+
+    def _each(
+        self,
+        adapter: str | None,
+        bins: Sequence[Sequence[int]],
+        work: Callable[[Sequence[int]], Sequence[T]],
+    ) -> Iterator[tuple[int, T]]:
+        """Do the work of one decode after the other; one that is refused is no other's trouble."""
+        # Nobody has an answer without the adapter.
+        self.use(adapter)
+        refused: dict[int, InputError] = {}
+        for held in bins:
+            try:
+                made = work(held)
+            except InputError as error:
+                refused |= dict.fromkeys(held, error)
+                continue
+            yield from zip(held, made, strict=True)
+        if refused:
+            raise Unanswered(refused)
+
+    @_alone
+    def _packed(
+        self, adapter: str | None, items: Sequence[Item], units: Sequence[tuple[int, ...]]
+    ) -> list[Score]:
+        """Score `items`, which begin with `units`, in one decode, or in several if they must."""
+        began = time.perf_counter()
+        # Each time: whoever reads the results may ask for another adapter between two decodes.
+        self.use(adapter)
+        tries = [packing.trie(item.labels) for item in items]
+        if (most := max(made.branches for made in tries)) > FREE:
+            raise InputError(f"the labels have {most} branches, at most {FREE} work")
+        prompts = [item.prompt for item in items]
+        branches = [made.branches for made in tries]
+        entries, sequences, fresh = self._begin(adapter, prompts, units, branches)
+        for number, (made, mine) in enumerate(zip(tries, sequences, strict=True)):
+            for index, node in enumerate(made.nodes):
+                where = tuple(mine[branch] for branch in node.sequences)
+                position = len(prompts[number]) + node.depth - 1
+                entries[number].append(Entry(node.token, position, where, (number, index)))
+        computed = [len(part) for part in entries]
+        computed[0] += fresh
+        reads = [made.reads() for made in tries]
+        found: dict[tuple[int, int, int], float] = {}
+        for (number, at), logits in self.decode([e for part in entries for e in part]):
+            total = log_sum(logits)
+            for token in reads[number][at]:
+                found[number, at, token] = float(logits[token]) - total
+
+        def logprobs(number: int) -> tuple[float, ...]:
+            return tries[number].logprobs(lambda at, token: found[number, at, token])
+
+        self._end(sequences)
+        spent = (time.perf_counter() - began) * 1000 / sum(computed)
+        return [
+            Score(
+                logprobs(number),
+                len(prompts[number]),
+                computed[number],
+                spent * computed[number],
+                len(items),
+            )
+            for number in range(len(items))
+        ]
+
+    # Generation
+
+    def generate(
+        self, prompts: Sequence[tuple[Sequence[int], Sampling]], adapter: str | None
+    ) -> Iterator[tuple[int, Generation]]:
+        """Yield (index, texts); see `Engine.generate`. A prompt and its texts fit the context."""
+        if not prompts:
+            return
+        known = min(how.known for _, how in prompts)
+        beginnings = [ids for ids, _ in prompts]
+        units = [] if self.settings.exact else packing.units(beginnings, known)
+        start = sum(map(len, units))
+        costs = [Cost((how.k + 1) * how.limit, how.k + 1, how.k + 1) for _, how in prompts]
+        room = Cost(self.span - start, 1 if self.settings.exact else FREE, OUTPUTS)
+        bins = packing.bins(beginnings, start, costs, room)
+        yield from self._each(
+            adapter,
+            bins,
+            lambda held: self._generated(adapter, [prompts[at] for at in held], units),
+        )
+
+    @_alone
+    def _generated(
+        self,
+        adapter: str | None,
+        prompts: Sequence[tuple[Sequence[int], Sampling]],
+        units: Sequence[tuple[int, ...]],
+    ) -> list[Generation]:
+        """Generate the texts of all `prompts` side by side, a token of each in a decode."""
+        began = time.perf_counter()
+        self.use(adapter)
+        ways = [how for _, how in prompts]
+        counts = [how.k + 1 for how in ways]
+        if max(counts) > FREE:
+            raise InputError(f"{max(counts)} texts of one prompt, at most {FREE} work")
+        beginnings = [ids for ids, _ in prompts]
+        entries, sequences, fresh = self._begin(adapter, beginnings, units, counts)
+        computed = [len(part) for part in entries]
+        computed[0] += fresh
+        texts: dict[tuple[int, int], list[int]] = {
+            (number, turn): [] for number, count in enumerate(counts) for turn in range(count)
+        }
+        # One generator for each text, so that its numbers depend on nothing but its own prompt.
+        chance = {at: random.Random(f"{ways[at[0]].seed} {at[1]}") for at in texts}
+        todo = [e for part in entries for e in part]
+        while todo:
+            active = []
+            for (number, turn), logits in self.decode(todo):
+                # The prompt's end is read once for all texts.
+                for at in [(number, turn)] if turn != END else [t for t in texts if t[0] == number]:
+                    how, text = ways[number], texts[at]
+                    token = drawn(logits, how.temperature if at[1] else 0, chance[at])
+                    if self.ends(token):
+                        continue
+                    text.append(token)
+                    if len(text) < how.limit:
+                        position = len(prompts[number][0]) + len(text) - 1
+                        where = (sequences[number][at[1]],)
+                        active.append(Entry(token, position, where, at))
+            todo = active
+        self._end(sequences)
+        spent = (time.perf_counter() - began) * 1000 / len(prompts)
+        return [
+            Generation(
+                tuple(self.text(texts[number, turn]) for turn in range(counts[number])),
+                len(ids),
+                computed[number],
+                sum(len(texts[number, turn]) for turn in range(counts[number])),
+                spent,
+                len(prompts),
+            )
+            for number, ids in enumerate(beginnings)
+        ]
+
+    # Decoding
+
+    @_alone
+    def forget(self) -> None:
+        """Drop everything that is kept of earlier prompts."""
+        self.cache.forget()
+
+    def _begin(
+        self,
+        adapter: str | None,
+        prompts: Sequence[Sequence[int]],
+        units: Sequence[tuple[int, ...]],
+        branches: Sequence[int],
+    ) -> tuple[list[list[Entry]], list[tuple[int, ...]], int]:
+        """Give every prompt its sequences, with `units`, which they all begin with, in them.
+
+        Returns, for each prompt, the tokens that are still to be decoded, and its sequences; and
+        how many tokens of the units were computed.
+        """
+        ids = iter(range(KEEPER + 1, SEQUENCES))
+        sequences = [tuple(next(ids) for _ in range(count)) for count in branches]
+        key = self._key(adapter, units)
+        fresh = 0
+        if units and not self.cache.place(key):
+            for unit in units:
+                part = [Entry(t, fresh + at, (KEEPER,)) for at, t in enumerate(unit)]
+                for _ in self.decode(part):
+                    pass
+                fresh += len(unit)
+            self.cache.keep(key)
+        if units:
+            self.cache.share(key, [one for mine in sequences for one in mine])
+        else:
+            self.cache.clear()
+        entries = packing.tree(prompts, key.tokens, sequences)
+        return entries, sequences, fresh
+
+    def _end(self, sequences: Sequence[Sequence[int]]) -> None:
+        self.cache.end([sequence for mine in sequences for sequence in mine])
+
+    @_alone
+    def plain_rate(self, adapter: str | None, tokens: int = 512) -> float:
+        """Return the tokens/s of one plain prompt of that length: the engine's own rate."""
+        self.use(adapter)
+        self.forget()
+        last = self.vocabulary - 1
+        entries = [
+            Entry(at * 7919 % last, at, (KEEPER,), (0, END) if at == tokens - 1 else None)
+            for at in range(tokens)
+        ]
+        began = time.perf_counter()
+        for _ in self.decode(entries):
+            pass
+        rate = tokens / (time.perf_counter() - began)
+        self.forget()
+        return rate

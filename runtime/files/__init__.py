@@ -1,0 +1,1 @@
+"""Files that several commands write and read: written whole, locked, known by digest."""

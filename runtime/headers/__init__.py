@@ -1,0 +1,1 @@
+"""What model files say of themselves, checked before native code opens them."""

@@ -1,0 +1,1 @@
+"""Adapters merged into one: which, and how the result compares."""

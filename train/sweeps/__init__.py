@@ -1,0 +1,1 @@
+"""Many trainings: their plan, who runs them, and what they show."""
