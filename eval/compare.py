@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """A scored variant on one category: its summary and the JSONL file of its records."""
 
     summary: Summary
@@ -29,7 +29,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ComparedPair:
     """One category of one variant, before and after; `change` is None without records."""
 
     category: str
@@ -47,12 +47,12 @@ class Comparison:
     """
 
     names: tuple[str, str]
-    pairs: Mapping[str, tuple[Pair, ...]]
+    pairs: Mapping[str, tuple[ComparedPair, ...]]
     pooled: Mapping[str, Change]
     left_out: tuple[str, ...]
 
 
-def runs(named: str, workspace: Workspace, backbone: str) -> list[Run]:
+def runs(named: str, workspace: Workspace, backbone: str) -> list[ComparedRun]:
     """Return the runs of the test part that `named` stands for.
 
     It is a bundle (its results in the workspace are found by the files' digests), another
@@ -68,7 +68,7 @@ def runs(named: str, workspace: Workspace, backbone: str) -> list[Run]:
         found, remedy = _of(Workspace(path), backbone), f"tel-eval --workspace {named}"
     elif path.is_dir():
         found = [
-            Run(records.read_summary(file), file.with_suffix(".jsonl"))
+            ComparedRun(records.read_summary(file), file.with_suffix(".jsonl"))
             for file in sorted(path.glob("*.json"))
         ]
         remedy = "name a folder such as results/tel-nano/lora-F16"
@@ -83,9 +83,9 @@ def runs(named: str, workspace: Workspace, backbone: str) -> list[Run]:
     return found
 
 
-def _of(workspace: Workspace, backbone: str) -> list[Run]:
+def _of(workspace: Workspace, backbone: str) -> list[ComparedRun]:
     return [
-        Run(s, workspace.results(s.backbone, s.variant.name, s.category, s.part, s.rotated))
+        ComparedRun(s, workspace.results(s.backbone, s.variant.name, s.category, s.part, s.rotated))
         for s in records.summaries(workspace, backbone)
     ]
 
@@ -95,7 +95,9 @@ def _made_of(summary: Summary, digests: set[str]) -> bool:
     return made.get("backbone") in digests and made.get("adapter") in {None, *digests}
 
 
-def compare(names: tuple[str, str], before: Sequence[Run], after: Sequence[Run]) -> Comparison:
+def compare(
+    names: tuple[str, str], before: Sequence[ComparedRun], after: Sequence[ComparedRun]
+) -> Comparison:
     """Pair the runs by variant and category and compare their answers question by question.
 
     Where each side is one variant, or has one with an adapter and no name is on both, those are
@@ -110,7 +112,7 @@ def compare(names: tuple[str, str], before: Sequence[Run], after: Sequence[Run])
             # Of two bundles with one type each the bare backbone may have been scored too.
             one, other = _adapted(ours), _adapted(theirs)
             together = [(one, other)] if one and other else []
-    pairs: dict[str, tuple[Pair, ...]] = {}
+    pairs: dict[str, tuple[ComparedPair, ...]] = {}
     pooled = {}
     paired_up = {name for pair in together for name in pair}
     alone = [name for name in (*ours, *theirs) if together and name not in paired_up]
@@ -133,7 +135,7 @@ def compare(names: tuple[str, str], before: Sequence[Run], after: Sequence[Run])
     return Comparison(names, pairs, pooled, tuple(left_out))
 
 
-def _adapted(of: Mapping[str, Mapping[str, Run]]) -> str | None:
+def _adapted(of: Mapping[str, Mapping[str, ComparedRun]]) -> str | None:
     """Return the only variant with an adapter, None where there are several or none."""
     own = [
         name
@@ -143,16 +145,16 @@ def _adapted(of: Mapping[str, Mapping[str, Run]]) -> str | None:
     return own[0] if len(own) == 1 else None
 
 
-def _by_variant(of: Sequence[Run]) -> dict[str, dict[str, Run]]:
-    found: dict[str, dict[str, Run]] = {}
+def _by_variant(of: Sequence[ComparedRun]) -> dict[str, dict[str, ComparedRun]]:
+    found: dict[str, dict[str, ComparedRun]] = {}
     for run in of:
         found.setdefault(run.summary.variant.name, {})[run.summary.category] = run
     return found
 
 
 def _pairs(
-    title: str, before: Mapping[str, Run], after: Mapping[str, Run]
-) -> tuple[tuple[Pair, ...], list[str]]:
+    title: str, before: Mapping[str, ComparedRun], after: Mapping[str, ComparedRun]
+) -> tuple[tuple[ComparedPair, ...], list[str]]:
     changes: dict[str, Change] = {}
     alone = [name for name in (*before, *after) if (name in before) != (name in after)]
     said = [f"{title}, {name}: scored in one of the two only" for name in alone]
@@ -173,7 +175,7 @@ def _pairs(
             said.append(f"{title}, {name}: no records, only the summaries are shown")
     corrected = paired.corrected(changes)
     made = [
-        Pair(name, before[name].summary, after[name].summary, corrected.get(name))
+        ComparedPair(name, before[name].summary, after[name].summary, corrected.get(name))
         for name in both
         if records.same_questions(before[name].summary, after[name].summary)
     ]

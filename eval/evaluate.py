@@ -12,12 +12,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval.benchmarks.source import Source, asked, sources
+from tel_edge.eval.benchmarks.source import CategorySource, asked, sources
 from tel_edge.eval.references import reference
 from tel_edge.eval.scoring import trainings
 from tel_edge.eval.scoring.records import Summary, Variant, baselines_path, duplicates_path
 from tel_edge.eval.scoring.resumed import complete, finished, shown, told, which
-from tel_edge.eval.scoring.scored import Settings, Task, in_child, score
+from tel_edge.eval.scoring.scored import ScoringTask, Settings, in_child, score
 from tel_edge.eval.scoring.variants import Types, trained, types, variants
 from tel_edge.eval.scoring.variants import categories as trained_categories
 from tel_edge.runtime import cli, extras
@@ -37,7 +37,7 @@ WITHOUT_EFFECT = {"threads", "max_adapters"}
 UNKNOWN = {"gguf": {"providers"}, "onnx": {"flash", "kv", "extra_buffers", "gpu_layers"}}
 
 
-def check_split(folder: Path, file: BundleFile, source: Source, allowed: bool) -> None:
+def check_split(folder: Path, file: BundleFile, source: CategorySource, allowed: bool) -> None:
     """Refuse what was trained with another split: its training questions may be in this test."""
     if file.split and file.split != source.parts.digest and not allowed:
         raise InputError(
@@ -48,8 +48,8 @@ def check_split(folder: Path, file: BundleFile, source: Source, allowed: bool) -
 
 
 def evaluate(
-    task: Task,
-    source: Source,
+    task: ScoringTask,
+    source: CategorySource,
     variant: Variant,
     opener: bundle.Opener,
     isolated: bool,
@@ -60,7 +60,7 @@ def evaluate(
     return complete(task, source, variant, made_with(task, source), run, meter)
 
 
-def made_with(task: Task, source: Source) -> dict[str, Any]:
+def made_with(task: ScoringTask, source: CategorySource) -> dict[str, Any]:
     """Return the files, settings and engine behind a record; their digest is its `run`."""
     format = task.backbone.format
     passed = WITHOUT_EFFECT | UNKNOWN.get(format, set())
@@ -89,13 +89,17 @@ def made_with(task: Task, source: Source) -> dict[str, Any]:
 
 
 def tasks(
-    args: argparse.Namespace, folder: Path, made: Manifest, all_of: Sequence[Source], of: Types
-) -> list[tuple[Task, Source, Variant]]:
+    args: argparse.Namespace,
+    folder: Path,
+    made: Manifest,
+    all_of: Sequence[CategorySource],
+    of: Types,
+) -> list[tuple[ScoringTask, CategorySource, Variant]]:
     """Return what is to be scored, after checking every adapter against its split.
 
     The questions in other orders of their options come last, once all others are scored.
     """
-    found: list[tuple[Task, Source, Variant]] = []
+    found: list[tuple[ScoringTask, CategorySource, Variant]] = []
     said: set[str] = set()
     for source in all_of:
         name = source.category.name
@@ -112,7 +116,7 @@ def tasks(
             )
             out = cli.workspace(args).results(made.backbone.name, variant.name, name, part, rotated)
             title = " ".join([name, variant.name, *which(part, rotated)])
-            task = Task(
+            task = ScoringTask(
                 folder, made, model, adapter, questions, out, "", settings,
                 _engine(args, made, model, said), title, args.quiet, rotated, args.wait,
             )  # fmt: skip
@@ -124,7 +128,7 @@ def tasks(
 def _check_trained(
     args: argparse.Namespace,
     folder: Path,
-    source: Source,
+    source: CategorySource,
     files: Sequence[BundleFile],
     of: Types,
 ) -> None:
@@ -194,7 +198,7 @@ def work(
     return {"backbone": made.backbone.name, "summaries": [asdict(s) for s in summaries]}
 
 
-def _baselines(args: argparse.Namespace, all_of: Sequence[Source]) -> None:
+def _baselines(args: argparse.Namespace, all_of: Sequence[CategorySource]) -> None:
     from tel_edge.eval.benchmarks import duplicates
     from tel_edge.eval.scoring import baselines
 

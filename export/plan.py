@@ -13,7 +13,7 @@ from typing import Any
 from tel_edge.eval.folders import checkpoint as checkpoints
 from tel_edge.eval.folders.checkpoint import Checkpoint
 from tel_edge.export.adapters import adapter, selection
-from tel_edge.export.adapters.adapter import Adapter
+from tel_edge.export.adapters.adapter import PeftAdapter
 from tel_edge.export.gguf import backbone, calibration, importance, quantize, tokenizer
 from tel_edge.export.gguf.container import Step
 from tel_edge.export.gguf.importance import Importance
@@ -39,11 +39,11 @@ MATRICES = ("none", "pooled", "category")
 
 
 @dataclass(frozen=True)
-class Job:
+class AdapterExport:
     """One adapter to be exported for one category."""
 
     category: str
-    adapter: Adapter
+    adapter: PeftAdapter
 
     def known(self, info: BackboneInfo) -> dict[str, Any]:
         """Return what the manifest says of the adapter's file in any format."""
@@ -63,7 +63,7 @@ class Model:
 
     stem: str
     source: str
-    job: Job | None
+    job: AdapterExport | None
     missing: tuple[Quant, ...]
 
     @property
@@ -78,7 +78,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Plan:
+class GgufPlan:
     """All that is to be in the bundle, checked; `unfinished` are the adapters still to be made.
 
     `options` is what the quantized types depend on besides their source, None for nothing; `given`
@@ -91,8 +91,8 @@ class Plan:
     info: BackboneInfo
     wanted: tuple[Quant, ...]
     models: tuple[Model, ...]
-    jobs: tuple[Job, ...]
-    unfinished: tuple[Job, ...]
+    jobs: tuple[AdapterExport, ...]
+    unfinished: tuple[AdapterExport, ...]
     overrides: tuple[Override, ...]
     options: str | None
     given: Importance | None
@@ -128,7 +128,7 @@ class Plan:
         return made_by(*self.packages, "llama_cpp", *self.learned)
 
 
-def plan(args: argparse.Namespace) -> Plan:
+def plan(args: argparse.Namespace) -> GgufPlan:
     """Read and check all that the arguments name; raise `InputError` for what does not fit."""
     wanted = quantize.rows(args.quant)
     need("gguf", "export")
@@ -144,7 +144,7 @@ def plan(args: argparse.Namespace) -> Plan:
     output = Output(args.out or home.bundle(info.name), info, args.force)
     models = _models(args, wanted, jobs, info, options, output, inputs, former)
     left = () if args.merge else unfinished(args, jobs, output, args.adapter_quant)
-    made = Plan(
+    made = GgufPlan(
         opened, vocabulary, info, wanted, models, jobs, left, overrides, options, given, output,
         inputs, ("gguf", "llama_cpp") if args.verify else ("gguf",),
         ("torch", "transformers", "peft") if args.imatrix in MATRICES[1:] else (),
@@ -162,7 +162,7 @@ class Sources:
 
     checkpoint: Checkpoint
     info: BackboneInfo
-    jobs: tuple[Job, ...]
+    jobs: tuple[AdapterExport, ...]
 
 
 def sources(args: argparse.Namespace, half: bool, slides: bool = False) -> Sources:
@@ -192,8 +192,8 @@ def _jobs(
     opened: Checkpoint,
     info: BackboneInfo,
     half: bool,
-) -> tuple[Job, ...]:
-    jobs: dict[str, Job] = {}
+) -> tuple[AdapterExport, ...]:
+    jobs: dict[str, AdapterExport] = {}
     for one in chosen:
         loaded = adapter.load(one.folder, opened.shape, info, half)
         category = selection.agreed(one, loaded.category, len(loaded.splits) > 1)
@@ -213,7 +213,7 @@ def _jobs(
                 "of its categories; their scores are too good",
             )
         split = dict(loaded.splits).get(category, loaded.split)
-        jobs[category] = Job(category, replace(loaded, split=split))
+        jobs[category] = AdapterExport(category, replace(loaded, split=split))
     # A folder that is named for several categories is one.
     unbound = {job.adapter.folder: job.adapter for job in jobs.values() if not job.adapter.bound}
     for first in list(unbound.values())[:1]:
@@ -226,7 +226,7 @@ def _jobs(
     return tuple(jobs.values())
 
 
-def _check_jobs(args: argparse.Namespace, jobs: tuple[Job, ...]) -> None:
+def _check_jobs(args: argparse.Namespace, jobs: tuple[AdapterExport, ...]) -> None:
     if args.merge and not jobs:
         raise InputError("--merge needs an adapter to merge; name it with --adapter")
     if args.imatrix == "category" and not args.merge and len(jobs) != 1:
@@ -247,7 +247,9 @@ def _given(args: argparse.Namespace, opened: Checkpoint) -> Importance | None:
     return made
 
 
-def _options(args: argparse.Namespace, jobs: tuple[Job, ...]) -> tuple[str | None, str | None]:
+def _options(
+    args: argparse.Namespace, jobs: tuple[AdapterExport, ...]
+) -> tuple[str | None, str | None]:
     """Return the options as the manifest has them, and as older manifests have them."""
     parts = [f"tensor-type {text}" for text in args.tensor_type]
     former = list(parts)
@@ -268,7 +270,7 @@ def _options(args: argparse.Namespace, jobs: tuple[Job, ...]) -> tuple[str | Non
 def _models(
     args: argparse.Namespace,
     wanted: tuple[Quant, ...],
-    jobs: tuple[Job, ...],
+    jobs: tuple[AdapterExport, ...],
     info: BackboneInfo,
     options: str | None,
     output: Output,
@@ -295,11 +297,11 @@ def _models(
 
 def unfinished(
     args: argparse.Namespace,
-    jobs: tuple[Job, ...],
+    jobs: tuple[AdapterExport, ...],
     output: Output,
     quant: str,
     format: str = "gguf",
-) -> tuple[Job, ...]:
+) -> tuple[AdapterExport, ...]:
     """Return the jobs whose adapters are still to be made."""
     left = []
     for job in jobs:
@@ -338,7 +340,7 @@ def there(
     return file if measured and file and file.split == split else None
 
 
-def _check_models(args: argparse.Namespace, made: Plan) -> None:
+def _check_models(args: argparse.Namespace, made: GgufPlan) -> None:
     missing = {row for model in made.models for row in model.missing}
     quantized = [row for row in missing if not row.plain]
     if quantized or (args.verify and (missing or made.unfinished)):
@@ -349,7 +351,7 @@ def _check_models(args: argparse.Namespace, made: Plan) -> None:
             checkpoints.check_values(made.checkpoint, half, step)
 
 
-def _check_space(args: argparse.Namespace, made: Plan) -> None:
+def _check_space(args: argparse.Namespace, made: GgufPlan) -> None:
     weights = made.checkpoint.parameters
     needed = 0.0
     for model in made.models:

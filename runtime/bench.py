@@ -271,7 +271,7 @@ def _tune(
     print(tune.table(found.findings))
     name = profile.key(what.manifest.backbone.name, what.backbone.quant)
     chosen = {part: getattr(found.settings, part) for part in profile.TUNED[format]}
-    entry = profile.Entry(
+    entry = profile.ProfileEntry(
         **chosen,
         engine=profile.engine(format),
         tokens_per_second=round(found.tokens_per_second, 1),

@@ -19,7 +19,7 @@ from runtime_contenders import clock
 
 from tel_edge.runtime.bundles import formats
 from tel_edge.runtime.device import memory
-from tel_edge.runtime.engines.engine import Adapter, EngineSettings, Item
+from tel_edge.runtime.engines.engine import EngineSettings, Item, LoraFile
 from tel_edge.runtime.engines.logits import log_sum
 from tel_edge.runtime.engines.packed import PackedEngine
 from tel_edge.runtime.processors import cores
@@ -51,7 +51,7 @@ class Subject:
     def opened(self) -> PackedEngine:
         """Return tel-edge's engine with its default settings."""
         adapters = {
-            name: Adapter(lambda file=file: Path(file), digest)  # type: ignore[misc]
+            name: LoraFile(lambda file=file: Path(file), digest)  # type: ignore[misc]
             for name, (file, digest) in self.adapters.items()
         }
         model = Path(self.model)

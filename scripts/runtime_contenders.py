@@ -19,7 +19,7 @@ from typing import Any
 from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.device import memory
 from tel_edge.runtime.engines import packing
-from tel_edge.runtime.engines.engine import Adapter, EngineSettings, Item, Score
+from tel_edge.runtime.engines.engine import EngineSettings, Item, LoraFile, Score
 from tel_edge.runtime.engines.with_llama import LlamaEngine
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.processors import cores
@@ -131,7 +131,7 @@ def prompted(task: Task, question: Question) -> str:
 def opened(task: Task, exact: bool) -> LlamaEngine:
     """Return tel-edge's engine; nothing but `exact` is changed in its settings."""
     adapters = {
-        name: Adapter(lambda file=file: Path(file), digest)
+        name: LoraFile(lambda file=file: Path(file), digest)
         for name, (file, digest) in task.adapters.items()
     }
     return LlamaEngine(Path(task.model), adapters, EngineSettings(exact=exact))

@@ -15,10 +15,10 @@ from typing import Any
 from tel_edge.runtime.bundles import manifest as manifests
 from tel_edge.runtime.bundles.manifest import BackboneInfo, Manifest, describe
 from tel_edge.runtime.engines.engine import (
-    Adapter,
     EngineSettings,
     Generation,
     Item,
+    LoraFile,
     Sampling,
     Score,
 )
@@ -87,7 +87,7 @@ class FakeEngine:
         self,
         rule: Rule,
         context: int,
-        adapters: Mapping[str, Adapter],
+        adapters: Mapping[str, LoraFile],
         settings: EngineSettings | None = None,
         writer: Writer = says_gold,
     ) -> None:
@@ -146,7 +146,7 @@ class FakeOpener:
     engines: list[FakeEngine] = field(default_factory=list)
 
     def __call__(
-        self, path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings
+        self, path: Path, adapters: Mapping[str, LoraFile], settings: EngineSettings
     ) -> FakeEngine:
         self.opened.append((path, sorted(adapters)))
         context = min(settings.context, self.context)

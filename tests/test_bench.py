@@ -24,10 +24,10 @@ from tel_edge.runtime.bundles import bundle, formats
 from tel_edge.runtime.device import child, measurement, memory, probe, profile, tune
 from tel_edge.runtime.device.tune import Device, Knob, Probe
 from tel_edge.runtime.engines.engine import (
-    Adapter,
     EngineSettings,
     Generation,
     Item,
+    LoraFile,
     Sampling,
     Score,
 )
@@ -65,7 +65,7 @@ class Engine:
     version = "fake 1"
 
     def __init__(
-        self, path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings
+        self, path: Path, adapters: Mapping[str, LoraFile], settings: EngineSettings
     ) -> None:
         CLOCK.now += 0.100
         self.path = path
@@ -168,7 +168,7 @@ class DiesOfExtraBuffers(Engine):
 
 
 def engine(settings: EngineSettings = SAFE, kind: type[Engine] = Engine) -> Engine:
-    return kind(Path("model"), {"oranbench": Adapter(Path, "d")}, settings)
+    return kind(Path("model"), {"oranbench": LoraFile(Path, "d")}, settings)
 
 
 # The questions

@@ -20,10 +20,10 @@ from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.engines import llama_cache, packing
 from tel_edge.runtime.engines.engine import (
-    Adapter,
     EngineSettings,
     Generation,
     Item,
+    LoraFile,
     Sampling,
     Score,
 )
@@ -75,7 +75,7 @@ def new(folder: Path) -> Iterator[New]:
     adapters = bundle.loose_adapters(backbone, files)
     opened: list[LlamaEngine] = []
 
-    def open_one(more: dict[str, Adapter] | None = None, **settings: Any) -> LlamaEngine:
+    def open_one(more: dict[str, LoraFile] | None = None, **settings: Any) -> LlamaEngine:
         wanted = EngineSettings(**{"threads": 1, "kv": "F32", "flash": False, **settings})
         opened.append(LlamaEngine(backbone, adapters | (more or {}), wanted))
         return opened[-1]
@@ -470,7 +470,7 @@ def test_an_adapter_is_loaded_when_it_is_first_asked_for(new: New, folder: Path)
         asked.append("x")
         return folder / bundle.adapter_file(folder, bundle.read(folder), "oranbench").path
 
-    engine = new({"late": Adapter(file, "1" * 64)})
+    engine = new({"late": LoraFile(file, "1" * 64)})
     scored = item(engine, PROMPTS[0])
     one(engine, scored, "oranbench")
     assert (asked, list(engine._loaded)) == ([], ["oranbench"])
@@ -487,8 +487,8 @@ def test_an_adapter_that_is_refused_leaves_the_others(new: New, tmp_path: Path) 
 
     (tmp_path / "x.gguf").write_bytes(gguf(general__architecture="poetry"))
     broken = {
-        "damaged": Adapter(damaged, "1" * 64),
-        "foreign": Adapter(lambda: tmp_path / "x.gguf", "2" * 64),
+        "damaged": LoraFile(damaged, "1" * 64),
+        "foreign": LoraFile(lambda: tmp_path / "x.gguf", "2" * 64),
     }
     engine = new(broken, max_adapters=1)
     asked = item(engine, PROMPTS[0])
@@ -507,7 +507,7 @@ def test_an_adapter_that_is_refused_leaves_the_others(new: New, tmp_path: Path) 
 
 def test_the_scale_is_part_of_an_adapter(new: New, folder: Path) -> None:
     path = folder / bundle.adapter_file(folder, bundle.read(folder), "oranbench").path
-    scaled = {f"x{scale}": Adapter(lambda: path, "same", scale) for scale in (0.0, 0.5, 1.0, 2.0)}
+    scaled = {f"x{scale}": LoraFile(lambda: path, "same", scale) for scale in (0.0, 0.5, 1.0, 2.0)}
     engine = new(scaled)
     asked = replace(item(engine, PROMPTS[0]), known=20)
     wanted = {name: cold(engine, asked, name).logprobs for name in scaled}

@@ -15,7 +15,7 @@ from gguf_files import File
 from tel_edge.runtime.bundles import bundle, formats, manifest
 from tel_edge.runtime.bundles.formats import FORMATS, of_file
 from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile, Manifest
-from tel_edge.runtime.engines.engine import Adapter, EngineSettings
+from tel_edge.runtime.engines.engine import EngineSettings, LoraFile
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions import prompt
 
@@ -160,7 +160,7 @@ def test_each_format_opens_its_engine(monkeypatch: pytest.MonkeyPatch, tmp_path:
     opened: list[tuple[str, Path]] = []
 
     def engine(name: str) -> Any:
-        def made(path: Path, _: Mapping[str, Adapter], __: EngineSettings) -> Any:
+        def made(path: Path, _: Mapping[str, LoraFile], __: EngineSettings) -> Any:
             opened.append((name, path))
 
         return made

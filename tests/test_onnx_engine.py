@@ -17,7 +17,7 @@ from test_engine import LABELS, PROMPTS, cold, distance, item, letters, one, que
 
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.engines import onnx_cache, packing
-from tel_edge.runtime.engines.engine import Adapter, EngineSettings, Item, Sampling
+from tel_edge.runtime.engines.engine import EngineSettings, Item, LoraFile, Sampling
 from tel_edge.runtime.engines.prefixes import Key
 from tel_edge.runtime.engines.with_onnx import OnnxEngine
 from tel_edge.runtime.errors import InputError, WorkError
@@ -53,7 +53,7 @@ def new(folder: Path) -> Iterator[New]:
     """Open engines, all with all adapters, and close them at the end."""
     opened: list[OnnxEngine] = []
 
-    def open_one(more: dict[str, Adapter] | None = None, *, quant: str = "fp32",
+    def open_one(more: dict[str, LoraFile] | None = None, *, quant: str = "fp32",
                  **settings: Any) -> OnnxEngine:  # fmt: skip
         backbone = file_of(folder, quant=quant)
         adapters = bundle.loose_adapters(backbone, {c: file_of(folder, c) for c in CATEGORIES})
@@ -345,8 +345,8 @@ def test_an_adapter_that_is_refused_leaves_the_others(
     }  # fmt: skip
     files["same"] = (changed(source, tmp_path / "same", same), "")
 
-    def at(path: Path) -> Adapter:
-        return Adapter(lambda: path, path.name)
+    def at(path: Path) -> LoraFile:
+        return LoraFile(lambda: path, path.name)
 
     engine: Any = new({name: at(path) for name, (path, _) in files.items()}, max_adapters=1)
     asked = item(engine, PROMPTS[0])
@@ -374,7 +374,7 @@ def test_adapters_of_another_backbone_are_refused_before_anything_is_opened(
 def test_a_scale_is_refused(new: New, folder: Path) -> None:
     """It is in the file, and the library has no place for another one."""
     path = file_of(folder, "oranbench")
-    half, whole = Adapter(lambda: path, "x", 0.5), Adapter(lambda: path, "y", 1.0)
+    half, whole = LoraFile(lambda: path, "x", 0.5), LoraFile(lambda: path, "y", 1.0)
     engine: Any = new({"half": half, "whole": whole})
     asked = item(engine, PROMPTS[0])
     with pytest.raises(InputError, match=r"has its scale inside; 0\.5 cannot be put on it"):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tel_edge.runtime.engines import packing
-from tel_edge.runtime.engines.packing import END, Cost, Entry, Trie
+from tel_edge.runtime.engines.packing import END, Cost, PackedEntry, Trie
 
 VOCABULARY = 5
 # Few tokens and short labels, so that many share beginnings and some begin others.
@@ -272,11 +272,13 @@ def test_common_beginnings(one: list[int], other: list[int]) -> None:
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 9), st.integers(1, 5))
 def test_pieces_are_as_large_as_they_may_be(reads: list[bool], tokens: int, outputs: int) -> None:
-    entries = [Entry(at, at, (0,), (at, END) if read else None) for at, read in enumerate(reads)]
+    entries = [
+        PackedEntry(at, at, (0,), (at, END) if read else None) for at, read in enumerate(reads)
+    ]
     made = list(packing.pieces(entries, tokens, outputs))
     assert [entry for part in made for entry in part] == entries
 
-    def wanted(part: Sequence[Entry]) -> int:
+    def wanted(part: Sequence[PackedEntry]) -> int:
         return sum(entry.read is not None for entry in part)
 
     for part in made:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tel_edge.export.gguf import container, tokenizer
 from tel_edge.export.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from tel_edge.export.gguf.quantize import silence
-from tel_edge.runtime.engines.llama_native import Vocabulary
+from tel_edge.runtime.engines.llama_native import NativeVocabulary
 from tel_edge.runtime.errors import InputError
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
@@ -92,7 +92,7 @@ def made(name: str, missing: bytes = b"") -> dict[str, Any]:
     return document
 
 
-def engine(document: dict[str, Any], folder: Path, name: str) -> Vocabulary:
+def engine(document: dict[str, Any], folder: Path, name: str) -> NativeVocabulary:
     """Export the vocabulary alone and open it as the runtime does."""
     (folder / "tokenizer.json").write_text(json.dumps(document))
     architecture = "exaone4" if name == "exaone4" else "llama"
@@ -102,7 +102,7 @@ def engine(document: dict[str, Any], folder: Path, name: str) -> Vocabulary:
     return opened(tokenizer.metadata(vocabulary), folder / "v.gguf")
 
 
-def opened(keys: dict[str, Any], path: Path) -> Vocabulary:
+def opened(keys: dict[str, Any], path: Path) -> NativeVocabulary:
     import ctypes
 
     from llama_cpp import llama_cpp as llama
@@ -114,7 +114,7 @@ def opened(keys: dict[str, Any], path: Path) -> Vocabulary:
     params.vocab_only = True
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     assert model
-    return Vocabulary(model)
+    return NativeVocabulary(model)
 
 
 def wanted(document: dict[str, Any]) -> Callable[[str], list[int]]:
@@ -135,7 +135,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Give engine and tokenizer of a row's vocabulary, made once."""
 
     @cache
-    def both(name: str, missing: bytes = b"") -> tuple[Vocabulary, Callable[[str], list[int]]]:
+    def both(
+        name: str, missing: bytes = b""
+    ) -> tuple[NativeVocabulary, Callable[[str], list[int]]]:
         document = made(name, missing)
         folder = tmp_path_factory.mktemp(name)
         return engine(document, folder, name), wanted(document)

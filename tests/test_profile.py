@@ -11,13 +11,13 @@ import pytest
 
 from tel_edge.runtime.bundles import formats
 from tel_edge.runtime.device import profile
-from tel_edge.runtime.device.profile import Entry, Profile
+from tel_edge.runtime.device.profile import Profile, ProfileEntry
 from tel_edge.runtime.engines.engine import KV_TYPES, EngineSettings
 from tel_edge.runtime.engines.with_llama import GGML_TYPES
 from tel_edge.runtime.errors import InputError
 
 GGUF, ONNX = profile.engine("gguf"), profile.engine("onnx")
-ENTRY = Entry(
+ENTRY = ProfileEntry(
     threads=1,
     batch=256,
     flash=True,
@@ -28,7 +28,9 @@ ENTRY = Entry(
     tokens_per_second=812.5,
     date="2026-01-31",
 )
-ONNX_ENTRY = Entry(threads=2, batch=128, engine=ONNX, tokens_per_second=700.0, date="2026-01-31")
+ONNX_ENTRY = ProfileEntry(
+    threads=2, batch=128, engine=ONNX, tokens_per_second=700.0, date="2026-01-31"
+)
 X86 = "model name\t: Fast 9\nflags\t\t: fpu avx2\n\nmodel name\t: Fast 9\nflags\t\t: fpu avx2\n"
 ARM = "processor : 0\nFeatures : fp asimd\nCPU part : 0xd0b\n\nprocessor : 1\nCPU part : 0xd05\n"
 RISCV = "hart : 0\nisa : rv64imafdc\nuarch : sifive,u74-mc\n"
@@ -225,8 +227,8 @@ def test_bytes_that_are_no_text_are_refused_too(tmp_path: Path) -> None:
 
 
 def test_every_field_has_its_rule_and_belongs_to_the_engine() -> None:
-    assert list(profile.RULES) == [part.name for part in fields(Entry)]
-    tuned = [part.name for part in fields(Entry)][:-3]
+    assert list(profile.RULES) == [part.name for part in fields(ProfileEntry)]
+    tuned = [part.name for part in fields(ProfileEntry)][:-3]
     assert set(tuned) == {name for names in profile.TUNED.values() for name in names}
     default = EngineSettings()
     for name in {part.name for part in fields(EngineSettings)} & set(tuned):

@@ -14,8 +14,8 @@ from tel_edge.export.gguf.importance import Importance
 from tel_edge.export.gguf.quantize import (
     QUANTS,
     Fallback,
-    Outcome,
     Override,
+    QuantizeOutcome,
     overrides,
     parsed,
     quantize,
@@ -113,7 +113,7 @@ REAL = (
     "llama_model_quantize_impl: WARNING: 2 of 5 tensor(s) required fallback quantization\n",
 )
 LONG = "blk.0.a_very_long_name_of_a_tensor_it_is.weight"
-MEANT = Outcome(
+MEANT = QuantizeOutcome(
     {
         "output_norm.weight": "F32",
         "token_embd.weight": "Q8_0",
@@ -147,7 +147,7 @@ def test_the_log_of_a_real_run() -> None:
 
 
 def test_the_log_of_a_dry_run() -> None:
-    assert parsed("".join(DRY)) == Outcome(DRY_MEANT, ())
+    assert parsed("".join(DRY)) == QuantizeOutcome(DRY_MEANT, ())
 
 
 @pytest.mark.parametrize("text", ["", "".join(DRY[3:]), "".join(REAL[:17])])
@@ -163,9 +163,9 @@ def test_size_is_in_whole_blocks_and_padded() -> None:
         "blk.0.attn_q.weight": (2, 512),
     }
     # 256 * 4; 3 * 210 = 630, padded to 640; 4 * 136 = 544.
-    assert size(Outcome(DRY_MEANT, ()), shapes) == 1024 + 640 + 544
+    assert size(QuantizeOutcome(DRY_MEANT, ()), shapes) == 1024 + 640 + 544
     del shapes["token_embd.weight"]
-    assert size(Outcome(DRY_MEANT, ()), shapes) == 1024 + 544
+    assert size(QuantizeOutcome(DRY_MEANT, ()), shapes) == 1024 + 544
 
 
 # The engine.

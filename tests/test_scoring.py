@@ -11,7 +11,7 @@ import pytest
 from fake_engine import FakeEngine, gold, uniform
 
 from tel_edge.runtime.engines import packing
-from tel_edge.runtime.engines.engine import Adapter, Item, Score, Unanswered
+from tel_edge.runtime.engines.engine import Item, LoraFile, Score, Unanswered
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions import protocol
 from tel_edge.runtime.questions.prompt import LETTERS, beginning, render
@@ -183,8 +183,8 @@ def scorers(folder: Path) -> tuple[Scorer, FakeEngine]:
         raise InputError("damaged.gguf: corrupted")
 
     adapters = {
-        "oranbench": Adapter(lambda: folder, "1" * 64),
-        "teleqna": Adapter(damaged, "2" * 64),
+        "oranbench": LoraFile(lambda: folder, "1" * 64),
+        "teleqna": LoraFile(damaged, "2" * 64),
     }
     made = FakeEngine(gold, 300, adapters)
     return Scorer(made), made

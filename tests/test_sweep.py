@@ -20,9 +20,9 @@ from tel_edge.eval.statistics import share
 from tel_edge.runtime.errors import InputError
 from tel_edge.train import sweep
 from tel_edge.train.sweeps import ray_runner, runners, sweep_plot, sweep_report
-from tel_edge.train.sweeps.runners import Task
-from tel_edge.train.sweeps.sweep_plan import PRESETS, Run, plan
-from tel_edge.train.sweeps.sweep_report import Row
+from tel_edge.train.sweeps.runners import SweepTask
+from tel_edge.train.sweeps.sweep_plan import PRESETS, SweepRun, plan
+from tel_edge.train.sweeps.sweep_report import SweepRow
 
 FAKE = (str(Path(__file__).with_name("fake_train.py")),)
 Command = Callable[..., tuple[int, str, str]]
@@ -50,7 +50,7 @@ def tel_sweep(tmp_path: Path, run_command: Command) -> Command:
     return run
 
 
-def planned(*argv: str) -> tuple[Run, ...]:
+def planned(*argv: str) -> tuple[SweepRun, ...]:
     return plan(sweep.parser().parse_args(argv))
 
 
@@ -271,7 +271,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(
     monkeypatch.setattr(runners, "PATIENCE", 0.2)
     data = behave(tmp_path / "data", seconds={"4": 30})
     (run,) = planned("--grid", "rank=4", "--dataset", str(data), "--category", "3gpp_tsg")
-    task = Task(run.argv, tmp_path / "sweep" / "runs" / run.name)
+    task = SweepTask(run.argv, tmp_path / "sweep" / "runs" / run.name)
     live = runners.start(task, FAKE)
     (outcome,) = runners.local([task], 1, FAKE)
     assert "rank-4 is in use by " in (outcome.error or "")
@@ -288,7 +288,7 @@ def test_what_the_children_started_ends_with_them(tmp_path: Path) -> None:
         "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
         f"open({str(note)!r}, 'w').write(str(p.pid) + '\\n'); time.sleep(60)"
     )
-    live = runners.start(Task((), tmp_path / "runs" / "one"), ("-c", code))
+    live = runners.start(SweepTask((), tmp_path / "runs" / "one"), ("-c", code))
     until(lambda: note.is_file() and note.read_text().endswith("\n"))
     runners.stop(live)
     until(lambda: not alive(int(note.read_text())), 5)
@@ -297,7 +297,7 @@ def test_what_the_children_started_ends_with_them(tmp_path: Path) -> None:
 def test_a_worker_without_the_drivers_disk_sends_the_adapter(tmp_path: Path) -> None:
     data = behave(tmp_path / "data")
     (run,) = planned("--grid", "rank=4", "--dataset", str(data), "--category", "3gpp_tsg")
-    task = Task(run.argv, tmp_path / "sweep" / "runs" / run.name)
+    task = SweepTask(run.argv, tmp_path / "sweep" / "runs" / run.name)
     mark = ray_runner._mark([task])
     here = ray_runner._on_worker(task, FAKE, mark)
     assert (dict(here.files), (task.home / here.adapter).is_dir()) == ({}, True)
@@ -316,29 +316,29 @@ def test_a_worker_without_the_drivers_disk_sends_the_adapter(tmp_path: Path) -> 
 
 def test_bundles_are_there_for_over_quant(tmp_path: Path) -> None:
     (tmp_path / "bundles" / "tel-nano").mkdir(parents=True)
-    task = Task((), tmp_path / "runs" / "one", tmp_path / "bundles")
+    task = SweepTask((), tmp_path / "runs" / "one", tmp_path / "bundles")
     for _ in range(2):
         runners.finish(runners.start(task, ("-c", "pass")))
         assert (task.home / "bundles" / "tel-nano").is_dir()
 
 
 def test_a_run_that_leaves_nothing_is_an_error(tmp_path: Path) -> None:
-    live = runners.start(Task((), tmp_path / "runs" / "one"), ("-c", "print('{}')"))
+    live = runners.start(SweepTask((), tmp_path / "runs" / "one"), ("-c", "print('{}')"))
     assert "no whole adapter" in (runners.finish(live).error or "")
 
 
 # The report
 
 
-def row(run: str, loss: float, right: int, **more: Any) -> Row:
+def row(run: str, loss: float, right: int, **more: Any) -> SweepRow:
     made = share(right, 100)
     figures: dict[str, Any] = {"category": "3gpp_tsg", "questions": 100, "adapter_bytes": 10**6}
     figures |= {"pass1": made, "majority": made, "validation_loss": loss, "validation_pass1": 0.5}
-    return Row(run, "d", {"rank": "4"}, **(figures | more))
+    return SweepRow(run, "d", {"rank": "4"}, **(figures | more))
 
 
 def test_a_row_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    for at, made in enumerate((row("a", 1.0, 50), Row("b", "d", {}, error="no"))):
+    for at, made in enumerate((row("a", 1.0, 50), SweepRow("b", "d", {}, error="no"))):
         path = tmp_path / f"{at}.json"
         sweep_report.write_row(path, made)
         assert str(sweep_report.read_row(path)) == str(made)
@@ -408,7 +408,7 @@ def test_runs_of_other_categories_and_losses_are_not_compared() -> None:
         row("a", 1, 50),
         row("b", 1, 60, category="teleqna"),
         row("c", 9, 70, record={"config": {"loss": "all"}}),
-        Row("d", "d", {}, error="failed"),
+        SweepRow("d", "d", {}, error="failed"),
     ]
     by = sweep_report.groups(rows)
     assert {title: [r.run for r in found] for title, found in by.items()} == {
@@ -497,6 +497,6 @@ def test_a_ray_that_cannot_be_imported_names_the_remedy(
 def test_threads_are_shared_among_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     code = ("-c", "import os, sys; print(os.environ['OMP_NUM_THREADS'], file=sys.stderr); exit(1)")
-    tasks = [Task((), tmp_path / "runs" / name) for name in "ab"]
+    tasks = [SweepTask((), tmp_path / "runs" / name) for name in "ab"]
     said = {outcome.error for outcome in runners.local(tasks, 2, code)}
     assert said == {str(max(1, (os.cpu_count() or 1) // 2))}

@@ -120,7 +120,7 @@ def test_a_worker_that_dies_every_time_fails_after_the_retries(
         f"open({str(data / 'calls.txt')!r}, 'a').write('x 0\\n'); "
         "os.kill(os.getppid(), signal.SIGKILL)"
     )
-    tasks = [runners.Task((), tmp_path / "home" / "runs" / "one")]
+    tasks = [runners.SweepTask((), tmp_path / "home" / "runs" / "one")]
     where = ray_runner.Cluster(cluster.address, retries=1)
     (outcome,) = ray_runner.on_ray(tasks, where, ("-c", code))
     assert outcome.error is not None

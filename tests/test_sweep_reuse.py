@@ -19,7 +19,7 @@ from tel_edge.runtime.questions.categories import category
 from tel_edge.train import sweep
 from tel_edge.train.sweeps import sweep_report
 from tel_edge.train.sweeps.sweep_plan import plan
-from tel_edge.train.sweeps.sweep_report import Row
+from tel_edge.train.sweeps.sweep_report import SweepRow
 
 Command = Callable[..., tuple[int, str, str]]
 RANKS = ("4", "8")
@@ -60,7 +60,7 @@ def tel_sweep(tmp_path: Path, base: Path, data: Path, run_command: Command) -> C
     for run, seen, unseen in zip(
         plan(sweep.parser().parse_args(argv)), (0.9, 0.5), (50, 80), strict=True
     ):
-        row = Row(
+        row = SweepRow(
             run.name, run.digest, run.options, category="oranbench", questions=100,
             pass1=share(unseen, 100), majority=share(unseen, 100), validation_loss=1 - seen,
             validation_pass1=seen, adapter_bytes=1000, parameters=10, seconds=1.0, record=record,

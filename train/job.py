@@ -40,7 +40,7 @@ class Over:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """One adapter to train. Two jobs with one `digest` are the same training.
 
     On one machine with one set of packages they give the same adapter. Another machine may compute
@@ -92,7 +92,7 @@ class Job:
         return f"{self.name}-over-{self.over.quant}" if self.over else self.name
 
 
-def jobs(args: argparse.Namespace) -> list[Job]:
+def jobs(args: argparse.Namespace) -> list[TrainingJob]:
     """Return one job a category, or one for all, after reading and checking all they need."""
     backbone = backbones.find(args.backbone)
     chosen = _recipe(args, backbone)
@@ -117,7 +117,7 @@ def jobs(args: argparse.Namespace) -> list[Job]:
         if not parts.train or not parts.validation:
             raise InputError(f"{of.name}: too few questions to split ({len(source.questions)})")
         made.append(
-            Job(
+            TrainingJob(
                 backbone,
                 folder,
                 of.name,
@@ -169,7 +169,7 @@ def _over(args: argparse.Namespace, bound: Mapping[str, str]) -> Over:
     return Over(file.quant, bundle.verified(home, made, file), file.sha256)
 
 
-def _joined(jobs: Sequence[Job]) -> Job:
+def _joined(jobs: Sequence[TrainingJob]) -> TrainingJob:
     """Return one job for all categories: their parts one after the other, apart from each other."""
     if len(jobs) < 2:
         raise InputError("--joint is for several categories; name them, or all, with --category")

@@ -25,12 +25,12 @@ from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
 from tel_edge.train.job import JOINT, RECORD, WEIGHTS
 from tel_edge.train.merging import compared
-from tel_edge.train.merging.merge_plan import METHODS, Plan, plan, splits, unseen
+from tel_edge.train.merging.merge_plan import METHODS, MergePlan, plan, splits, unseen
 from tel_edge.train.train import SCHEMA_VERSION, spin_shortly, versions
 
 
 def merge(
-    plan: Plan,
+    plan: MergePlan,
     model: Path,
     out: Path,
     name: str,
@@ -85,7 +85,7 @@ def merge(
     return record
 
 
-def _merged(plan: Plan, model: Path) -> Any:
+def _merged(plan: MergePlan, model: Path) -> Any:
     """Return the backbone with the sources and, active, the adapter `merged`.
 
     The merging itself is done on the CPU, so that a seed gives the same bytes everywhere.
@@ -128,7 +128,7 @@ def _merged(plan: Plan, model: Path) -> Any:
     return peft
 
 
-def _scores(peft: Any, plan: Plan, model: Path, questions: Sequence[Question]) -> Any:
+def _scores(peft: Any, plan: MergePlan, model: Path, questions: Sequence[Question]) -> Any:
     import torch
     from transformers import AutoConfig
 
@@ -141,7 +141,7 @@ def _scores(peft: Any, plan: Plan, model: Path, questions: Sequence[Question]) -
 
 
 def finished(
-    out: Path, plan: Plan, scored: bool, contaminated: Mapping[str, int] | None
+    out: Path, plan: MergePlan, scored: bool, contaminated: Mapping[str, int] | None
 ) -> dict[str, Any] | None:
     """Return the record of this very merge at `out`, with scores where they are wanted, or None.
 
@@ -226,7 +226,9 @@ def _work(
     return {"name": name, "path": str(out), "rank": rank, "test": record.get("test")}
 
 
-def _asked(args: argparse.Namespace, wanted: Plan) -> tuple[list[Question], dict[str, int] | None]:
+def _asked(
+    args: argparse.Namespace, wanted: MergePlan
+) -> tuple[list[Question], dict[str, int] | None]:
     """Return the test questions that no source was trained on, and how many it was, by category.
 
     The numbers are None where the data set at hand is not the adapters'.

@@ -21,9 +21,9 @@ from tel_edge.runtime.files import digest, lock, ownership
 from tel_edge.runtime.workspace import Workspace
 from tel_edge.train.sweeps import runners, sweep_report
 from tel_edge.train.sweeps.ray_runner import Cluster, on_ray
-from tel_edge.train.sweeps.runners import Outcome, Task
-from tel_edge.train.sweeps.sweep_plan import FLAGS, PRESETS, VALUES, Preset, Run, plan
-from tel_edge.train.sweeps.sweep_report import Row
+from tel_edge.train.sweeps.runners import SweepOutcome, SweepTask
+from tel_edge.train.sweeps.sweep_plan import FLAGS, PRESETS, VALUES, Preset, SweepRun, plan
+from tel_edge.train.sweeps.sweep_report import SweepRow
 from tel_edge.train.sweeps.sweep_reuse import Here, judged
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -60,7 +60,7 @@ def work(args: argparse.Namespace, command: Sequence[str] = runners.TRAIN) -> di
         return _report(args, name, home, [rows[run.name] for run in runs], len(known))
 
 
-def _check_backbones(home: Path, runs: Sequence[Run]) -> None:
+def _check_backbones(home: Path, runs: Sequence[SweepRun]) -> None:
     """Refuse runs in whose folders another backbone of the same name was trained over."""
     weights = cache(digest.of_weights)
     for run in runs:
@@ -72,8 +72,8 @@ def _check_backbones(home: Path, runs: Sequence[Run]) -> None:
 
 
 def _known(
-    args: argparse.Namespace, home: Path, runs: Sequence[Run], say: Callable[[str], None]
-) -> dict[str, Row]:
+    args: argparse.Namespace, home: Path, runs: Sequence[SweepRun], say: Callable[[str], None]
+) -> dict[str, SweepRow]:
     """Return the rows of finished runs that are there and still hold, and say why others do not."""
     here, found = Here(cli.workspace(args)), {}
     for run in runs:
@@ -93,15 +93,15 @@ def _place(home: Path, run: str) -> Path:
 
 
 def _made(
-    args: argparse.Namespace, home: Path, todo: Sequence[Run], command: Sequence[str]
-) -> Iterator[Row]:
+    args: argparse.Namespace, home: Path, todo: Sequence[SweepRun], command: Sequence[str]
+) -> Iterator[SweepRow]:
     """Execute the runs, write each one's row and give it, and say so on stdout."""
     from tqdm import tqdm
 
     watts = () if args.watts is None else (f"--watts={args.watts:g}",)
     bundles = (Path(args.workspace) / "bundles").resolve()
     tasks = [
-        Task(
+        SweepTask(
             (*run.argv, *watts),
             (home / "runs" / run.name).resolve(),
             bundles if "over-quant" in run.options else None,
@@ -126,8 +126,8 @@ def _made(
 
 
 def _outcomes(
-    args: argparse.Namespace, tasks: Sequence[Task], command: Sequence[str]
-) -> Generator[Outcome]:
+    args: argparse.Namespace, tasks: Sequence[SweepTask], command: Sequence[str]
+) -> Generator[SweepOutcome]:
     if not tasks:
         return runners.local((), 1)
     if args.ray is None:
@@ -136,7 +136,7 @@ def _outcomes(
     return on_ray(tasks, cluster, command)
 
 
-def _line(row: Row) -> str:
+def _line(row: SweepRow) -> str:
     if row.error is not None or row.pass1 is None or row.majority is None:
         return f"{row.run}  failed: {row.error}"
     joules = "" if row.joules is None else f"  {row.joules:,.0f} J"
@@ -149,7 +149,7 @@ def _line(row: Row) -> str:
 
 
 def _report(
-    args: argparse.Namespace, name: str, home: Path, rows: Sequence[Row], reused: int
+    args: argparse.Namespace, name: str, home: Path, rows: Sequence[SweepRow], reused: int
 ) -> dict[str, Any]:
     preset = PRESETS[args.preset] if args.preset else Preset("", {})
     published = {
@@ -163,7 +163,7 @@ def _report(
     done = sweep_report.ranked(rows)
     failed = len(rows) - len(done)
     # `ranked` looks at the validation part: the test part's figures are for the report alone.
-    best: dict[str, Row] = {}
+    best: dict[str, SweepRow] = {}
     for row in done:
         best.setdefault(row.category, row)
     said = [

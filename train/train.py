@@ -22,7 +22,7 @@ from tel_edge.runtime.device import child, memory
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.files import digest, lock, ownership
 from tel_edge.runtime.files.atomic import replace_folder, write_text
-from tel_edge.train.job import RECORD, WEIGHTS, Job, Over, jobs
+from tel_edge.train.job import RECORD, WEIGHTS, Over, TrainingJob, jobs
 from tel_edge.train.recipes import LOSSES, SELECTIONS, TARGETS
 
 SCHEMA_VERSION = 1
@@ -33,7 +33,7 @@ SPINS = 10_000
 FULL = ("No space left", "unexpected pos", "PytorchStreamWriter failed")
 
 
-def finished(folder: Path, job: Job) -> dict[str, Any] | None:
+def finished(folder: Path, job: TrainingJob) -> dict[str, Any] | None:
     """Return the record of a finished adapter of this very job, or None."""
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -43,7 +43,7 @@ def finished(folder: Path, job: Job) -> dict[str, Any] | None:
     return record if whole and record.get("digest") == job.digest else None
 
 
-def with_scores(job: Job, out: Path, record: dict[str, Any]) -> dict[str, Any]:
+def with_scores(job: TrainingJob, out: Path, record: dict[str, Any]) -> dict[str, Any]:
     """Score a finished adapter that was trained without it, and put that into its record."""
     from tel_edge.train.trainer import enough_memory, processes, tested
 
@@ -54,7 +54,7 @@ def with_scores(job: Job, out: Path, record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def train(job: Job, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
+def train(job: TrainingJob, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
     """Train `job` and put the PEFT folder with its `training.json` at `out`; return the record.
 
     Until it is finished everything is in a hidden sibling folder, whose checkpoints a later call
@@ -112,7 +112,7 @@ def train(job: Job, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
 
 
 @contextmanager
-def dequantized(job: Job, partial: Path, every: Any) -> Iterator[Path | None]:
+def dequantized(job: TrainingJob, partial: Path, every: Any) -> Iterator[Path | None]:
     """Give a folder with the weights that `--over-quant` trains on, None where it is not asked for.
 
     The first of `every` process makes it, with the export's command, since training and export meet
@@ -209,7 +209,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     return {"backbone": todo[0].backbone.name, "adapters": done}
 
 
-def _reused(args: argparse.Namespace, job: Job, out: Path) -> dict[str, Any] | None:
+def _reused(args: argparse.Namespace, job: TrainingJob, out: Path) -> dict[str, Any] | None:
     """Return the record of the finished adapter, None where something is still to be done."""
     record = finished(out, job) if args.resume else None
     if record is None or (job.scored and "test" not in record):
@@ -218,7 +218,7 @@ def _reused(args: argparse.Namespace, job: Job, out: Path) -> dict[str, Any] | N
     return record
 
 
-def _made(args: argparse.Namespace, job: Job, out: Path) -> dict[str, Any]:
+def _made(args: argparse.Namespace, job: TrainingJob, out: Path) -> dict[str, Any]:
     """Train the adapter, or score it, unless another command has done so meanwhile."""
     if record := _reused(args, job, out):
         return record
@@ -250,7 +250,7 @@ def _mixed(folder: Path) -> bool:
         return False
 
 
-def _warn(args: argparse.Namespace, job: Job, out: Path, record: dict[str, Any]) -> None:
+def _warn(args: argparse.Namespace, job: TrainingJob, out: Path, record: dict[str, Any]) -> None:
     if record["too_long"]:
         cli.say(
             args,

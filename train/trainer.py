@@ -34,7 +34,7 @@ from tel_edge.train.energy import recorded, restored
 from tel_edge.train.scoring import document, score
 
 if TYPE_CHECKING:
-    from tel_edge.train.job import Job
+    from tel_edge.train.job import TrainingJob
 
 
 # Tokens up to which plain attention is the faster one on a CPU.
@@ -167,7 +167,7 @@ def bf16_is_fast() -> bool:
     return bool(flag and flag())
 
 
-def fit(job: Job, work: Path, quiet: bool, weights: Path | None = None) -> dict[str, Any]:
+def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) -> dict[str, Any]:
     """Train inside `work`, leave the best adapter in `work/adapter`, return the measurements.
 
     `weights` is a folder whose weights are trained on instead of the backbone's own.
@@ -248,7 +248,7 @@ def processes() -> Any:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def tested(job: Job, folder: Path, weights: Path) -> list[dict[str, Any]]:
+def tested(job: TrainingJob, folder: Path, weights: Path) -> list[dict[str, Any]]:
     """Return the scores of the adapter in `folder` over `weights` on the job's test part."""
     from peft import PeftModel
 
@@ -282,7 +282,7 @@ def right(made: Any) -> dict[str, float]:
     return {"pass1": float((made.predictions == made.label_ids).mean())}
 
 
-def settings(job: Job, work: Path) -> TrainingArguments:
+def settings(job: TrainingJob, work: Path) -> TrainingArguments:
     """Return the trainer's settings for a job."""
     recipe = job.recipe
     # The recipe's batch is that of all processes together.

@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchmarkRow:
     """A row as it stands: its `file`, its `place` in it, and its number in the whole category.
 
     `columns` is None where a line holds no JSON object, for the `reason` given, or nothing at all.
@@ -148,7 +148,7 @@ def _check_files(questions: Sequence[Question], files: Sequence[str], say: Say) 
             say(f"warning: {shared} questions of {other} stand in {one} too")
 
 
-def rows(dataset: str, category: Category) -> Iterator[Row]:
+def rows(dataset: str, category: Category) -> Iterator[BenchmarkRow]:
     """Yield every row of one category as it stands; `at` is the number in a question's id.
 
     Empty lines, which are no rows, have a number too. Raises `InputError` for a data set that is
@@ -156,14 +156,14 @@ def rows(dataset: str, category: Category) -> Iterator[Row]:
     """
     if dataset == "ot-mini":
         for at, row in enumerate(ot_mini.rows(category.name)):
-            yield Row(f"ot-mini/{category.name}", f"row {at}", at, row)
+            yield BenchmarkRow(f"ot-mini/{category.name}", f"row {at}", at, row)
     elif dataset == "ot-full":
         yield from _hub_rows(category)
     else:
         yield from _folder_rows(Path(dataset), category)
 
 
-def _hub_rows(category: Category) -> Iterator[Row]:
+def _hub_rows(category: Category) -> Iterator[BenchmarkRow]:
     datasets = need("datasets", "train")
     try:
         loaded = datasets.load_dataset(HUB, category.name, split="test")
@@ -175,10 +175,10 @@ def _hub_rows(category: Category) -> Iterator[Row]:
             "download it elsewhere and pass the folder: --dataset DIR"
         ) from error
     for at, row in enumerate(loaded):
-        yield Row(f"{HUB}/{category.name}", f"row {at}", at, row)
+        yield BenchmarkRow(f"{HUB}/{category.name}", f"row {at}", at, row)
 
 
-def _folder_rows(folder: Path, category: Category) -> Iterator[Row]:
+def _folder_rows(folder: Path, category: Category) -> Iterator[BenchmarkRow]:
     if not folder.is_dir():
         raise InputError(f"no data set {str(folder)!r}: neither ot-mini, ot-full nor a folder")
     part = folder / category.name
@@ -197,7 +197,7 @@ def _folder_rows(folder: Path, category: Category) -> Iterator[Row]:
             at = row.at + 1
 
 
-def _lines(file: Path, name: str, start: int) -> Iterator[Row]:
+def _lines(file: Path, name: str, start: int) -> Iterator[BenchmarkRow]:
     # Bytes that are no UTF-8 get through here, so that they are one row's fault.
     with file.open(encoding="utf-8", errors="surrogateescape") as stream:
         for at, line in enumerate(stream):
@@ -208,12 +208,12 @@ def _lines(file: Path, name: str, start: int) -> Iterator[Row]:
             except InputError as error:
                 raise InputError(f"{file}: {error}") from None
             try:
-                yield Row(name, place, start + at, jsonl.parsed(line))
+                yield BenchmarkRow(name, place, start + at, jsonl.parsed(line))
             except InputError as error:
-                yield Row(name, place, start + at, None, str(error))
+                yield BenchmarkRow(name, place, start + at, None, str(error))
 
 
-def _table(file: Path, name: str, start: int) -> Iterator[Row]:
+def _table(file: Path, name: str, start: int) -> Iterator[BenchmarkRow]:
     parquet = need("pyarrow.parquet", "report")
     try:
         table = parquet.ParquetFile(file)
@@ -222,5 +222,5 @@ def _table(file: Path, name: str, start: int) -> Iterator[Row]:
     at = 0
     for batch in table.iter_batches():
         for columns in batch.to_pylist():
-            yield Row(name, f"row {at}", start + at, columns)
+            yield BenchmarkRow(name, f"row {at}", start + at, columns)
             at += 1

@@ -17,7 +17,7 @@ from tel_edge.runtime.questions.question import Question
 
 
 @dataclass(frozen=True)
-class Source:
+class CategorySource:
     """One category's questions and where they come from."""
 
     category: Category
@@ -26,18 +26,18 @@ class Source:
     rejected: int
 
 
-def sources(args: argparse.Namespace) -> list[Source]:
+def sources(args: argparse.Namespace) -> list[CategorySource]:
     """Read the benchmark and split it, one source a category."""
     made = []
     for of in categories(args.category):
         read = benchmark.read(args.dataset, of, args.strict, partial(cli.say, args))
         parts = split(read.questions, args.seed)
-        made.append(Source(of, read.dataset, parts, len(read.rejected)))
+        made.append(CategorySource(of, read.dataset, parts, len(read.rejected)))
     return made
 
 
 def asked(
-    args: argparse.Namespace, source: Source
+    args: argparse.Namespace, source: CategorySource
 ) -> Iterator[tuple[str, bool, tuple[Question, ...]]]:
     """Yield (part, whether in other orders of the options, questions) that the options ask for."""
     for part, rotated in product(args.part, _orders(args, source)):
@@ -47,7 +47,7 @@ def asked(
         yield part, rotated, questions
 
 
-def _orders(args: argparse.Namespace, source: Source) -> tuple[bool, ...]:
+def _orders(args: argparse.Namespace, source: CategorySource) -> tuple[bool, ...]:
     """Return whether questions are asked as they are (False) and in other orders (True)."""
     if args.rotations and source.category.labels:
         # Each letter stands for a label of the whole category there.

@@ -20,7 +20,7 @@ from tel_edge.eval.findings.answers import Answers
 from tel_edge.eval.findings.likeness import (
     ROUNDING,
     UNLIKELY_ONCE,
-    Pair,
+    LikePair,
     choices_of,
     listed,
     name_of,
@@ -102,7 +102,7 @@ def findings(
     for one in plain.values():
         # What differs between two trainings is no sign of anything.
         if one is not to and records.same_training(one.summary, to.summary):
-            _compare(Pair(one, to), None if one is bare else bare, bool(flipped), say)
+            _compare(LikePair(one, to), None if one is bare else bare, bool(flipped), say)
     if bare and bare is not to and (same := likeness.unmoved(to, bare)):
         say("adapter", to, same)
     if trained and (lost := _worse(to, trained)):
@@ -167,7 +167,7 @@ def across(
     return tuple(found)
 
 
-def _compare(pair: Pair, bare: Answers | None, blamed: bool, say: Callable[..., None]) -> None:
+def _compare(pair: LikePair, bare: Answers | None, blamed: bool, say: Callable[..., None]) -> None:
     """Say what is wrong with one variant beside the reference, `blamed` if that is wrong itself."""
     one = pair.one
     for text in _asked_differently(pair):
@@ -221,7 +221,7 @@ def _contradictions(one: Answers) -> Iterator[str]:
             yield f"the answer is not the likeliest label: {_ids(one, ~best)}"
 
 
-def _asked_differently(pair: Pair) -> Iterator[str]:
+def _asked_differently(pair: LikePair) -> Iterator[str]:
     """Yield which questions of the same id are not the same."""
     one, to = pair.one, pair.to
     prompts = [_made(each, "prompt") for each in (one, to)]

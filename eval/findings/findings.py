@@ -40,7 +40,7 @@ FEW = 100
 
 
 @dataclass(frozen=True)
-class Row:
+class VariantRow:
     """One variant on one category. `change` is against the reference on the same questions.
 
     `change` is None for the reference itself, where the reference was scored on other questions or
@@ -67,7 +67,7 @@ class Section:
 
     category: str
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[VariantRow, ...]
     baselines: Baselines | None
     leakage: Leakage | None
     notes: tuple[str, ...]
@@ -272,7 +272,7 @@ def _section(
         beaten = summary.variant.adapter and top and top.share.value >= summary.pass1.low
         bins = _bins([each])
         rows.append(
-            Row(
+            VariantRow(
                 summary,
                 None if each is to else change,
                 to is not None and records.same_questions(summary, to.summary),
@@ -318,7 +318,7 @@ def _duplicates(workspace: Workspace, to: Summary) -> duplicates.Duplicates | No
 
 
 def _notes(
-    rows: Sequence[Row], made: Baselines | None, reference: Answers | None
+    rows: Sequence[VariantRow], made: Baselines | None, reference: Answers | None
 ) -> tuple[str, ...]:
     """Return what a reader of the category's numbers must know, a sentence each."""
     notes, top = [], best(made)

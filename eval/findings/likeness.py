@@ -43,7 +43,7 @@ Integers: TypeAlias = NDArray[np.integer[Any]]
 Values: TypeAlias = NDArray[np.float64]
 
 
-class Pair:
+class LikePair:
     """A variant and the reference on the questions that both answered, row by row."""
 
     def __init__(self, one: Answers, to: Answers) -> None:
@@ -54,7 +54,7 @@ class Pair:
         self.choices = choices_of(to)[self.to_rows]
 
 
-def flipped(pair: Pair) -> str | None:
+def flipped(pair: LikePair) -> str | None:
     """Return a sentence if the picks fit the reference's only with the letters exchanged."""
     for count in np.unique(pair.choices).tolist():
         rows = pair.choices == count
@@ -143,7 +143,7 @@ def _derangements(size: int) -> int:
     return round(math.factorial(size) / math.e) if size else 1
 
 
-def permuted(pair: Pair) -> str | None:
+def permuted(pair: LikePair) -> str | None:
     """Return a sentence if single questions look as if only their options were permuted.
 
     Their log-probabilities are far from the reference's, by `FAR_MEDIANS` of what the median
@@ -200,7 +200,7 @@ def unmoved(one: Answers, bare: Answers) -> str | None:
     """Return a sentence if an adapter's log-probabilities are those of the same bare backbone."""
     if one.summary.variant.quant != bare.summary.variant.quant or not one.scored:
         return None
-    pair = Pair(one, bare)
+    pair = LikePair(one, bare)
     width = min(one.logprobs.shape[1], bare.logprobs.shape[1])
     mine, others = one.logprobs[pair.rows, :width], bare.logprobs[pair.to_rows, :width]
     both = np.isfinite(mine) & np.isfinite(others)
@@ -209,7 +209,7 @@ def unmoved(one: Answers, bare: Answers) -> str | None:
     return f"its log-probabilities are those of {name_of(bare)}, as if no adapter were applied"
 
 
-def nearer_to_bare(pair: Pair, bare: Answers) -> str | None:
+def nearer_to_bare(pair: LikePair, bare: Answers) -> str | None:
     """Return a sentence if the answers are the bare backbone's rather than the reference's."""
     to = dict(zip(bare.ids, bare.pick.tolist(), strict=True))
     # Answers that a text does not give are no agreement.
@@ -226,7 +226,7 @@ def nearer_to_bare(pair: Pair, bare: Answers) -> str | None:
     )
 
 
-def unlike(pair: Pair) -> str | None:
+def unlike(pair: LikePair) -> str | None:
     """Return a sentence if the answers have little to do with the reference's, and are worse."""
     agreed = float(((pair.pick == pair.to_pick) & (pair.pick >= 0)).mean()) if len(pair.rows) else 1
     limit = _chance(pair.pick, pair.to_pick)

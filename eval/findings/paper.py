@@ -41,7 +41,7 @@ class Line:
     after: Summary | None
     seen: Summary | None
     gap: Interval | None
-    published: published.Pair | None
+    published: published.ModelPair | None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """A cell of Table 2: Pass@1 of an adapted backbone on the train part and on the test part."""
 
     backbone: str
@@ -40,24 +40,24 @@ class Rank:
 
 
 TABLE_2 = (
-    Pair("llama-3.2-1b", "teleqna", 66.38, 57.15),
-    Pair("llama-3.2-1b", "sixg_bench", 63.28, 61.74),
-    Pair("llama-3.2-1b", "3gpp_tsg", 53.50, 45.25),
-    Pair("llama-3.2-1b", "oranbench", 75.78, 61.67),
-    Pair("llama-3.2-1b", "srsranbench", 92.12, 86.05),
-    Pair("llama-3.2-1b", "teletables", 58.33, 27.00),
-    Pair("qwen3-0.6b", "teleqna", 72.02, 58.15),
-    Pair("qwen3-0.6b", "sixg_bench", 30.14, 28.05),
-    Pair("qwen3-0.6b", "3gpp_tsg", 36.33, 30.00),
-    Pair("qwen3-0.6b", "oranbench", 50.67, 45.00),
-    Pair("qwen3-0.6b", "srsranbench", 76.47, 78.41),
-    Pair("qwen3-0.6b", "teletables", 21.00, 12.00),
-    Pair("exaone-4.0-1.2b", "teleqna", 69.40, 56.45),
-    Pair("exaone-4.0-1.2b", "sixg_bench", 83.48, 79.60),
-    Pair("exaone-4.0-1.2b", "3gpp_tsg", 26.00, 19.00),
-    Pair("exaone-4.0-1.2b", "oranbench", 65.33, 64.33),
-    Pair("exaone-4.0-1.2b", "srsranbench", 79.36, 78.74),
-    Pair("exaone-4.0-1.2b", "teletables", 25.67, 17.00),
+    ModelPair("llama-3.2-1b", "teleqna", 66.38, 57.15),
+    ModelPair("llama-3.2-1b", "sixg_bench", 63.28, 61.74),
+    ModelPair("llama-3.2-1b", "3gpp_tsg", 53.50, 45.25),
+    ModelPair("llama-3.2-1b", "oranbench", 75.78, 61.67),
+    ModelPair("llama-3.2-1b", "srsranbench", 92.12, 86.05),
+    ModelPair("llama-3.2-1b", "teletables", 58.33, 27.00),
+    ModelPair("qwen3-0.6b", "teleqna", 72.02, 58.15),
+    ModelPair("qwen3-0.6b", "sixg_bench", 30.14, 28.05),
+    ModelPair("qwen3-0.6b", "3gpp_tsg", 36.33, 30.00),
+    ModelPair("qwen3-0.6b", "oranbench", 50.67, 45.00),
+    ModelPair("qwen3-0.6b", "srsranbench", 76.47, 78.41),
+    ModelPair("qwen3-0.6b", "teletables", 21.00, 12.00),
+    ModelPair("exaone-4.0-1.2b", "teleqna", 69.40, 56.45),
+    ModelPair("exaone-4.0-1.2b", "sixg_bench", 83.48, 79.60),
+    ModelPair("exaone-4.0-1.2b", "3gpp_tsg", 26.00, 19.00),
+    ModelPair("exaone-4.0-1.2b", "oranbench", 65.33, 64.33),
+    ModelPair("exaone-4.0-1.2b", "srsranbench", 79.36, 78.74),
+    ModelPair("exaone-4.0-1.2b", "teletables", 25.67, 17.00),
 )
 # The backbone is inferred: of the three, only Llama-3.2-1B's adapters have these sizes.
 FIGURE_3 = (
@@ -68,7 +68,7 @@ FIGURE_3 = (
 )
 
 
-def pair(backbone: str, category: str) -> Pair | None:
+def pair(backbone: str, category: str) -> ModelPair | None:
     """Return the cell of Table 2, None where the paper has none."""
     return next((r for r in TABLE_2 if (r.backbone, r.category) == (backbone, category)), None)
 

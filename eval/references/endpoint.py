@@ -36,7 +36,7 @@ SPACES = " ▁Ġ"
 
 
 @dataclass(frozen=True)
-class Way:
+class EndpointWay:
     """How a server wants to be asked: its path, what goes into each request, tokens it lists."""
 
     path: str
@@ -49,7 +49,7 @@ class Endpoint:
 
     def __init__(self, client: Client, model: str, parallel: int = 4) -> None:
         self.client, self.model, self.parallel = client, model, parallel
-        self.way: Way | None = None
+        self.way: EndpointWay | None = None
 
     def many(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Score | InputError]]:
         """Yield (index, score or why there is none) as they come; adapters mean nothing here.
@@ -84,7 +84,7 @@ class Endpoint:
         yield from self._all(asked, work, _writers())
 
     def _all(
-        self, asked: Sequence[Asked], work: Callable[[Question], T], ways: Sequence[Way]
+        self, asked: Sequence[Asked], work: Callable[[Question], T], ways: Sequence[EndpointWay]
     ) -> Iterator[tuple[int, T | InputError]]:
         def one(at: int) -> T | InputError:
             try:
@@ -102,7 +102,7 @@ class Endpoint:
             start += 1
         yield from _in_threads(one, range(start, len(asked)), self.parallel)
 
-    def _first(self, work: Callable[[], T], ways: Sequence[Way]) -> T:
+    def _first(self, work: Callable[[], T], ways: Sequence[EndpointWay]) -> T:
         """Return what `work` gives in the first of `ways` that the server takes.
 
         A path that is missing is not asked again. From texts to messages, where the prompt gets a
@@ -163,17 +163,17 @@ class Endpoint:
         return Score(label_logprobs(likely, labels(question)), tokens, tokens, spent)
 
 
-def _letters() -> list[Way]:
-    texts = [Way(COMPLETIONS, {"logprobs": listed}, listed) for listed in LISTED]
+def _letters() -> list[EndpointWay]:
+    texts = [EndpointWay(COMPLETIONS, {"logprobs": listed}, listed) for listed in LISTED]
     return texts + [
-        Way(CHAT, {"logprobs": True, "top_logprobs": listed, **extra}, listed)
+        EndpointWay(CHAT, {"logprobs": True, "top_logprobs": listed, **extra}, listed)
         for listed in LISTED
         for extra in _EXTRAS
     ]
 
 
-def _writers() -> list[Way]:
-    return [*(Way(CHAT, extra) for extra in _EXTRAS), Way(COMPLETIONS, {})]
+def _writers() -> list[EndpointWay]:
+    return [*(EndpointWay(CHAT, extra) for extra in _EXTRAS), EndpointWay(COMPLETIONS, {})]
 
 
 # Templates of models that think first take the field, as vLLM, SGLang and llama-server do; an

@@ -15,18 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tel_edge.eval.benchmarks.source import Source
+from tel_edge.eval.benchmarks.source import CategorySource
 from tel_edge.eval.benchmarks.source import asked as questions_of
 from tel_edge.eval.references import with_transformers
 from tel_edge.eval.references.located import Reference, find
 from tel_edge.eval.scoring import scored
 from tel_edge.eval.scoring.records import Record, Summary
 from tel_edge.eval.scoring.resumed import complete, told
-from tel_edge.eval.scoring.scored import Settings, Task, Used
+from tel_edge.eval.scoring.scored import ScoringTask, Settings, Used
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.device import memory, profile
-from tel_edge.runtime.engines.engine import Adapter, Engine, EngineSettings
+from tel_edge.runtime.engines.engine import Engine, EngineSettings, LoraFile
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions import prompt, protocol
 from tel_edge.runtime.questions.question import Question
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tel_edge.eval.references.endpoint import Endpoint
 
 
-def made_with(task: Task, source: Source, of: Reference) -> dict[str, Any]:
+def made_with(task: ScoringTask, source: CategorySource, of: Reference) -> dict[str, Any]:
     """Return everything that a record depends on; its digest is the record's `run`.
 
     The address of an endpoint is no part of it: the model is.
@@ -60,7 +60,7 @@ def made_with(task: Task, source: Source, of: Reference) -> dict[str, Any]:
 
 def work(
     args: argparse.Namespace,
-    all_of: Sequence[Source],
+    all_of: Sequence[CategorySource],
     opener: bundle.Opener = bundle.native,
     isolated: bool = True,
 ) -> dict[str, Any]:
@@ -125,17 +125,17 @@ def connect(args: argparse.Namespace) -> Client:
 
 def _task(
     args: argparse.Namespace,
-    source: Source,
+    source: CategorySource,
     of: Reference,
     part: str,
     rotated: bool,
     questions: tuple[Question, ...],
-) -> Task:
+) -> ScoringTask:
     made, variant, category = of.manifest(), of.variant(args.protocol), source.category.name
     engine = cli.engine_settings(args)
     if of.format == "gguf":
         engine, _ = profile.settings(engine, of.name, of.quant)
-    return Task(
+    return ScoringTask(
         folder=of.path if of.path.is_dir() else of.path.parent,
         manifest=made,
         backbone=made.files[0],
@@ -165,7 +165,7 @@ def _how(asked: Endpoint, found: Sequence[Record]) -> dict[str, Any]:
 
 
 def _open(
-    dtype: str, path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings
+    dtype: str, path: Path, adapters: Mapping[str, LoraFile], settings: EngineSettings
 ) -> Engine:
     """Open the folder of a configuration, as an `Opener` with `dtype` put in."""
     return with_transformers.TransformersEngine(
@@ -173,11 +173,11 @@ def _open(
     )
 
 
-def _with_transformers(dtype: str, isolated: bool, task: Task) -> Used:
+def _with_transformers(dtype: str, isolated: bool, task: ScoringTask) -> Used:
     return (scored.in_child if isolated else scored.score)(task, partial(_open, dtype))
 
 
-def _ask(asked: Endpoint, task: Task) -> Used:
+def _ask(asked: Endpoint, task: ScoringTask) -> Used:
     """Append a record for each question of `task`; memory says nothing of the model here."""
     # No more of it is used than `Endpoint` has.
     too_long, _ = scored.append(task, cast(Scorer, asked))

@@ -171,7 +171,7 @@ def _mean_pair(group: Sequence[Line], beside: bool) -> list[tuple[str, ...]]:
     cells.append(alone if gap is None else f"{round(gap * 100, 1) + 0.0:+.1f}")
     if beside:
         pairs = [line.published for line in group if line.category in CATEGORIES]
-        made: list[published.Pair] = [pair for pair in pairs if pair]
+        made: list[published.ModelPair] = [pair for pair in pairs if pair]
         for name, form in (("seen", ".2f"), ("unseen", ".2f"), ("gap", "+.2f")):
             mean = sum(getattr(pair, name) for pair in made) / max(1, len(made))
             cells.append(format(mean, form) if len(made) == len(CATEGORIES) else "-")

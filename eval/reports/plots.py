@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tel_edge.eval.findings.findings import Report, Row, Section, best, formats, variants
+from tel_edge.eval.findings.findings import Report, Section, VariantRow, best, formats, variants
 from tel_edge.eval.findings.paired import BOUND
 from tel_edge.eval.scoring.records import Variant
 from tel_edge.runtime.extras import need
@@ -327,12 +327,12 @@ def _known(report: Report) -> dict[str, Variant]:
     return {row.summary.variant.name: row.summary.variant for row in rows}
 
 
-def _rows(report: Report, section: Section) -> list[Row]:
+def _rows(report: Report, section: Section) -> list[VariantRow]:
     names = drawn(report)
     return [row for row in section.rows if row.summary.variant.name in names]
 
 
-def _key(row: Row) -> tuple[str, str]:
+def _key(row: VariantRow) -> tuple[str, str]:
     return row.summary.category, row.summary.variant.name
 
 
@@ -364,7 +364,7 @@ def _mark(report: Report, name: str, size: float = 6) -> dict[str, Any]:
     }
 
 
-def _line(report: Report, row: Row) -> dict[str, Any]:
+def _line(report: Report, row: VariantRow) -> dict[str, Any]:
     return {"color": _colour(report, row.summary.variant.name)[0], "linewidth": 1.5}
 
 

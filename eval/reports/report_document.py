@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from tel_edge.eval.findings.findings import Report, Row, Section, best
+from tel_edge.eval.findings.findings import Report, Section, VariantRow, best
 from tel_edge.eval.findings.ladder import Rung
 from tel_edge.eval.findings.paired import Change
 from tel_edge.eval.findings.paper import Line, Paper
@@ -76,7 +76,7 @@ def _category(section: Section) -> dict[str, Any]:
     }
 
 
-def _variant(row: Row) -> dict[str, Any]:
+def _variant(row: VariantRow) -> dict[str, Any]:
     return {
         **asdict(row.summary),
         "disk_bytes": row.disk,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from tel_edge.eval.findings.findings import Report, Row, Section, best, formats, variants
+from tel_edge.eval.findings.findings import Report, Section, VariantRow, best, formats, variants
 from tel_edge.eval.findings.ladder import Rung
 from tel_edge.eval.findings.sizes import Footprint
 from tel_edge.eval.reports.tables import Table, megabytes, number, percent, points, probability
@@ -38,7 +38,7 @@ def results(report: Report, section: Section) -> Table:
     return Table(header, rows, words=2 + len(named))
 
 
-def _cells(report: Report, row: Row, named: bool) -> tuple[str, ...]:
+def _cells(report: Report, row: VariantRow, named: bool) -> tuple[str, ...]:
     made, change = row.summary, row.change
     verdict = "reference" if made.variant.name == report.reference else "-"
     return (
@@ -65,7 +65,7 @@ def statistics(report: Report) -> Table:
     )  # fmt: skip
 
 
-def _statistics(row: Row) -> tuple[str, ...]:
+def _statistics(row: VariantRow) -> tuple[str, ...]:
     made, change = row.summary, row.change
     exact = None if made.majority_exact is None else 100 * made.majority_exact
     error = None if row.calibration_error is None else 100 * row.calibration_error

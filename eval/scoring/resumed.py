@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tel_edge.eval.benchmarks.source import Source
+from tel_edge.eval.benchmarks.source import CategorySource
 from tel_edge.eval.scoring.records import (
     Record,
     Summary,
@@ -19,7 +19,7 @@ from tel_edge.eval.scoring.records import (
     whole,
     write_summary,
 )
-from tel_edge.eval.scoring.scored import Task, Used
+from tel_edge.eval.scoring.scored import ScoringTask, Used
 from tel_edge.eval.statistics import Share
 from tel_edge.runtime.device.energy import Meter, power_mode
 from tel_edge.runtime.device.memory import Memory
@@ -29,11 +29,11 @@ from tel_edge.runtime.files.atomic import replacing
 
 
 def complete(
-    task: Task,
-    source: Source,
+    task: ScoringTask,
+    source: CategorySource,
     variant: Variant,
     made_with: Mapping[str, Any],
-    run: Callable[[Task], Used],
+    run: Callable[[ScoringTask], Used],
     meter: Meter | None = None,
     more: Callable[[Sequence[Record]], Mapping[str, Any]] | None = None,
 ) -> tuple[Summary, bool]:
@@ -43,7 +43,7 @@ def complete(
     made of other files or settings are dropped. `meter`, which has begun, measures the energy: it
     is this process's, for the counters are the machine's, and what reads them needs memory too.
     What `more` makes of the records is written beside `made_with`. One command at a time has the
-    file; another one waits (`Task.wait`) and then finds the work done. Raises `WorkError` where the
+    file; another one waits (`ScoringTask.wait`) and then finds the work done. Raises `WorkError` where the
     records are not one a question all the same.
     """
     if there := finished(task):
@@ -58,17 +58,17 @@ def complete(
         return _completed(task, source, variant, made_with, run, meter, more), False
 
 
-def _say(task: Task, text: str) -> None:
+def _say(task: ScoringTask, text: str) -> None:
     if not task.quiet:
         print(text, file=sys.stderr, flush=True)
 
 
 def _completed(
-    task: Task,
-    source: Source,
+    task: ScoringTask,
+    source: CategorySource,
     variant: Variant,
     made_with: Mapping[str, Any],
-    run: Callable[[Task], Used],
+    run: Callable[[ScoringTask], Used],
     meter: Meter | None,
     more: Callable[[Sequence[Record]], Mapping[str, Any]] | None,
 ) -> Summary:
@@ -121,7 +121,7 @@ def _completed(
     return summary
 
 
-def finished(task: Task) -> Summary | None:
+def finished(task: ScoringTask) -> Summary | None:
     """Return the summary of an earlier run of this very task, or None.
 
     One that is not of every question once, as two commands at the same time used to leave it, is

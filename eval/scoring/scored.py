@@ -40,7 +40,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Task:
+class ScoringTask:
     """One variant to score on one category: everything that a process of its own needs.
 
     `rotated` says that `questions` are other orders of the part's (`rotations.rotations`), `wait`
@@ -78,7 +78,7 @@ class Used:
     context: int | None = None
 
 
-def score(task: Task, opener: bundle.Opener = bundle.native) -> Used:
+def score(task: ScoringTask, opener: bundle.Opener = bundle.native) -> Used:
     """Append a record for each question of `task` and return what that took.
 
     Runs in a process of its own, so that memory is the engine's and not the evaluation's.
@@ -99,7 +99,7 @@ def score(task: Task, opener: bundle.Opener = bundle.native) -> Used:
     return Used(too_long, memory.now(), waited, kept, engine.context)
 
 
-def append(task: Task, scorer: Scorer) -> tuple[int, float | None]:
+def append(task: ScoringTask, scorer: Scorer) -> tuple[int, float | None]:
     """Append a record for each question of `task`.
 
     Returns the number of questions that are too long, and when (`time.perf_counter`) the first
@@ -135,7 +135,7 @@ def append(task: Task, scorer: Scorer) -> tuple[int, float | None]:
 
 
 def _records(
-    task: Task, questions: Sequence[Question], scorer: Scorer
+    task: ScoringTask, questions: Sequence[Question], scorer: Scorer
 ) -> Iterator[tuple[int, Record | None]]:
     """Yield (index of the question, its record or None where it is too long)."""
     how = task.settings
@@ -155,7 +155,7 @@ def _records(
             yield index, _record(task, questions[index], made)
 
 
-def _record(task: Task, question: Question, made: Score | Generation) -> Record:
+def _record(task: ScoringTask, question: Question, made: Score | Generation) -> Record:
     how = task.settings
     logprobs: tuple[float, ...] = ()
     text = None
@@ -173,7 +173,7 @@ def _record(task: Task, question: Question, made: Score | Generation) -> Record:
     )  # fmt: skip
 
 
-def in_child(task: Task, opener: bundle.Opener) -> Used:
+def in_child(task: ScoringTask, opener: bundle.Opener) -> Used:
     """Run `score` in a new process. A crash of the engine there raises `WorkError` here."""
     try:
         return child.in_child(None, score, task, opener, shown=True)

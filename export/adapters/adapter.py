@@ -42,7 +42,7 @@ OUTER = ("embed_tokens", "lm_head")
 
 
 @dataclass(frozen=True)
-class Pair:
+class LoraPair:
     """The two matrices of one projection, A [rank, in] and B [out, rank].
 
     `fold` is what B is multiplied by, so that the engine's alpha / rank gives PEFT's scale.
@@ -55,7 +55,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class PeftAdapter:
     """A checked PEFT folder. `bound` tells whether training.json ties it to the backbone.
 
     `category` and `split` are training.json's or None, `splits` pairs of category and split of
@@ -66,7 +66,7 @@ class Adapter:
     """
 
     folder: Path
-    pairs: tuple[Pair, ...]
+    pairs: tuple[LoraPair, ...]
     rank: int
     alpha: float
     base: str
@@ -84,7 +84,7 @@ class Adapter:
         return sum(pair.a.size + pair.b.size for pair in self.pairs)
 
 
-def load(folder: Path, shape: Shape, info: BackboneInfo, half: bool) -> Adapter:
+def load(folder: Path, shape: Shape, info: BackboneInfo, half: bool) -> PeftAdapter:
     """Open a PEFT folder and check all of it against the backbone; `half` if it is to be F16.
 
     Raises `InputError` for an adapter made for another backbone or prompt, one that a LoRA file
@@ -105,7 +105,7 @@ def load(folder: Path, shape: Shape, info: BackboneInfo, half: bool) -> Adapter:
     if not max([_check_values(pair, half) for pair in pairs]):
         notes += ("every lora_B is zero: this adapter changes nothing",)
     known = training or {}
-    return Adapter(
+    return PeftAdapter(
         folder=folder,
         pairs=pairs,
         rank=int(config["r"]),
@@ -205,7 +205,7 @@ def _check_config(path: Path, config: Mapping[str, Any]) -> None:
             raise InputError(f"{path}: {field} holds something that is no number")
 
 
-def _pairs(folder: Path, config: Mapping[str, Any], shape: Shape) -> tuple[Pair, ...]:
+def _pairs(folder: Path, config: Mapping[str, Any], shape: Shape) -> tuple[LoraPair, ...]:
     found: dict[tuple[str, str], Stored] = {}
     path = folder / WEIGHTS
     for name, stored in listed(path).items():
@@ -221,7 +221,7 @@ def _pairs(folder: Path, config: Mapping[str, Any], shape: Shape) -> tuple[Pair,
         a, b = found.pop((module, "A"), None), found.pop((module, "B"), None)
         if a and b:
             _check_fit(tensor, a, b, int(_pattern(config, "rank_pattern", module, "r")))
-            made.append(Pair(tensor, a, b, _fold(config, module)))
+            made.append(LoraPair(tensor, a, b, _fold(config, module)))
         elif a or b:
             raise InputError(f"{path}: {module} has only one of lora_A and lora_B")
     if found:
@@ -253,7 +253,7 @@ def _check_fit(tensor: Tensor, a: Stored, b: Stored, rank: int) -> None:
 
 
 def _compared(
-    folder: Path, config: Mapping[str, Any], pairs: tuple[Pair, ...], shape: Shape
+    folder: Path, config: Mapping[str, Any], pairs: tuple[LoraPair, ...], shape: Shape
 ) -> tuple[str, ...]:
     """Return what is to be said where the tensors are not those of the modules that PEFT wraps.
 
@@ -300,7 +300,7 @@ def _fold(config: Mapping[str, Any], module: str) -> float:
     return wanted / (float(config["lora_alpha"]) / rank)
 
 
-def _check_values(pair: Pair, half: bool) -> float:
+def _check_values(pair: LoraPair, half: bool) -> float:
     """Return B's largest magnitude; raise `InputError` for values that cannot be written."""
     check(pair.a, half, "--adapter-quant F32")
     check(pair.b, half, "--adapter-quant F32")
@@ -314,7 +314,7 @@ def _check_values(pair: Pair, half: bool) -> float:
 
 
 def write_adapter(
-    adapter: Adapter, out: Path, info: BackboneInfo, category: str, kind: str
+    adapter: PeftAdapter, out: Path, info: BackboneInfo, category: str, kind: str
 ) -> None:
     """Write the adapter to `out`, its matrices as `kind` (F32, F16 or Q8_0).
 

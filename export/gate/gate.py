@@ -37,7 +37,7 @@ from tel_edge.runtime.questions.scoring import label_ids
 from tel_edge.runtime.questions.votes import pick
 
 if TYPE_CHECKING:
-    from tel_edge.export.plan import Job
+    from tel_edge.export.plan import AdapterExport
 
 # Tokens of context that no prompt of the comparison needs more of.
 CONTEXT = 1024
@@ -251,7 +251,7 @@ def _accept(what: str, judgement: str, made: float, bound: float) -> None:
         )
 
 
-def opened(folder: Path, jobs: Sequence[Job]) -> Gate:
+def opened(folder: Path, jobs: Sequence[AdapterExport]) -> Gate:
     """Return the gate of a backbone's folder and its adapters, with the real engines."""
 
     def opener(path: Path, adapters: Mapping[str, Path]) -> Any:

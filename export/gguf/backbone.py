@@ -10,7 +10,7 @@ from tel_edge.eval.folders.checkpoint import INSTEAD, Checkpoint
 from tel_edge.eval.folders.contents import GENERATION
 from tel_edge.eval.folders.numbers import shown
 from tel_edge.eval.folders.tensors import HALF_MOST, Stored, rounded, whole
-from tel_edge.export.adapters.adapter import Adapter, Pair
+from tel_edge.export.adapters.adapter import LoraPair, PeftAdapter
 from tel_edge.export.gguf import container, gguf_layout, tokenizer
 from tel_edge.export.gguf.container import Planned, Step
 from tel_edge.export.gguf.gguf_layout import permuted
@@ -39,7 +39,7 @@ def write_backbone(
     info: BackboneInfo,
     quant: Quant,
     step: Step,
-    merged: Adapter | None = None,
+    merged: PeftAdapter | None = None,
     hollow: bool = False,
 ) -> None:
     """Write the checkpoint to `out` as F32, F16 or BF16, norms always F32.
@@ -126,7 +126,7 @@ def _described(gguf: Any, folder: Path, parameters: int) -> Any:
 
 
 def _planned(
-    tensor: Tensor, source: Stored, kind: str, merged: Adapter | None, pair: Pair | None
+    tensor: Tensor, source: Stored, kind: str, merged: PeftAdapter | None, pair: LoraPair | None
 ) -> Planned:
     stored = "F32" if len(tensor.shape) == 1 else kind
 
@@ -138,7 +138,7 @@ def _planned(
     return Planned(tensor.name, tensor.shape, stored, make)
 
 
-def _added(source: Stored, pair: Pair, merged: Adapter, kind: str) -> npt.NDArray[Any]:
+def _added(source: Stored, pair: LoraPair, merged: PeftAdapter, kind: str) -> npt.NDArray[Any]:
     import numpy as np
 
     scale = np.float32(pair.fold * merged.alpha / pair.a.shape[0])

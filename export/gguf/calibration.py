@@ -9,7 +9,7 @@ from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import capped, split
 from tel_edge.eval.folders import architectures
 from tel_edge.eval.folders.architectures import Shape
-from tel_edge.export.adapters.adapter import Adapter
+from tel_edge.export.adapters.adapter import PeftAdapter
 from tel_edge.export.gguf import importance
 from tel_edge.export.gguf.importance import Importance
 from tel_edge.runtime.errors import InputError
@@ -71,7 +71,7 @@ def shown(dataset: str, seed: int, splits: Mapping[str, str | None]) -> str:
 def calibrated(
     folder: Path,
     shape: Shape,
-    adapters: Mapping[str, Adapter],
+    adapters: Mapping[str, PeftAdapter],
     dataset: str,
     seed: int,
     step: Callable[[int], None],

@@ -16,15 +16,15 @@ from tel_edge.export.gate.gate import Gate, Whole
 from tel_edge.export.gguf import calibration, importance
 from tel_edge.export.gguf.backbone import write_backbone
 from tel_edge.export.gguf.importance import Importance
-from tel_edge.export.gguf.quantize import Outcome, Quant, fallen, quantize, size
+from tel_edge.export.gguf.quantize import Quant, QuantizeOutcome, fallen, quantize, size
 from tel_edge.export.output import Accept
-from tel_edge.export.plan import FULL, HALF, Job, Model, Plan, bar
+from tel_edge.export.plan import FULL, HALF, AdapterExport, GgufPlan, Model, bar
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import BundleFile
 from tel_edge.runtime.headers import gguf_header
 
 
-def make(args: argparse.Namespace, made: Plan) -> list[tuple[BundleFile, bool]]:
+def make(args: argparse.Namespace, made: GgufPlan) -> list[tuple[BundleFile, bool]]:
     """Make what is missing; return all files that were asked for, and which of them are new."""
     # One matrix may serve several models.
     matrix = cache(partial(_matrix, args, made))
@@ -47,12 +47,12 @@ def make(args: argparse.Namespace, made: Plan) -> list[tuple[BundleFile, bool]]:
 
 
 def _file(
-    made: Plan, model: Model, row: Quant, accept: Accept | None
+    made: GgufPlan, model: Model, row: Quant, accept: Accept | None
 ) -> AbstractContextManager[Path]:
     return made.output.file(_name(model, row), accept, format="gguf", **made.known(model, row))
 
 
-def _kept(made: Plan, model: Model, row: Quant) -> Path | None:
+def _kept(made: GgufPlan, model: Model, row: Quant) -> Path | None:
     """Return the bundle's own file of an unquantized type, from which others can be made."""
     # Of a file that may hold other metadata another type would have it too.
     kept = made.output.intact(
@@ -67,7 +67,7 @@ def _name(model: Model, row: Quant) -> str:
 
 @contextmanager
 def _whole(
-    args: argparse.Namespace, made: Plan, model: Model, gate: Gate, over: Whole | None
+    args: argparse.Namespace, made: GgufPlan, model: Model, gate: Gate, over: Whole | None
 ) -> Iterator[Whole]:
     """Give the model in float32, judged: the bundle's own or a passing one.
 
@@ -102,11 +102,11 @@ def _whole(
 
 def _model(
     args: argparse.Namespace,
-    made: Plan,
+    made: GgufPlan,
     model: Model,
     gate: Gate | None,
     bare: Whole | None,
-    matrix: Callable[[tuple[Job, ...]], Importance | None],
+    matrix: Callable[[tuple[AdapterExport, ...]], Importance | None],
 ) -> None:
     if not model.missing:
         return
@@ -149,17 +149,22 @@ def _of(gate: Gate | None, whole: Whole | None, row: Quant) -> Accept | None:
     return partial(gate.quantized, whole, row=row)
 
 
-def _warn(args: argparse.Namespace, made: Plan, row: Quant, outcome: Outcome) -> None:
+def _warn(args: argparse.Namespace, made: GgufPlan, row: Quant, outcome: QuantizeOutcome) -> None:
     if said := fallen(outcome, _shapes(made)):
         cli.say(args, f"warning: {row.name}: {said}")
 
 
-def _shapes(made: Plan) -> Mapping[str, tuple[int, ...]]:
+def _shapes(made: GgufPlan) -> Mapping[str, tuple[int, ...]]:
     return {tensor.name: tensor.shape for tensor, _ in made.checkpoint.tensors}
 
 
 def _plain(
-    args: argparse.Namespace, made: Plan, model: Model, row: Quant, out: Path, hollow: bool = False
+    args: argparse.Namespace,
+    made: GgufPlan,
+    model: Model,
+    row: Quant,
+    out: Path,
+    hollow: bool = False,
 ) -> None:
     with bar(args, made.checkpoint.parameters, row.name) as step:
         write_backbone(
@@ -175,7 +180,7 @@ def _plain(
 
 
 @contextmanager
-def _source(args: argparse.Namespace, made: Plan, model: Model) -> Iterator[Path]:
+def _source(args: argparse.Namespace, made: GgufPlan, model: Model) -> Iterator[Path]:
     """Give the F16 file to quantize: the bundle's own if it is there, else a passing one."""
     if kept := _kept(made, model, HALF):
         yield kept
@@ -185,7 +190,9 @@ def _source(args: argparse.Namespace, made: Plan, model: Model) -> Iterator[Path
         yield passing
 
 
-def _matrix(args: argparse.Namespace, made: Plan, jobs: tuple[Job, ...]) -> Importance | None:
+def _matrix(
+    args: argparse.Namespace, made: GgufPlan, jobs: tuple[AdapterExport, ...]
+) -> Importance | None:
     """Return the importance matrix of `--imatrix` and keep what was computed in the workspace."""
     shape = made.checkpoint.shape
     if args.imatrix not in ("pooled", "category"):
@@ -205,7 +212,11 @@ def _matrix(args: argparse.Namespace, made: Plan, jobs: tuple[Job, ...]) -> Impo
 
 
 def _adapter(
-    args: argparse.Namespace, made: Plan, job: Job, gate: Gate | None, whole: Whole | None
+    args: argparse.Namespace,
+    made: GgufPlan,
+    job: AdapterExport,
+    gate: Gate | None,
+    whole: Whole | None,
 ) -> None:
     loaded, kind = job.adapter, args.adapter_quant
     accept = None
@@ -223,7 +234,7 @@ def _adapter(
     cli.say(args, f"{job.category} adapter written")
 
 
-def forecast(args: argparse.Namespace, made: Plan) -> Mapping[str, Any]:
+def forecast(args: argparse.Namespace, made: GgufPlan) -> Mapping[str, Any]:
     """Print the size that each file would have; nothing is left behind."""
     shapes = _shapes(made)
     made.output.folder.mkdir(parents=True, exist_ok=True)
@@ -233,11 +244,11 @@ def forecast(args: argparse.Namespace, made: Plan) -> Mapping[str, Any]:
         _plain(args, made, model, HALF, hollow, hollow=True)
         names = dict.fromkeys(shapes, HALF.name)
         names |= {name: "F32" for name, shape in shapes.items() if len(shape) == 1}
-        header = hollow.stat().st_size - size(Outcome(names, ()), shapes)
+        header = hollow.stat().st_size - size(QuantizeOutcome(names, ()), shapes)
         for row in made.wanted:
             if row.plain:
                 kinds = {name: "F32" if kind == "F32" else row.name for name, kind in names.items()}
-                outcome = Outcome(kinds, ())
+                outcome = QuantizeOutcome(kinds, ())
             else:
                 outcome = quantize(
                     hollow, hollow, row, lambda _: None, overrides=made.overrides, dry=True

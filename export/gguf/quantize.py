@@ -95,7 +95,7 @@ class Fallback:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class QuantizeOutcome:
     """The ggml type of every tensor by its GGUF name, and those that are not what was wanted."""
 
     tensors: Mapping[str, str]
@@ -172,7 +172,7 @@ def quantize(
     overrides: Sequence[Override] = (),
     importance: Importance | None = None,
     dry: bool = False,
-) -> Outcome:
+) -> QuantizeOutcome:
     """Quantize the GGUF file `source` (F16) to `out`; `step` is called with 1 for each tensor.
 
     With `dry` nothing is written and of `source` only the header is read. Raises `WorkError` with
@@ -225,7 +225,7 @@ def _weighting(llama: Any, means: Mapping[str, npt.NDArray[np.float32]]) -> Any:
     return (llama.llama_model_imatrix_data * (len(entries) + 1))(*entries)
 
 
-def parsed(text: str) -> Outcome:
+def parsed(text: str) -> QuantizeOutcome:
     """Read the types of all tensors from llama.cpp's log of one quantization.
 
     Raises `WorkError` if the log is not that of the llama.cpp this is written for.
@@ -240,13 +240,13 @@ def parsed(text: str) -> Outcome:
             f"llama.cpp's log tells the types of {len(tensors)} tensors, not of all; "
             "run: pip install 'tel-edge[export]'"
         )
-    return Outcome(
+    return QuantizeOutcome(
         tensors,
         tuple(Fallback(one[1], one[2].upper(), one[3].upper()) for one in FELL.finditer(text)),
     )
 
 
-def fallen(outcome: Outcome, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+def fallen(outcome: QuantizeOutcome, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """Return how many tensors are not of the type wanted and what that costs, in one line.
 
     None where all are. `shapes` are those that `size` takes.
@@ -272,7 +272,7 @@ def _bytes(kind: str) -> float:
     return float(width / block)
 
 
-def size(outcome: Outcome, shapes: Mapping[str, tuple[int, ...]]) -> int:
+def size(outcome: QuantizeOutcome, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Return the bytes that the tensors in `shapes` ([rows, columns] or [length]) take in a file.
 
     Each is padded to `ALIGNMENT`; tensors of the outcome that have no shape here are left out.

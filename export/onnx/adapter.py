@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tel_edge.eval.folders.tensors import whole
-from tel_edge.export.adapters.adapter import Adapter
+from tel_edge.export.adapters.adapter import PeftAdapter
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.headers.onnx_adapter import stamp
 
@@ -17,7 +17,7 @@ from tel_edge.runtime.headers.onnx_adapter import stamp
 VERSION = 1
 
 
-def write_adapter(adapter: Adapter, out: Path, weights: str) -> None:
+def write_adapter(adapter: PeftAdapter, out: Path, weights: str) -> None:
     """Write the adapter to `out` in float32, stamped with the backbone's digest `weights`."""
     import numpy as np
 

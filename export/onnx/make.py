@@ -21,7 +21,7 @@ from tel_edge.export.onnx import container, quantize, slots, trace
 from tel_edge.export.onnx.adapter import write_adapter
 from tel_edge.export.onnx.quantize import ONNX_QUANTS, OnnxQuant, bits
 from tel_edge.export.output import Accept, Output
-from tel_edge.export.plan import Job, bar, check_space, sources, there, unfinished
+from tel_edge.export.plan import AdapterExport, bar, check_space, sources, there, unfinished
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile
 from tel_edge.runtime.device import memory
@@ -53,8 +53,8 @@ class OnnxPlan:
     info: BackboneInfo
     wanted: tuple[OnnxQuant, ...]
     missing: tuple[OnnxQuant, ...]
-    jobs: tuple[Job, ...]
-    unfinished: tuple[Job, ...]
+    jobs: tuple[AdapterExport, ...]
+    unfinished: tuple[AdapterExport, ...]
     given: Path | None
     options: str | None
     output: Output
@@ -327,7 +327,11 @@ def _known(made: OnnxPlan, row: OnnxQuant) -> dict[str, Any]:
 
 
 def _adapter(
-    args: argparse.Namespace, made: OnnxPlan, job: Job, gate: Gate | None, whole: Whole | None
+    args: argparse.Namespace,
+    made: OnnxPlan,
+    job: AdapterExport,
+    gate: Gate | None,
+    whole: Whole | None,
 ) -> None:
     loaded, accept = job.adapter, None
     if gate and whole:

@@ -10,16 +10,16 @@ from tel_edge.runtime.bundles import formats
 from tel_edge.runtime.bundles import manifest as manifests
 from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.bundles.manifest import NOT_MEASURED, BundleFile, Manifest
-from tel_edge.runtime.engines.engine import Adapter, Engine, EngineSettings
+from tel_edge.runtime.engines.engine import Engine, EngineSettings, LoraFile
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions import prompt, router
 
 # (backbone file, adapters by name, settings) to an engine.
-Opener = Callable[[Path, Mapping[str, Adapter], EngineSettings], Engine]
+Opener = Callable[[Path, Mapping[str, LoraFile], EngineSettings], Engine]
 
 
-def native(path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings) -> Engine:
+def native(path: Path, adapters: Mapping[str, LoraFile], settings: EngineSettings) -> Engine:
     """Open the engine of the file's format."""
     return formats.of_file(path).engine(path, adapters, settings)
 
@@ -137,12 +137,12 @@ def open_engine(
     return opener(path, found, settings or EngineSettings())
 
 
-def _adapter(bundle: Path, made: Manifest, file: BundleFile) -> Adapter:
+def _adapter(bundle: Path, made: Manifest, file: BundleFile) -> LoraFile:
     @cache
     def checked() -> Path:
         return verified(bundle, made, file)
 
-    return Adapter(checked, file.sha256)
+    return LoraFile(checked, file.sha256)
 
 
 def verify(bundle: Path, made: Manifest, files: Iterable[BundleFile], again: bool = False) -> None:
@@ -190,7 +190,7 @@ def _check_backbone(bundle: Path, made: Manifest, file: BundleFile) -> None:
             )
 
 
-def loose_adapters(backbone: Path, files: Mapping[str, Path]) -> dict[str, Adapter]:
+def loose_adapters(backbone: Path, files: Mapping[str, Path]) -> dict[str, LoraFile]:
     """Return adapters that no manifest binds to `backbone`, by the category that they answer.
 
     All are checked as far as they can be: files that `tel-export` made still say which backbone,
@@ -201,5 +201,5 @@ def loose_adapters(backbone: Path, files: Mapping[str, Path]) -> dict[str, Adapt
     found = {}
     for name, path in files.items():
         row.adapter(path, weights, backbone.name, name)
-        found[name] = Adapter(lambda path=path: path, digest.of_file(path))  # type: ignore[misc]
+        found[name] = LoraFile(lambda path=path: path, digest.of_file(path))  # type: ignore[misc]
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tel_edge.runtime import versions
-from tel_edge.runtime.engines.engine import Adapter, Engine, EngineSettings
+from tel_edge.runtime.engines.engine import Engine, EngineSettings, LoraFile
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.headers import gguf_header, onnx_adapter, onnx_header
 from tel_edge.runtime.headers.onnx_adapter import WEIGHTS
@@ -35,7 +35,7 @@ class Format:
     suffix: str
     batch: int
     package: tuple[str, str]
-    engine: Callable[[Path, Mapping[str, Adapter], EngineSettings], Engine]
+    engine: Callable[[Path, Mapping[str, LoraFile], EngineSettings], Engine]
     weights: Callable[[Path], str | None]
     beside: Callable[[Path], tuple[str, ...]]
     adapter: Callable[..., None]
@@ -50,13 +50,13 @@ class Format:
         return versions.version(*self.package) or "unknown"
 
 
-def _llama(path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings) -> Engine:
+def _llama(path: Path, adapters: Mapping[str, LoraFile], settings: EngineSettings) -> Engine:
     from tel_edge.runtime.engines.with_llama import LlamaEngine
 
     return LlamaEngine(path, adapters, settings)
 
 
-def _onnx(path: Path, adapters: Mapping[str, Adapter], settings: EngineSettings) -> Engine:
+def _onnx(path: Path, adapters: Mapping[str, LoraFile], settings: EngineSettings) -> Engine:
     from tel_edge.runtime.engines.with_onnx import OnnxEngine
 
     return OnnxEngine(path, adapters, settings)

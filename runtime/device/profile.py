@@ -33,7 +33,7 @@ TUNED: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class ProfileEntry:
     """What was fastest for one backbone at one type: the fields of `TUNED`, and what they gave.
 
     Fields that are not the format's have their default. `engine` is what `engine` returned,
@@ -57,7 +57,7 @@ class Profile:
     """Entries by "<backbone>/<type>", and the machine that they hold for."""
 
     machine: str
-    entries: Mapping[str, Entry] = field(default_factory=dict)
+    entries: Mapping[str, ProfileEntry] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
 
@@ -171,7 +171,7 @@ def _difference(what: str, theirs: str, ours: str) -> str:
     return "" if theirs == ours else f"made on another {what} ({theirs}; this is {ours})"
 
 
-def with_entry(made: Profile | None, name: str, entry: Entry) -> Profile:
+def with_entry(made: Profile | None, name: str, entry: ProfileEntry) -> Profile:
     """Return the profile of this machine with `entry` in it.
 
     The other entries of `made` are kept if it is of this machine, whatever their engines: each is
@@ -232,14 +232,14 @@ def _parse(document: Any) -> Profile:
     return Profile(document["machine"], entries)
 
 
-def _entry(name: str, values: Any) -> Entry:
+def _entry(name: str, values: Any) -> ProfileEntry:
     if not isinstance(values, dict):
         raise InputError(f"entries[{name!r}] is not a JSON object")
-    for part in fields(Entry):
+    for part in fields(ProfileEntry):
         right, wanted = RULES[part.name]
         if part.name not in values or not right(values[part.name]):
             raise InputError(f"entries[{name!r}]: field {part.name!r} is missing or not {wanted}")
-    made = Entry(**{part.name: values[part.name] for part in fields(Entry)})
+    made = ProfileEntry(**{part.name: values[part.name] for part in fields(ProfileEntry)})
     if made.flash is False and made.kv.startswith("Q"):
         raise InputError(f"entries[{name!r}]: field 'kv' is {made.kv}, which needs 'flash'")
     return made
@@ -249,7 +249,7 @@ def _whole(low: int, high: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and low <= value <= high
 
 
-# For each field of `Entry`: whether a value is one, and what one is.
+# For each field of `ProfileEntry`: whether a value is one, and what one is.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "threads": (
         lambda value: value is None or _whole(1, 512)(value),

@@ -118,7 +118,7 @@ Measure = Callable[[EngineSettings], Probe]
 
 
 @dataclass(frozen=True)
-class Finding:
+class TuneFinding:
     """A value beside the best until then: medians in questions/s, and what became of it.
 
     `ratio` is the median of the ratios to the runs just before and after, `drift` the largest
@@ -144,7 +144,7 @@ class Tuned:
 
     settings: EngineSettings
     tokens_per_second: float
-    findings: tuple[Finding, ...]
+    findings: tuple[TuneFinding, ...]
 
 
 def tune(
@@ -178,7 +178,7 @@ def tune(
     # Reads the weights into memory, so that no later run has to.
     rate = working(start).tokens_per_second
     latest: Probe | None = None
-    findings: list[Finding] = []
+    findings: list[TuneFinding] = []
     for knob in knobs(format) if chosen is None else chosen:
         if getattr(start, knob.field) != getattr(default, knob.field):
             kept = profile.shown(knob.field, getattr(start, knob.field))
@@ -207,7 +207,7 @@ def compare(
     knob: Knob,
     value: Any,
     rounds: int,
-) -> tuple[Finding, Probe | None]:
+) -> tuple[TuneFinding, Probe | None]:
     """Measure `value` and `best` in turns; `latest` is the last run of `best`.
 
     `working` measures what must not fail, and raises `WorkError` where it does.
@@ -224,7 +224,7 @@ def compare(
             break
         new.append(measure(candidate))
     if error := new[-1].error:
-        return Finding(knob.field, value, before, error), None
+        return TuneFinding(knob.field, value, before, error), None
     ratio = median(
         run.questions_per_second / math.sqrt(a.questions_per_second * b.questions_per_second)
         for run, a, b in zip(new, old, old[1:] or old, strict=False)
@@ -234,7 +234,7 @@ def compare(
     verdict = "not faster"
     if faster:
         verdict = "taken" if same else f"faster, but moves answers by over {knob.drift} nats"
-    made = Finding(
+    made = TuneFinding(
         knob.field,
         value,
         before,
@@ -261,7 +261,7 @@ def drift(one: Probe, other: Probe) -> float:
     return max((abs(a - b) for a, b in pairs if a != b), default=0.0)
 
 
-def table(findings: Sequence[Finding]) -> str:
+def table(findings: Sequence[TuneFinding]) -> str:
     """Return the findings as aligned lines under a header."""
     header = ("knob", "value", "before", "questions/s", "before", "ratio", "drift", "verdict")
     rows = [header, *map(_cells, findings)]
@@ -272,13 +272,13 @@ def table(findings: Sequence[Finding]) -> str:
     )
 
 
-def _line(made: Finding) -> str:
+def _line(made: TuneFinding) -> str:
     name, value, before, rate, rate_before, _, _, verdict = _cells(made)
     rates = f"{rate} questions/s, {before}: {rate_before}; " if made.ratio else ""
     return f"{name} {value}: {rates}{verdict}"
 
 
-def _cells(made: Finding) -> tuple[str, ...]:
+def _cells(made: TuneFinding) -> tuple[str, ...]:
     def number(value: float | None, digits: int) -> str:
         return "-" if value is None else f"{value:.{digits}f}"
 

@@ -40,7 +40,7 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LoraFile:
     """A LoRA file that is loaded when it is first asked for.
 
     `check` returns the path after checking the file, or raises `InputError`. `digest` is the

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from tel_edge.runtime.engines.packing import Entry
+from tel_edge.runtime.engines.packing import PackedEntry
 from tel_edge.runtime.engines.readable import Readable
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
@@ -97,7 +97,7 @@ def model_kv_bytes(model: Any, kv: str) -> int:
     return kv_bytes(layers, heads, int(keys or width), int(values or width), kv)
 
 
-class Vocabulary:
+class NativeVocabulary:
     """Texts to ids and back, as the model file says."""
 
     def __init__(self, model: Any) -> None:
@@ -175,7 +175,7 @@ class Batch:
     def _pointer(array: Any, kind: Any) -> Any:
         return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
 
-    def fill(self, entries: Sequence[Entry]) -> Any:
+    def fill(self, entries: Sequence[PackedEntry]) -> Any:
         """Put `entries` in and return the native batch."""
         n = len(entries)
         self._token[:n] = [entry.token for entry in entries]

@@ -18,16 +18,16 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tel_edge.runtime.engines import packing
 from tel_edge.runtime.engines.engine import (
-    Adapter,
     EngineSettings,
     Generation,
     Item,
+    LoraFile,
     Sampling,
     Score,
     Unanswered,
 )
 from tel_edge.runtime.engines.logits import drawn, log_sum
-from tel_edge.runtime.engines.packing import END, Cost, Entry
+from tel_edge.runtime.engines.packing import END, Cost, PackedEntry
 from tel_edge.runtime.engines.prefixes import KEEPER, Key, Prefixes
 from tel_edge.runtime.errors import InputError, WorkError
 
@@ -77,7 +77,7 @@ class PackedEngine(ABC):
     cache: Prefixes
 
     def __init__(
-        self, adapters: Mapping[str, Adapter] | None, settings: EngineSettings | None
+        self, adapters: Mapping[str, LoraFile] | None, settings: EngineSettings | None
     ) -> None:
         self.settings = settings or EngineSettings()
         self.timing: dict[str, float] = {}
@@ -109,7 +109,7 @@ class PackedEngine(ABC):
         """Make what is decoded next go through that adapter alone, None being the bare backbone."""
 
     @abstractmethod
-    def decode(self, entries: Sequence[Entry]) -> Iterator[tuple[tuple[int, int], Any]]:
+    def decode(self, entries: Sequence[PackedEntry]) -> Iterator[tuple[tuple[int, int], Any]]:
         """Compute tokens into the cells and yield (what is read, its logits [vocabulary]).
 
         The logits hold until the next step. On an error the engine has forgotten everything.
@@ -234,7 +234,7 @@ class PackedEngine(ABC):
             for index, node in enumerate(made.nodes):
                 where = tuple(mine[branch] for branch in node.sequences)
                 position = len(prompts[number]) + node.depth - 1
-                entries[number].append(Entry(node.token, position, where, (number, index)))
+                entries[number].append(PackedEntry(node.token, position, where, (number, index)))
         computed = [len(part) for part in entries]
         computed[0] += fresh
         reads = [made.reads() for made in tries]
@@ -318,7 +318,7 @@ class PackedEngine(ABC):
                     if len(text) < how.limit:
                         position = len(prompts[number][0]) + len(text) - 1
                         where = (sequences[number][at[1]],)
-                        active.append(Entry(token, position, where, at))
+                        active.append(PackedEntry(token, position, where, at))
             todo = active
         self._end(sequences)
         spent = (time.perf_counter() - began) * 1000 / len(prompts)
@@ -347,7 +347,7 @@ class PackedEngine(ABC):
         prompts: Sequence[Sequence[int]],
         units: Sequence[tuple[int, ...]],
         branches: Sequence[int],
-    ) -> tuple[list[list[Entry]], list[tuple[int, ...]], int]:
+    ) -> tuple[list[list[PackedEntry]], list[tuple[int, ...]], int]:
         """Give every prompt its sequences, with `units`, which they all begin with, in them.
 
         Returns, for each prompt, the tokens that are still to be decoded, and its sequences; and
@@ -359,7 +359,7 @@ class PackedEngine(ABC):
         fresh = 0
         if units and not self.cache.place(key):
             for unit in units:
-                part = [Entry(t, fresh + at, (KEEPER,)) for at, t in enumerate(unit)]
+                part = [PackedEntry(t, fresh + at, (KEEPER,)) for at, t in enumerate(unit)]
                 for _ in self.decode(part):
                     pass
                 fresh += len(unit)
@@ -381,7 +381,7 @@ class PackedEngine(ABC):
         self.forget()
         last = self.vocabulary - 1
         entries = [
-            Entry(at * 7919 % last, at, (KEEPER,), (0, END) if at == tokens - 1 else None)
+            PackedEntry(at * 7919 % last, at, (KEEPER,), (0, END) if at == tokens - 1 else None)
             for at in range(tokens)
         ]
         began = time.perf_counter()

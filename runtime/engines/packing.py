@@ -185,7 +185,7 @@ def bins(
 
 
 @dataclass(frozen=True)
-class Entry:
+class PackedEntry:
     """One token of a decode; `read` is (item, node) where its logits are wanted."""
 
     token: int
@@ -196,7 +196,7 @@ class Entry:
 
 def tree(
     prompts: Sequence[Sequence[int]], start: int, sequences: Sequence[tuple[int, ...]]
-) -> list[list[Entry]]:
+) -> list[list[PackedEntry]]:
     """Return the tokens from `start` on that are decoded for each prompt, in the order of `bins`.
 
     What a prompt shares with those before it is theirs: the token is in the sequences of all.
@@ -221,14 +221,16 @@ def tree(
                     break
                 where += theirs
             read = (number, END) if at == len(prompt) - 1 else None
-            entries.append(Entry(prompt[at], at, where, read))
+            entries.append(PackedEntry(prompt[at], at, where, read))
         made.append(entries)
     return made
 
 
-def pieces(entries: Sequence[Entry], tokens: int, outputs: int) -> Iterator[list[Entry]]:
+def pieces(
+    entries: Sequence[PackedEntry], tokens: int, outputs: int
+) -> Iterator[list[PackedEntry]]:
     """Yield `entries` in parts of at most so many tokens and outputs each."""
-    part: list[Entry] = []
+    part: list[PackedEntry] = []
     wanted = 0
     for entry in entries:
         reads = entry.read is not None

@@ -16,10 +16,10 @@ from typing import Any
 
 from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.engines import llama_native, packing
-from tel_edge.runtime.engines.engine import Adapter, EngineSettings
+from tel_edge.runtime.engines.engine import EngineSettings, LoraFile
 from tel_edge.runtime.engines.llama_cache import PrefixCache
 from tel_edge.runtime.engines.packed import OUTPUTS, SEQUENCES, PackedEngine
-from tel_edge.runtime.engines.packing import Entry
+from tel_edge.runtime.engines.packing import PackedEntry
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.processors import cores
@@ -37,7 +37,7 @@ class LlamaEngine(PackedEngine):
     def __init__(
         self,
         path: Path,
-        adapters: Mapping[str, Adapter] | None = None,
+        adapters: Mapping[str, LoraFile] | None = None,
         settings: EngineSettings | None = None,
     ) -> None:
         self._llama = need("llama_cpp.llama_cpp", "llama")
@@ -67,7 +67,7 @@ class LlamaEngine(PackedEngine):
         self._model = self._llama.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
             raise InputError(f"{path}: llama.cpp cannot load it ({llama_native.reason()})")
-        self._vocabulary = llama_native.Vocabulary(self._model)
+        self._vocabulary = llama_native.NativeVocabulary(self._model)
         self.vocabulary = self._vocabulary.size
 
     def _open(self) -> None:
@@ -141,7 +141,7 @@ class LlamaEngine(PackedEngine):
         """Return the text of generated tokens."""
         return self._vocabulary.text(tokens)
 
-    def decode(self, entries: Sequence[Entry]) -> Iterator[tuple[tuple[int, int], Any]]:
+    def decode(self, entries: Sequence[PackedEntry]) -> Iterator[tuple[tuple[int, int], Any]]:
         """Decode and yield (what is read, its logits)."""
         import numpy as np
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.engines import packing
-from tel_edge.runtime.engines.engine import Adapter, EngineSettings
+from tel_edge.runtime.engines.engine import EngineSettings, LoraFile
 from tel_edge.runtime.engines.onnx_cache import OnnxCache
 from tel_edge.runtime.engines.packed import OUTPUTS, PackedEngine
-from tel_edge.runtime.engines.packing import Entry
+from tel_edge.runtime.engines.packing import PackedEntry
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.headers import onnx_adapter, onnx_header
@@ -42,7 +42,7 @@ class OnnxEngine(PackedEngine):
     def __init__(
         self,
         path: Path,
-        adapters: Mapping[str, Adapter] | None = None,
+        adapters: Mapping[str, LoraFile] | None = None,
         settings: EngineSettings | None = None,
     ) -> None:
         super().__init__(adapters, settings)
@@ -191,7 +191,7 @@ class OnnxEngine(PackedEngine):
         made: str = self._tokenizer.decode(list(tokens), skip_special_tokens=False)
         return made
 
-    def decode(self, entries: Sequence[Entry]) -> Iterator[tuple[tuple[int, int], Any]]:
+    def decode(self, entries: Sequence[PackedEntry]) -> Iterator[tuple[tuple[int, int], Any]]:
         """Compute and yield (what is read, its logits)."""
         try:
             for part in packing.pieces(entries, self.most, OUTPUTS):
@@ -204,7 +204,7 @@ class OnnxEngine(PackedEngine):
             self.forget()
             raise
 
-    def _run(self, part: Sequence[Entry]) -> Any:
+    def _run(self, part: Sequence[PackedEntry]) -> Any:
         """Compute a part into the cells and return the logits [reads, vocabulary]."""
         import numpy as np
 

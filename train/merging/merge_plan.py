@@ -84,7 +84,7 @@ METHODS: dict[str, Method] = {
 
 
 @dataclass(frozen=True)
-class Source:
+class MergeSource:
     """A finished adapter of the workspace: its record, its PEFT configuration, its digest."""
 
     name: str
@@ -100,7 +100,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """What is to be merged, and how. Two plans with one `digest` are the same merge.
 
     With one version of peft they give the same adapter.
@@ -110,7 +110,7 @@ class Plan:
     """
 
     method: Method
-    sources: tuple[Source, ...]
+    sources: tuple[MergeSource, ...]
     weights: tuple[float, ...]
     density: float | None
     seed: int
@@ -141,7 +141,7 @@ class Plan:
         return made
 
 
-def plan(args: argparse.Namespace, home: Workspace, backbone: str) -> Plan:
+def plan(args: argparse.Namespace, home: Workspace, backbone: str) -> MergePlan:
     """Return what `args` ask for, checked. Raises `InputError` naming what does not fit."""
     if args.method not in METHODS:
         raise InputError(f"--method {args.method}: there are: {' '.join(METHODS)}")
@@ -159,15 +159,15 @@ def plan(args: argparse.Namespace, home: Workspace, backbone: str) -> Plan:
     if not 0 < args.density <= 1:
         raise InputError(f"--density {args.density}: a number above 0 and up to 1 is needed")
     _check(sources, method)
-    return Plan(method, sources, weights, args.density if method.prunes else None, args.seed)
+    return MergePlan(method, sources, weights, args.density if method.prunes else None, args.seed)
 
 
-def _source(folder: Path) -> Source:
+def _source(folder: Path) -> MergeSource:
     try:
         record, config = (
             json.loads((folder / name).read_text(encoding="utf-8")) for name in (RECORD, CONFIG)
         )
-        made = Source(folder.name, folder, record, config, digest.of_adapter(folder))
+        made = MergeSource(folder.name, folder, record, config, digest.of_adapter(folder))
         if not (folder / WEIGHTS).is_file():
             raise InputError(f"{folder}: no {WEIGHTS}; train the adapter again")
         # All that is asked for later.
@@ -192,7 +192,7 @@ def _weights(text: str | None, count: int) -> tuple[float, ...]:
     return made
 
 
-def _check(sources: Sequence[Source], method: Method) -> None:
+def _check(sources: Sequence[MergeSource], method: Method) -> None:
     """Raise `InputError` unless all adapters can become one."""
     first = sources[0]
     for source in sources[1:]:
@@ -208,7 +208,7 @@ def _check(sources: Sequence[Source], method: Method) -> None:
         )
 
 
-def _facts(source: Source, method: Method) -> dict[str, Any]:
+def _facts(source: MergeSource, method: Method) -> dict[str, Any]:
     """Return what has to be the same in all adapters, by name."""
     targets = source.config["target_modules"]
     rank = {"rank": source.config["r"]} if method.same_rank else {}
@@ -228,7 +228,7 @@ def _short(value: Any) -> str:
 
 
 def splits(
-    plan: Plan, dataset: str, seed: int, strict: bool, say: benchmark.Say
+    plan: MergePlan, dataset: str, seed: int, strict: bool, say: benchmark.Say
 ) -> dict[str, Split]:
     """Return the splits of all categories; `InputError` unless the adapters had those."""
     made: dict[str, Split] = {}
@@ -243,7 +243,7 @@ def splits(
     return made
 
 
-def unseen(plan: Plan, parts: Mapping[str, Split]) -> dict[str, tuple[Question, ...]]:
+def unseen(plan: MergePlan, parts: Mapping[str, Split]) -> dict[str, tuple[Question, ...]]:
     """Return the test questions of each category whose text stands in no source's train parts.
 
     Each adapter was trained without a look at the others' test parts, so a text that two

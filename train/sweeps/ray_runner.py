@@ -19,7 +19,7 @@ from tel_edge.runtime.device.child import GRACE
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.files.atomic import replace_folder
-from tel_edge.train.sweeps.runners import TRAIN, Outcome, Task, alone, last_line
+from tel_edge.train.sweeps.runners import TRAIN, SweepOutcome, SweepTask, alone, last_line
 
 # The file by which a worker sees whether the sweep's folder is on a disk that it shares.
 MARK = ".sweep"
@@ -47,8 +47,8 @@ class Cluster:
 
 
 def on_ray(
-    tasks: Sequence[Task], cluster: Cluster, command: Sequence[str] = TRAIN
-) -> Generator[Outcome]:
+    tasks: Sequence[SweepTask], cluster: Cluster, command: Sequence[str] = TRAIN
+) -> Generator[SweepOutcome]:
     """Run the tasks on a Ray cluster and give each outcome, exactly one a task, as it is there.
 
     Raises `InputError` where there is no such cluster. Closing the iterator ends what still runs.
@@ -72,8 +72,8 @@ def _imported() -> Any:
 
 
 def _joined(
-    ray: Any, tasks: Sequence[Task], cluster: Cluster, command: Sequence[str]
-) -> Generator[Outcome]:
+    ray: Any, tasks: Sequence[SweepTask], cluster: Cluster, command: Sequence[str]
+) -> Generator[SweepOutcome]:
     ours = not ray.is_initialized()
     try:
         if ours:
@@ -90,15 +90,15 @@ def _joined(
             ray.shutdown()
 
 
-def _submit(work: Any, command: Sequence[str], mark: str, task: Task) -> Any:
+def _submit(work: Any, command: Sequence[str], mark: str, task: SweepTask) -> Any:
     return work.options(name=task.name).remote(task, command, mark)
 
 
 def _gather(
-    ray: Any, tasks: Sequence[Task], cluster: Cluster, submit: Callable[[Task], Any]
-) -> Generator[Outcome]:
+    ray: Any, tasks: Sequence[SweepTask], cluster: Cluster, submit: Callable[[SweepTask], Any]
+) -> Generator[SweepOutcome]:
     queue = deque(tasks)
-    waiting: dict[Any, Task] = {}
+    waiting: dict[Any, SweepTask] = {}
     attempts = dict.fromkeys((task.name for task in tasks), 0)
     try:
         while queue or waiting:
@@ -117,7 +117,7 @@ def _gather(
                 if tried <= cluster.retries:
                     queue.append(task)
                     continue
-                outcome = Outcome(
+                outcome = SweepOutcome(
                     task.name, attempts=tried, error=f"lost {tried} times: {last_line(str(error))}"
                 )
             yield _kept(task, outcome)
@@ -171,7 +171,7 @@ def _gpus(ray: Any, cluster: Cluster) -> float:
     return cluster.gpus
 
 
-def _mark(tasks: Sequence[Task]) -> str:
+def _mark(tasks: Sequence[SweepTask]) -> str:
     """Put the file into the sweep's folder by which workers know that they share it."""
     text = f"{os.uname().nodename} {os.getpid()} {time.time_ns()}"
     for folder in {task.home.parents[1] for task in tasks}:
@@ -180,7 +180,7 @@ def _mark(tasks: Sequence[Task]) -> str:
     return text
 
 
-def _on_worker(task: Task, command: Sequence[str], mark: str) -> Outcome:
+def _on_worker(task: SweepTask, command: Sequence[str], mark: str) -> SweepOutcome:
     """Run `task` on a worker: where the driver wants it, or in a folder of the worker's own."""
     try:
         shared = (task.home.parents[1] / MARK).read_text(encoding="utf-8") == mark
@@ -199,7 +199,7 @@ def _on_worker(task: Task, command: Sequence[str], mark: str) -> Outcome:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _kept(task: Task, outcome: Outcome) -> Outcome:
+def _kept(task: SweepTask, outcome: SweepOutcome) -> SweepOutcome:
     """Write the adapter that came with the outcome, if any, into the run's workspace."""
     if not outcome.files:
         return outcome

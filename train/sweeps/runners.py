@@ -30,7 +30,7 @@ PAUSE, PATIENCE = 0.05, 20.0
 
 
 @dataclass(frozen=True)
-class Task:
+class SweepTask:
     """A training to run: tel-train's options `argv`, and the folder that is its workspace.
 
     `home` is `.../sweeps/NAME/runs/RUN`, `home.name` the run's name. `bundles` is the folder of
@@ -48,7 +48,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepOutcome:
     """What came of a run: the record of its training, or `error`, one line.
 
     `adapter` is the adapter's folder below the run's workspace, `adapter_bytes` the size of its
@@ -71,13 +71,13 @@ class Outcome:
 class Live:
     """A run's process, its lock and open files, and when it began (`time.monotonic`)."""
 
-    task: Task
+    task: SweepTask
     child: subprocess.Popen[Any]
     open: ExitStack
     began: float
 
 
-def start(task: Task, command: Sequence[str], threads: int | None = None) -> Live:
+def start(task: SweepTask, command: Sequence[str], threads: int | None = None) -> Live:
     """Start the run's process; `command` is what Python is given to be tel-train.
 
     Raises `lock.Busy` when another process has this run for longer than `PATIENCE`.
@@ -107,11 +107,11 @@ def start(task: Task, command: Sequence[str], threads: int | None = None) -> Liv
         return Live(task, live, opened.pop_all(), time.monotonic())
 
 
-def finish(live: Live) -> Outcome:
+def finish(live: Live) -> SweepOutcome:
     """Wait for the run's process and return what came of it."""
     code = live.child.wait()
     live.open.close()
-    made = Outcome(live.task.name, wall_seconds=round(time.monotonic() - live.began, 1))
+    made = SweepOutcome(live.task.name, wall_seconds=round(time.monotonic() - live.began, 1))
     if code:
         return replace(made, error=_reason(code, live.task.home / "stderr.txt"))
     try:
@@ -138,7 +138,9 @@ def stop(live: Live) -> None:
     live.open.close()
 
 
-def local(tasks: Sequence[Task], jobs: int, command: Sequence[str] = TRAIN) -> Generator[Outcome]:
+def local(
+    tasks: Sequence[SweepTask], jobs: int, command: Sequence[str] = TRAIN
+) -> Generator[SweepOutcome]:
     """Run the tasks as processes here, `jobs` at a time, and give each outcome as it is there.
 
     Closing the iterator ends what still runs.
@@ -152,7 +154,7 @@ def local(tasks: Sequence[Task], jobs: int, command: Sequence[str] = TRAIN) -> G
                 try:
                     alive.append(start(task, command, threads))
                 except lock.Busy as error:
-                    yield Outcome(task.name, error=str(error))
+                    yield SweepOutcome(task.name, error=str(error))
             for live in [one for one in alive if one.child.poll() is not None]:
                 outcome = finish(live)
                 alive.remove(live)
@@ -163,12 +165,12 @@ def local(tasks: Sequence[Task], jobs: int, command: Sequence[str] = TRAIN) -> G
             stop(live)
 
 
-def alone(task: Task, command: Sequence[str]) -> Outcome:
+def alone(task: SweepTask, command: Sequence[str]) -> SweepOutcome:
     """Run one task here and wait for it; what is raised meanwhile ends its process."""
     try:
         live = start(task, command)
     except lock.Busy as error:
-        return Outcome(task.name, error=str(error))
+        return SweepOutcome(task.name, error=str(error))
     try:
         return finish(live)
     finally:

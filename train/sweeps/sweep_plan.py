@@ -72,7 +72,7 @@ PRESETS: dict[str, Preset] = {
 
 
 @dataclass(frozen=True)
-class Run:
+class SweepRun:
     """One training of a sweep: its name, and tel-train's options by name without dashes."""
 
     name: str
@@ -92,7 +92,7 @@ class Run:
         return digest.of_value(dict(self.options))
 
 
-def plan(args: argparse.Namespace) -> tuple[Run, ...]:
+def plan(args: argparse.Namespace) -> tuple[SweepRun, ...]:
     """Return the runs that the command line names, all checked as far as can be done here.
 
     Raises `InputError` for an option or a value that tel-train would not take, and for one that is
@@ -118,7 +118,7 @@ def plan(args: argparse.Namespace) -> tuple[Run, ...]:
         chosen = tuple(of.name for of in categories(asked))
         base["category"] = chosen[0]
         axes |= {"category": chosen} if len(chosen) > 1 else {}
-    runs: dict[str, Run] = {}
+    runs: dict[str, SweepRun] = {}
     for values in itertools.product(*axes.values()):
         own = dict(zip(axes, values, strict=True))
         options = base | own
@@ -127,7 +127,7 @@ def plan(args: argparse.Namespace) -> tuple[Run, ...]:
         where = " ".join(f"{option}={value}" for option, value in own.items())
         made = _checked(where, options)
         shown = (f"{option}-{_shown(option, made.get(option, 'no'))}" for option in own)
-        run = Run(_short("_".join(shown)), made)
+        run = SweepRun(_short("_".join(shown)), made)
         if run.name in runs:
             raise InputError(f"{where}: the same as another run, or named like it ({run.name})")
         runs[run.name] = run
@@ -182,7 +182,7 @@ def _checked(where: str, options: Mapping[str, str]) -> dict[str, str]:
     reader = train.parser()
     reader.exit_on_error = False
     try:
-        read = reader.parse_args(Run(where, made).argv)
+        read = reader.parse_args(SweepRun(where, made).argv)
     except argparse.ArgumentError as error:
         raise InputError(f"{where}: {error}") from None
     _meant(where, read)

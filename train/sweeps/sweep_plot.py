@@ -10,9 +10,9 @@ from tel_edge.eval.reports.plots import COLOURS, INK, STYLE, WIDE
 from tel_edge.runtime.extras import need
 
 if TYPE_CHECKING:
-    from tel_edge.train.sweeps.sweep_report import Row
+    from tel_edge.train.sweeps.sweep_report import SweepRow
 
-Cost = Callable[["Row"], float | None]
+Cost = Callable[["SweepRow"], float | None]
 # Labels of more points than these would lie on each other.
 NAMED = 8
 
@@ -27,7 +27,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return kept
 
 
-def pareto(rows: Sequence[Row]) -> str:
+def pareto(rows: Sequence[SweepRow]) -> str:
     """Return the plot of finished runs as an SVG file, a front for each category.
 
     Raises `InputError` if matplotlib is missing.
@@ -53,7 +53,7 @@ def pareto(rows: Sequence[Row]) -> str:
     return out.getvalue().replace(INK, "#222222")
 
 
-def _panel(axes: Any, rows: Sequence[Row], label: str, cost: Cost) -> None:
+def _panel(axes: Any, rows: Sequence[SweepRow], label: str, cost: Cost) -> None:
     names = sorted({row.category for row in rows})
     for at, name in enumerate(names):
         colour = COLOURS[at % len(COLOURS)]

@@ -13,7 +13,7 @@ from tel_edge.eval.reports.tables import Table, escaped, percent, tabled
 from tel_edge.eval.statistics import Share
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files.atomic import write_text
-from tel_edge.train.sweeps.runners import Outcome
+from tel_edge.train.sweeps.runners import SweepOutcome
 
 SCHEMA_VERSION = 1
 NUMBERS = ("validation_loss", "validation_pass1")
@@ -21,7 +21,7 @@ SEED, RESAMPLES, FEWEST = 42, 2000, 4
 
 
 @dataclass(frozen=True)
-class Row:
+class SweepRow:
     """One run: what it was, and what came of it or the `error` that it ended with.
 
     `pass1` and `majority` (of four votes) are of the test part, the validation figures those of
@@ -55,17 +55,17 @@ class Row:
         return str(((self.record or {}).get("config") or {}).get("loss", "answer"))
 
 
-def row(options: Mapping[str, str], digest: str, outcome: Outcome) -> Row:
+def row(options: Mapping[str, str], digest: str, outcome: SweepOutcome) -> SweepRow:
     """Return the row of a run that has ended; a record that lacks a figure is an error too."""
     made: dict[str, Any] = {"run": outcome.name, "digest": digest, "options": dict(options)}
     made |= {"wall_seconds": outcome.wall_seconds, "attempts": outcome.attempts}
     if outcome.record is None:
-        return Row(**made, error=outcome.error or "nothing came back")
+        return SweepRow(**made, error=outcome.error or "nothing came back")
     record = outcome.record
     try:
         (scored,) = record["test"]
         energy = record.get("energy") or {}
-        return Row(
+        return SweepRow(
             **made,
             category=scored["category"],
             questions=scored["questions"],
@@ -82,10 +82,10 @@ def row(options: Mapping[str, str], digest: str, outcome: Outcome) -> Row:
             record=record,
         )
     except (KeyError, TypeError, ValueError) as error:
-        return Row(**made, error=f"training.json is not as expected: {error!r}")
+        return SweepRow(**made, error=f"training.json is not as expected: {error!r}")
 
 
-def read_row(path: Path) -> Row | None:
+def read_row(path: Path) -> SweepRow | None:
     """Return the row that `write_row` left at `path`, None where there is no whole one."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
@@ -95,19 +95,19 @@ def read_row(path: Path) -> Row | None:
             known[name] = Share(**known[name]) if known[name] else None
         # A failed run's figures are no numbers, which JSON has no word for.
         lost = dict.fromkeys((n for n in NUMBERS if known[n] is None), math.nan)
-        return Row(**{**known, **lost})
+        return SweepRow(**{**known, **lost})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
-def document(made: Row) -> dict[str, Any]:
+def document(made: SweepRow) -> dict[str, Any]:
     """Return the row as JSON has it, null for what is unknown."""
     found = asdict(made)
     lost = dict.fromkeys(n for n in NUMBERS if not math.isfinite(found[n]))
     return {"schema_version": SCHEMA_VERSION, **found, **lost}
 
 
-def write_row(path: Path, made: Row) -> None:
+def write_row(path: Path, made: SweepRow) -> None:
     """Write the row in one step."""
     write_text(path, json.dumps(document(made), indent=1, ensure_ascii=False) + "\n")
 
@@ -129,7 +129,7 @@ class Correlation:
     p: float | None
 
 
-def correlations(rows: Sequence[Row]) -> tuple[Correlation, ...]:
+def correlations(rows: Sequence[SweepRow]) -> tuple[Correlation, ...]:
     """Return how the validation loss ranks the runs against how the test accuracy does.
 
     -1: a smaller loss always goes with a higher accuracy. Of fewer than `FEWEST` runs there are
@@ -187,9 +187,9 @@ def _cosine(x: Any, y: Any) -> float | None:
     return float(np.clip((x * y).sum() / norm, -1, 1)) if norm else None
 
 
-def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def groups(rows: Sequence[SweepRow]) -> dict[str, list[SweepRow]]:
     """Return the finished runs whose losses and accuracies can be compared, by a title."""
-    made: dict[tuple[str, str], list[Row]] = {}
+    made: dict[tuple[str, str], list[SweepRow]] = {}
     for each in ranked(rows):
         made.setdefault((each.category, each.loss), []).append(each)
     several = len({loss for _, loss in made}) > 1
@@ -199,7 +199,7 @@ def groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
     }
 
 
-def ranked(rows: Sequence[Row]) -> list[Row]:
+def ranked(rows: Sequence[SweepRow]) -> list[SweepRow]:
     """Return the finished runs by category, in each the best on the validation part first.
 
     That is by Pass@1, then by loss. A run chosen on the test part would look better than it is.
@@ -208,7 +208,7 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
     return sorted(done, key=lambda r: (r.category, -r.validation_pass1, r.validation_loss, r.run))
 
 
-def meaning(rows: Sequence[Row], found: Sequence[Correlation]) -> str:
+def meaning(rows: Sequence[SweepRow], found: Sequence[Correlation]) -> str:
     """Return in words whether the validation loss picks the best run of one group."""
     if len(rows) < 2:
         return "One run: nothing to rank."
@@ -249,7 +249,7 @@ def _correlated(made: Correlation) -> str:
 
 
 def table(
-    rows: Sequence[Row], watts: float | None = None, reference: Mapping[str, str] | None = None
+    rows: Sequence[SweepRow], watts: float | None = None, reference: Mapping[str, str] | None = None
 ) -> Table:
     """Return the finished runs as a table; `reference` are published figures by run."""
     stated = [_stated(each, watts) for each in rows]
@@ -286,7 +286,7 @@ def correlation_table(found: Mapping[str, Sequence[Correlation]]) -> Table:
 def write(
     folder: Path,
     name: str,
-    rows: Sequence[Row],
+    rows: Sequence[SweepRow],
     watts: float | None = None,
     reference: Mapping[str, str] | None = None,
     source: str = "",
@@ -353,7 +353,7 @@ CORRELATED = (
 FRONT = "Points: runs with 95 % intervals; the step line joins those that no cheaper run beats."
 
 
-def _stated(each: Row, watts: float | None) -> float | None:
+def _stated(each: SweepRow, watts: float | None) -> float | None:
     # From the seconds, since a run that is reused may have been made with another statement.
     return each.stated_joules if watts is None else watts * each.seconds
 
