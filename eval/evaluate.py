@@ -15,26 +15,22 @@ from typing import Any
 from tel_edge.eval.benchmarks.source import CategorySource, asked, sources
 from tel_edge.eval.references import reference
 from tel_edge.eval.scoring import trainings
-from tel_edge.eval.scoring.records import Summary, Variant, baselines_path, duplicates_path
-from tel_edge.eval.scoring.resumed import complete, finished, shown, told, which
-from tel_edge.eval.scoring.scored import ScoringTask, Settings, in_child, score
+from tel_edge.eval.scoring.provenance import evaluate, made_with
+from tel_edge.eval.scoring.records import Variant, baselines_path, duplicates_path
+from tel_edge.eval.scoring.resumed import finished, shown, told, which
+from tel_edge.eval.scoring.scored import ScoringTask, Settings
 from tel_edge.eval.scoring.variants import Types, trained, types, variants
 from tel_edge.eval.scoring.variants import categories as trained_categories
 from tel_edge.runtime import cli, extras
 from tel_edge.runtime.bundles import backbones, bundle
-from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
 from tel_edge.runtime.device import profile
 from tel_edge.runtime.device.energy import Meter
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest, lock, ownership
-from tel_edge.runtime.questions import protocol
 
 PARTS = ("test", "validation", "train")
-# Fields of `EngineSettings` that change no number: of all engines, and what a format's has not.
-WITHOUT_EFFECT = {"threads", "max_adapters"}
-UNKNOWN = {"gguf": {"providers"}, "onnx": {"flash", "kv", "extra_buffers", "gpu_layers"}}
 
 
 def check_split(folder: Path, file: BundleFile, source: CategorySource, allowed: bool) -> None:
@@ -45,47 +41,6 @@ def check_split(folder: Path, file: BundleFile, source: CategorySource, allowed:
             f"{source.parts.seed},\nso the test part may not be unseen: pass the --dataset and "
             "--seed of the training, or --other-split to score all the same"
         )
-
-
-def evaluate(
-    task: ScoringTask,
-    source: CategorySource,
-    variant: Variant,
-    opener: bundle.Opener,
-    isolated: bool,
-    meter: Meter | None = None,
-) -> tuple[Summary, bool]:
-    """Score what is missing of a bundle's task; return (summary, whether all was there already)."""
-    run = partial(in_child if isolated else score, opener=opener)
-    return complete(task, source, variant, made_with(task, source), run, meter)
-
-
-def made_with(task: ScoringTask, source: CategorySource) -> dict[str, Any]:
-    """Return the files, settings and engine behind a record; their digest is its `run`."""
-    format = task.backbone.format
-    passed = WITHOUT_EFFECT | UNKNOWN.get(format, set())
-    engine = {name: value for name, value in asdict(task.engine).items() if name not in passed}
-    engine["batch"] = engine["batch"] or FORMATS[format].batch
-    # Left out where empty: the digests of GGUF results are older than the field.
-    if not engine.get("providers"):
-        engine.pop("providers", None)
-    if task.settings.protocol != "letters":
-        engine["protocol_prompt"] = protocol.digest()
-    # An ONNX backbone's weights and tokenizer are files of their own.
-    parts = task.manifest.parts(task.backbone)
-    return {
-        "backbone": task.backbone.sha256,
-        **{f"backbone_{part.kind}": part.sha256 for part in parts if part != task.backbone},
-        "adapter": task.adapter.sha256 if task.adapter else None,
-        "weights": task.manifest.backbone.weights,
-        "prompt": task.manifest.backbone.prompt,
-        "engine": FORMATS[format].version(),
-        "engine_settings": engine,
-        "split": source.parts.digest,
-        "settings": asdict(task.settings),
-        # Only where it is so: other digests are older than the field.
-        **({"rotations": True} if task.rotated else {}),
-    }
 
 
 def tasks(

@@ -11,8 +11,9 @@ import fake_engine as fake
 import pytest
 from made_reports import Result, put, result
 
-from tel_edge.eval import compare, evaluate
+from tel_edge.eval import evaluate
 from tel_edge.eval.findings import findings, paper
+from tel_edge.eval.reports import compare
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import manifest
 from tel_edge.runtime.files import digest

@@ -19,10 +19,10 @@ from conftest import INTERRUPTIBLE, alive, until
 from tel_edge.eval.statistics import share
 from tel_edge.runtime.errors import InputError
 from tel_edge.train import sweep
-from tel_edge.train.sweeps import ray_runner, runners, sweep_plot, sweep_report
+from tel_edge.train.sweeps import ray_runner, runners, sweep_plot, sweep_report, sweep_row
 from tel_edge.train.sweeps.runners import SweepTask
 from tel_edge.train.sweeps.sweep_plan import PRESETS, SweepRun, plan
-from tel_edge.train.sweeps.sweep_report import SweepRow
+from tel_edge.train.sweeps.sweep_row import SweepRow
 
 FAKE = (str(Path(__file__).with_name("fake_train.py")),)
 Command = Callable[..., tuple[int, str, str]]
@@ -340,12 +340,12 @@ def row(run: str, loss: float, right: int, **more: Any) -> SweepRow:
 def test_a_row_comes_back_as_it_was_written(tmp_path: Path) -> None:
     for at, made in enumerate((row("a", 1.0, 50), SweepRow("b", "d", {}, error="no"))):
         path = tmp_path / f"{at}.json"
-        sweep_report.write_row(path, made)
-        assert str(sweep_report.read_row(path)) == str(made)
+        sweep_row.write_row(path, made)
+        assert str(sweep_row.read_row(path)) == str(made)
         assert "NaN" not in path.read_text()
-    assert sweep_report.read_row(tmp_path / "none.json") is None
+    assert sweep_row.read_row(tmp_path / "none.json") is None
     path.write_text('["not a row"]')
-    assert sweep_report.read_row(path) is None
+    assert sweep_row.read_row(path) is None
 
 
 def test_correlations_by_hand() -> None:

@@ -17,9 +17,9 @@ from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions import prompt
 from tel_edge.runtime.questions.categories import category
 from tel_edge.train import sweep
-from tel_edge.train.sweeps import sweep_report
+from tel_edge.train.sweeps import sweep_row
 from tel_edge.train.sweeps.sweep_plan import plan
-from tel_edge.train.sweeps.sweep_report import SweepRow
+from tel_edge.train.sweeps.sweep_row import SweepRow
 
 Command = Callable[..., tuple[int, str, str]]
 RANKS = ("4", "8")
@@ -67,7 +67,7 @@ def tel_sweep(tmp_path: Path, base: Path, data: Path, run_command: Command) -> C
         )  # fmt: skip
         place = tmp_path / "home" / "sweeps" / "grid" / "rows" / f"{run.name}.json"
         place.parent.mkdir(parents=True, exist_ok=True)
-        sweep_report.write_row(place, row)
+        sweep_row.write_row(place, row)
 
     def run(*more: str) -> tuple[int, str, str]:
         return run_command(sweep.parser(), sweep.work, *argv, *more)

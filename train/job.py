@@ -49,7 +49,8 @@ class TrainingJob:
 
     `name` is the category or `JOINT`; `splits` are the digests of the categories' splits, which
     `parts` has together, apart from the `shared` questions that were left out, since another
-    category holds their text out (`split.apart`). `most` caps the training questions of each category. `scored`, `checkpointing` and `watts` change nothing in the adapter.
+    category holds their text out (`split.apart`). `most` caps the training questions of each
+    category. `scored`, `checkpointing` and `watts` change nothing in the adapter.
     """
 
     backbone: Backbone

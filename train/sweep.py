@@ -19,12 +19,12 @@ from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest, lock, ownership
 from tel_edge.runtime.workspace import Workspace
-from tel_edge.train.sweeps import runners, sweep_report
+from tel_edge.train.sweeps import runners, sweep_report, sweep_row
 from tel_edge.train.sweeps.ray_runner import Cluster, on_ray
 from tel_edge.train.sweeps.runners import SweepOutcome, SweepTask
 from tel_edge.train.sweeps.sweep_plan import FLAGS, PRESETS, VALUES, Preset, SweepRun, plan
-from tel_edge.train.sweeps.sweep_report import SweepRow
 from tel_edge.train.sweeps.sweep_reuse import Here, judged
+from tel_edge.train.sweeps.sweep_row import SweepRow
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -77,7 +77,7 @@ def _known(
     """Return the rows of finished runs that are there and still hold, and say why others do not."""
     here, found = Here(cli.workspace(args)), {}
     for run in runs:
-        row = sweep_report.read_row(_place(home, run.name))
+        row = sweep_row.read_row(_place(home, run.name))
         if row is None or row.error is not None or row.digest != run.digest:
             continue
         holds, said = judged(here, run.name, run.options, row.record)
@@ -117,8 +117,8 @@ def _made(
         bar.refresh()
         for outcome in outcomes:
             run = by[outcome.name]
-            row = sweep_report.row(run.options, run.digest, outcome)
-            sweep_report.write_row(_place(home, run.name), row)
+            row = sweep_row.row(run.options, run.digest, outcome)
+            sweep_row.write_row(_place(home, run.name), row)
             bar.clear()
             print(_line(row), flush=True)
             bar.update(1)

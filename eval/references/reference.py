@@ -65,8 +65,8 @@ def work(
     isolated: bool = True,
 ) -> dict[str, Any]:
     """Score the reference on everything that is not scored yet; return the document of `--json`."""
-    from tel_edge.eval import evaluate
     from tel_edge.eval.references import endpoint
+    from tel_edge.eval.scoring import provenance
 
     server = connect(args) if re.match(r"https?://", args.reference) else None
     of = find(args, server)
@@ -76,8 +76,8 @@ def work(
         for part, rotated, questions in questions_of(args, source):
             task = _task(args, source, of, part, rotated, questions)
             if of.format == "gguf":
-                task = replace(task, run=digest.of_value(evaluate.made_with(task, source))[:16])
-                summary, reused = evaluate.evaluate(task, source, variant, opener, isolated)
+                task = replace(task, run=digest.of_value(provenance.made_with(task, source))[:16])
+                summary, reused = provenance.evaluate(task, source, variant, opener, isolated)
             else:
                 made = made_with(task, source, of)
                 task = replace(task, run=digest.of_value(made)[:16])

@@ -9,12 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval import compare
 from tel_edge.eval.benchmarks import benchmark, facets
 from tel_edge.eval.benchmarks.facets import Facets
 from tel_edge.eval.benchmarks.split import split
 from tel_edge.eval.findings.findings import Report
-from tel_edge.eval.reports import browse, page, paper_plots, plots, render, report_document, tables
+from tel_edge.eval.reports import (
+    browse,
+    compare,
+    page,
+    paper_plots,
+    plots,
+    render,
+    report_document,
+    tables,
+)
 from tel_edge.eval.reports.plots import Plot
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import lock

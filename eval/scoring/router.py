@@ -117,8 +117,9 @@ def source(splits: Mapping[str, Split]) -> str:
 def train(splits: Mapping[str, Split], seed: int) -> Router:
     """Train on the train parts, then set temperature and threshold on the validation parts.
 
-    Questions whose text another category holds out are left out (`split.apart`), and each is shown twice, with its choices and without, since a request may lack them. The result is
-    a function of the arguments. Raises `InputError` if scikit-learn is not installed or a train
+    Questions whose text another category holds out are left out (`split.apart`), and each is shown
+    twice, with its choices and without, since a request may lack them. The result is a function of
+    the arguments. Raises `InputError` if scikit-learn is not installed or a train
     part is empty.
     """
     import numpy as np

@@ -20,8 +20,9 @@ class Backbone:
     """A frozen base model. `hub` is its repository on the Hugging Face hub, or empty.
 
     `reference` is the large model of its family that the reference paper compares it with. All are
-    asked with the plain prompt of `questions.prompt` and no chat template: the label is the next token, and the text is the same for every tokenizer. `folder` is where its files are when
-    they are on this machine already.
+    asked with the plain prompt of `questions.prompt` and no chat template: the label is the next
+    token, and the text is the same for every tokenizer. `folder` is where its files are when they
+    are on this machine already.
     """
 
     name: str

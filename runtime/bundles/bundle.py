@@ -21,7 +21,7 @@ Opener = Callable[[Path, Mapping[str, LoraFile], EngineSettings], Engine]
 
 def native(path: Path, adapters: Mapping[str, LoraFile], settings: EngineSettings) -> Engine:
     """Open the engine of the file's format."""
-    return formats.of_file(path).engine(path, adapters, settings)
+    return formats.of_file(path).open(path, adapters, settings)
 
 
 def read(bundle: Path) -> Manifest:

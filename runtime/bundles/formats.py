@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tel_edge.runtime import versions
@@ -40,6 +40,12 @@ class Format:
     beside: Callable[[Path], tuple[str, ...]]
     adapter: Callable[..., None]
     usual: str
+
+    def open(
+        self, path: Path, adapters: Mapping[str, LoraFile], settings: EngineSettings
+    ) -> Engine:
+        """Open the engine, its usual batch where the settings name none."""
+        return self.engine(path, adapters, replace(settings, batch=settings.batch or self.batch))
 
     def installed(self) -> bool:
         """Return whether the engine can be imported, without importing it."""

@@ -52,8 +52,9 @@ class BundleFile:
     For an adapter `category` is set, `backbone` is the weights digest of the backbone it was
     trained on, `split` the digest of the split it was trained with, `rank` its rank, and `source`
     the digest of the PEFT folder; for a backbone `source` is the weights digest. A file of kind
-    "data" holds the weights of the ONNX backbone of the same type. `options` says
-    what else the values depend on. `parity` holds what the gate found (`export.gate`) by name, None where it was turned off. `inputs` is the digest of what went into a model's file
+    "data" holds the weights of the ONNX backbone of the same type. `options` says what else the
+    values depend on. `parity` holds what the gate found (`export.gate`) by name, None where it was
+    turned off. `inputs` is the digest of what went into a model's file
     beside its weights, and `made_by` has the versions of what made and measured it, by package, and
     of the file's layout; older bundles have neither.
     """

@@ -18,13 +18,13 @@ class EngineSettings:
     """How an engine is run; the defaults are safe on every machine.
 
     `threads` None means all cores. `context` is the number of tokens that the KV cache holds,
-    `batch` the most that one decode computes, None what suits the engine. `flash` is flash
-    attention, None leaving it to the engine. `kv` is the type of the KV cache. `extra_buffers`
-    copies the weights into the layout that the processor likes best, where the engine has one.
-    `gpu_layers` go to the GPU, -1 all, None (and 0) none.
-    `providers` are onnxruntime's execution providers in their order, none meaning the CPU.
-    `max_adapters` stay loaded, None any number. `exact` answers one question at a time, with
-    nothing kept from another one.
+    `batch` the most that one decode computes, None all of it, or in a bundle what suits its format.
+    `flash` is flash attention, None leaving it to the engine. `kv` is the type of the KV cache.
+    `extra_buffers` copies the weights into the layout that the processor likes best, where the
+    engine has one. `gpu_layers` go to the GPU, -1 all, None (and 0) none. `providers` are
+    onnxruntime's execution providers in their order, none meaning the CPU. `max_adapters` stay
+    loaded, None any number. `exact` answers one question at a time, with nothing kept from another
+    one.
     """
 
     threads: int | None = None

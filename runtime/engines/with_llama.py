@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.engines import llama_native, packing
 from tel_edge.runtime.engines.engine import EngineSettings, LoraFile
 from tel_edge.runtime.engines.llama_cache import PrefixCache
@@ -75,7 +74,7 @@ class LlamaEngine(PackedEngine):
         trained = int(self._llama.llama_model_n_ctx_train(self._model))
         self.context = self.span = min(wanted.context, trained)
         params.n_ctx = self.context
-        self.most = min(wanted.batch or FORMATS["gguf"].batch, self.context)
+        self.most = min(wanted.batch or self.context, self.context)
         params.n_batch = params.n_ubatch = self.most
         params.n_seq_max = SEQUENCES
         # One cache for all sequences: a prefix is shared by marking its cells, not by copying.

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.engines import packing
 from tel_edge.runtime.engines.engine import EngineSettings, LoraFile
 from tel_edge.runtime.engines.onnx_cache import OnnxCache
@@ -122,7 +121,7 @@ class OnnxEngine(PackedEngine):
         self._ends = {int(end) for end in known.get("tel_edge.eos", "").split(",") if end}
         self._window = int(known.get("tel_edge.window") or 0)
         self.context = min(self.settings.context, int(known.get("tel_edge.context") or 2**31))
-        self.most = min(self.settings.batch or FORMATS["onnx"].batch, self.context)
+        self.most = min(self.settings.batch or self.context, self.context)
         self.span = min(self._window or self.context, self.context)
         empty, self.kv_bytes_per_token = [], 0
         for name in self._past:

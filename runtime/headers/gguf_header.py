@@ -9,12 +9,12 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.headers import gguf_model
+from tel_edge.runtime.headers.gguf_model import Header
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -68,27 +68,6 @@ FOREIGN = {
     29: (256, 56),
     39: (32, 17),
 }
-
-
-@dataclass(frozen=True)
-class Header:
-    """`metadata` holds scalars and strings; of an array only its length is kept.
-
-    `kinds` are the numbers of the value types by key. `shapes` are those of the tensors by name,
-    the length of a row first, and `types` the numbers of their types. `bytes` is how many bytes
-    have a token of their own as SentencePiece writes it, <0x41>.
-    """
-
-    metadata: dict[str, Any]
-    kinds: dict[str, int]
-    shapes: dict[str, tuple[int, ...]]
-    types: dict[str, int]
-    bytes: int = 0
-
-    @property
-    def tensors(self) -> tuple[str, ...]:
-        """Return the names of the tensors in file order."""
-        return tuple(self.shapes)
 
 
 class _Reader:

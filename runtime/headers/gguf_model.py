@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from tel_edge.runtime.errors import InputError
-
-if TYPE_CHECKING:
-    from tel_edge.runtime.headers.gguf_header import Header
 
 # LLAMA_MAX_LAYERS and LLAMA_MAX_EXPERTS.
 MOST_LAYERS, MOST_EXPERTS = 512, 1024
@@ -32,6 +30,27 @@ COMPARED = ("llama", "qwen3", "exaone4")
 BLOCK = re.compile(r"blk\.(\d{1,9})\.(\w+)\.weight")
 LORA = re.compile(r"(.+)\.lora_[ab]")
 TOKENS = "tokenizer.ggml.tokens"
+
+
+@dataclass(frozen=True)
+class Header:
+    """`metadata` holds scalars and strings; of an array only its length is kept.
+
+    `kinds` are the numbers of the value types by key. `shapes` are those of the tensors by name,
+    the length of a row first, and `types` the numbers of their types. `bytes` is how many bytes
+    have a token of their own as SentencePiece writes it, <0x41>.
+    """
+
+    metadata: dict[str, Any]
+    kinds: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
+    types: dict[str, int]
+    bytes: int = 0
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Return the names of the tensors in file order."""
+        return tuple(self.shapes)
 
 
 def check(header: Header) -> None:

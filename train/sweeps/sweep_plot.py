@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tel_edge.eval.reports.plots import COLOURS, INK, STYLE, WIDE
 from tel_edge.runtime.extras import need
+from tel_edge.train.sweeps.sweep_row import SweepRow
 
-if TYPE_CHECKING:
-    from tel_edge.train.sweeps.sweep_report import SweepRow
-
-Cost = Callable[["SweepRow"], float | None]
+Cost = Callable[[SweepRow], float | None]
 # Labels of more points than these would lie on each other.
 NAMED = 8
 
