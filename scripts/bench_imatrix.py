@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import split
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import bundle as bundles
 from tel_edge.runtime.bundles import manifest

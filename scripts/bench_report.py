@@ -67,7 +67,7 @@ def report(data: Path, home: Path) -> dict[str, Any]:
     command = [
         sys.executable,
         "-m",
-        "tel_edge.eval.report",
+        "tel_edge.eval.commands.report",
         "--backbone",
         made_results.BACKBONE,
         "--quiet",

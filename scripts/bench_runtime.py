@@ -54,7 +54,7 @@ RIVALS: dict[str, tuple[str, dict[str, bool]]] = {
     "low-level": ("low-level", {}),
     "low-level, extra buffers": ("low-level", {"buffers": True}),
 }
-RUN = "import sys; sys.argv[0] = 'tel-run'; from tel_edge.runtime.run import main; main()"
+RUN = "import sys; sys.argv[0] = 'tel-run'; from tel_edge.runtime.commands.run import main; main()"
 
 
 @dataclass(frozen=True)

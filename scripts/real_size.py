@@ -211,7 +211,14 @@ def peft(
 
 def exported(model: Path, out: Path, *options: str) -> tuple[Usage, list[dict[str, Any]]]:
     """Run tel-export in a child; return what it took and the files that it lists."""
-    command = [sys.executable, "-P", "-m", "tel_edge.export.export", "--backbone", str(model)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "tel_edge.export.commands.export",
+        "--backbone",
+        str(model),
+    ]
     command += ["--out", str(out), "--json", "--quiet", *options]
     usage, text = measured(command)
     return usage, json.loads(text.splitlines()[-1])["files"]

@@ -16,7 +16,7 @@ from typing import Any
 from tel_edge.eval.statistics import share
 from tel_edge.runtime.device.child import end_with_parent
 from tel_edge.runtime.errors import WorkError
-from tel_edge.train import train
+from tel_edge.train.commands import train
 
 
 def record(args: Any, behaviour: dict[str, Any]) -> dict[str, Any]:

@@ -222,7 +222,7 @@ def exported(tiny: Tiny, home: Path) -> Path:
     """Run `tel-export` with all types and adapters, but for the tracing."""
     import pytest
 
-    from tel_edge.export import export
+    from tel_edge.export.commands import export
     from tel_edge.export.onnx import trace
     from tel_edge.runtime import cli
 

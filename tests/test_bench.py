@@ -19,8 +19,9 @@ from typing import Any
 import fake_engine as fake
 import pytest
 
-from tel_edge.runtime import bench, processors
+from tel_edge.runtime import processors
 from tel_edge.runtime.bundles import bundle, formats
+from tel_edge.runtime.commands import bench
 from tel_edge.runtime.device import child, measurement, memory, probe, profile, tune
 from tel_edge.runtime.device.tune import Device, Knob, Probe
 from tel_edge.runtime.engines.engine import (

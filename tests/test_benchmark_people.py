@@ -16,7 +16,8 @@ from tel_edge.export.gguf import calibration
 from tel_edge.runtime import cli
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions.categories import CATEGORIES
-from tel_edge.train import job, train
+from tel_edge.train import job
+from tel_edge.train.commands import train
 
 ORAN = CATEGORIES["oranbench"]
 FILE = "oranbench/test-00000-of-00001.jsonl"

@@ -12,7 +12,7 @@ import fake_engine as fake
 import pytest
 from gguf_files import File, opened
 
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import bundle, manifest
 from tel_edge.runtime.errors import InputError

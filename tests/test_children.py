@@ -65,7 +65,7 @@ EVAL = (
     + """
 from functools import partial
 import fake_engine as fake
-from tel_edge.eval import evaluate
+from tel_edge.eval.commands import evaluate
 from tel_edge.runtime import cli
 opener = fake.FakeOpener(rule=test_children.sleeping)
 sys.exit(cli.run(evaluate.parser(), partial(evaluate.work, opener=opener)))

@@ -13,7 +13,7 @@ from typing import Any
 import made_answers as made
 import pytest
 
-from tel_edge.eval import report
+from tel_edge.eval.commands import report
 from tel_edge.eval.scoring import records
 from tel_edge.eval.scoring.records import Record
 from tel_edge.runtime import cli

@@ -12,7 +12,8 @@ import pytest
 from conftest import shown
 from made_reports import Result, put, result
 
-from tel_edge.eval import documents, report
+from tel_edge.eval import documents
+from tel_edge.eval.commands import report
 from tel_edge.eval.statistics import paired_difference
 from tel_edge.runtime.bundles import manifest
 from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile, Manifest

@@ -13,12 +13,12 @@ import fake_engine as fake
 import pytest
 from conftest import shown
 
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.export.gguf import dequantize, gguf_layout
 from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.engines.engine import EngineSettings, Item
 from tel_edge.runtime.errors import InputError
-from tel_edge.train import train
+from tel_edge.train.commands import train
 
 torch = pytest.importorskip("torch")
 Command = Callable[..., tuple[int, str, str]]

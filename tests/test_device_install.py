@@ -23,7 +23,7 @@ def test_a_device_with_onnxruntime_alone_answers(tmp_path: Path, pinned: list[st
     shutil.copytree(ROOT, tmp_path / "source", symlinks=True, ignore=_ignored)
     home = tmp_path / "home"
     env = {**os.environ, "TEL_PROFILE": os.devnull, "TEL_CACHE": str(tmp_path / "cache")}
-    made = [sys.executable, "-m", "tel_edge.export.export", "--format", "onnx", "--quiet"]
+    made = [sys.executable, "-m", "tel_edge.export.commands.export", "--format", "onnx", "--quiet"]
     subprocess.run([*made, "--out", str(home), "--quant", "int4"], check=True, env=env)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv/bin/python"

@@ -12,7 +12,7 @@ import export_models as models
 import pytest
 from gguf_files import File
 
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.runtime import cli, processors
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.engines import packed

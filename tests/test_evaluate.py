@@ -14,9 +14,9 @@ from typing import Any
 import fake_engine as fake
 import pytest
 
-from tel_edge.eval import evaluate
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import Split, split
+from tel_edge.eval.commands import evaluate
 from tel_edge.eval.scoring import scored
 from tel_edge.eval.scoring.records import UNPARSED, Variant, read_records, read_summary
 from tel_edge.eval.statistics import share

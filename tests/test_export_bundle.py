@@ -11,7 +11,8 @@ from typing import Any
 import export_models as models
 import pytest
 
-from tel_edge.export import card, export, push
+from tel_edge.export import card, push
+from tel_edge.export.commands import export
 from tel_edge.export.gate import gate
 from tel_edge.export.gguf import make as gguf
 from tel_edge.runtime import cli

@@ -16,7 +16,7 @@ import export_models as models
 import pytest
 from conftest import shown
 
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.export.gguf import make as gguf
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import read, verified
@@ -163,7 +163,7 @@ def test_a_failure_leaves_what_was_finished(
 
 KILLED = """
 import os, signal, sys
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.export.gguf import make as gguf
 from tel_edge.runtime import cli
 real = gguf.quantize
@@ -338,7 +338,7 @@ def test_a_missing_extra_is_one_line(made: Path, home: Path, capsys: Any, monkey
 
 def test_help_loads_nothing_heavy() -> None:
     script = (
-        "import sys, tel_edge.export.export as e; e.parser().format_help();"
+        "import sys, tel_edge.export.commands.export as e; e.parser().format_help();"
         "heavy = {'numpy', 'torch', 'gguf', 'llama_cpp', 'tqdm', 'safetensors'};"
         "sys.exit(' '.join(heavy & set(sys.modules)) or 0)"
     )

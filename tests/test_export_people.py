@@ -10,7 +10,7 @@ from typing import Any
 import export_models as models
 import pytest
 
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.runtime import cli
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import export_models as models
 import pytest
 
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import read
 from tel_edge.runtime.errors import InputError, WorkError

@@ -14,7 +14,7 @@ import pytest
 
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import split
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import manifest
 from tel_edge.runtime.files import digest

@@ -12,8 +12,8 @@ from typing import Any
 import export_models as models
 import pytest
 
-from tel_edge.export import export
 from tel_edge.export.adapters import foreign, targets
+from tel_edge.export.commands import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.errors import InputError
 

@@ -14,10 +14,11 @@ import pytest
 from test_export_parity import MOST, engine, farthest
 
 from tel_edge.eval.folders import architectures, checkpoint
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.errors import InputError
-from tel_edge.train import job, train
+from tel_edge.train import job
+from tel_edge.train.commands import train
 
 torch = pytest.importorskip("torch")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"

@@ -15,10 +15,11 @@ import fake_engine as fake
 import pytest
 
 from tel_edge.eval.references import with_transformers
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.errors import InputError
-from tel_edge.train import job, train
+from tel_edge.train import job
+from tel_edge.train.commands import train
 
 torch = pytest.importorskip("torch")
 Damage = Callable[[Path], Any]
@@ -273,7 +274,7 @@ def test_merging_checks_the_folder_too(
 ) -> None:
     from types import SimpleNamespace
 
-    from tel_edge.train import merge
+    from tel_edge.train.commands import merge
 
     folder = Path(shutil.copytree(made / "base", tmp_path / "copy"))
     write("adapter_config.json", "{}")(folder)

@@ -15,7 +15,7 @@ import export_models as models
 import pytest
 
 from tel_edge.eval.folders import architectures, checkpoint, tensors
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.export.gguf import tokenizer
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest

@@ -18,12 +18,12 @@ from typing import Any
 import export_models as models
 import pytest
 
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.export.gate import gate
 from tel_edge.export.onnx import trace
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones, manifest
-from tel_edge.train import train
+from tel_edge.train.commands import train
 
 FORMATS = {"gguf": "Q4_K_M", "onnx": "int4"}
 TRAINED, OTHER = "oranbench", "teleqna"

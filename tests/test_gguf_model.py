@@ -9,7 +9,7 @@ import export_models as models
 import pytest
 from gguf_files import File, opened
 
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.headers.gguf_header import check

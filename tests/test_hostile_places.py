@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tel_edge.export.output import Output
-from tel_edge.runtime import cli, run
+from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import BackboneInfo
+from tel_edge.runtime.commands import run
 from tel_edge.runtime.device import child
 from tel_edge.runtime.errors import REMEDIES, InputError, WorkError, named
 from tel_edge.runtime.files import atomic, lock

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tel_edge.eval import evaluate
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.rotations import rotations
 from tel_edge.eval.benchmarks.split import Split, split
+from tel_edge.eval.commands import evaluate
 from tel_edge.eval.scoring import resumed
 from tel_edge.eval.scoring.records import Record, Summary, asked_digest, read_records, read_summary
 from tel_edge.runtime.bundles import bundle, manifest

@@ -20,7 +20,7 @@ from tel_edge.eval.benchmarks.split import split
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions.categories import category
 from tel_edge.runtime.workspace import Workspace
-from tel_edge.train import merge
+from tel_edge.train.commands import merge
 from tel_edge.train.merging import compared
 
 torch = pytest.importorskip("torch")
@@ -197,7 +197,7 @@ def test_chance_is_seeded_and_equal_merges_are_reused(tel_merge: Command, home: 
 
 def test_another_process_writes_the_same_bytes(tel_merge: Command, root: Path, home: Path) -> None:
     assert tel_merge("--method", "dare_linear")[0] == 0
-    script = "from tel_edge.train.merge import main; main()"
+    script = "from tel_edge.train.commands.merge import main; main()"
     command = [sys.executable, "-c", script, "--workspace", str(home), "--quiet"]
     command += ["--backbone", str(root / "base"), "--method", "dare_linear", "--name", "again"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -16,12 +16,13 @@ import pytest
 from conftest import shown
 from onnx_models import CATEGORIES, QUANTS, SOURCE, Graph, Tiny, copy_trace, ids
 
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.export.gate.gate import Gate
 from tel_edge.export.onnx import make, trace
 from tel_edge.export.onnx.quantize import ONNX_QUANTS
-from tel_edge.runtime import cli, run
+from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import bundle, manifest
+from tel_edge.runtime.commands import run
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files import digest
 

@@ -13,7 +13,7 @@ import export_models as models
 import fake_engine as fake
 import pytest
 
-from tel_edge.eval import evaluate
+from tel_edge.eval.commands import evaluate
 from tel_edge.eval.references import located
 from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.bundles.manifest import PLAIN
@@ -67,7 +67,7 @@ SHORT = ("--rank", "2", "--batch", "6", "--epochs", "1", "--quiet")
 def test_training_and_merging_leave_anothers_adapters_alone(
     two: tuple[Path, Path], tmp_path: Path, run_command: Command
 ) -> None:
-    from tel_edge.train import merge, train
+    from tel_edge.train.commands import merge, train
 
     common = ["--workspace", str(tmp_path), "--dataset", str(tmp_path / "data")]
 
@@ -101,7 +101,7 @@ def test_a_sweep_leaves_anothers_runs_alone(
     from test_sweep import FAKE, behave, calls
 
     from tel_edge.runtime.files import digest
-    from tel_edge.train import sweep
+    from tel_edge.train.commands import sweep
 
     data = behave(tmp_path / "fake")
 

@@ -9,7 +9,7 @@ import export_models as models
 import numpy as np
 import pytest
 
-from tel_edge.export import export
+from tel_edge.export.commands import export
 from tel_edge.export.gguf.importance import Importance
 from tel_edge.export.gguf.quantize import (
     QUANTS,

@@ -18,9 +18,9 @@ from typing import Any
 import fake_engine as fake
 import pytest
 
-from tel_edge.eval import evaluate
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import split
+from tel_edge.eval.commands import evaluate
 from tel_edge.eval.references import client, endpoint, reference
 from tel_edge.eval.scoring.records import Summary, read_records, read_summary
 from tel_edge.runtime import cli
@@ -418,7 +418,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A random model as a folder and as a GGUF file."""
     import export_models as models
 
-    from tel_edge.export import export
+    from tel_edge.export.commands import export
     from tel_edge.runtime import cli as commands
 
     root = tmp_path_factory.mktemp("model")

@@ -13,8 +13,8 @@ import pytest
 from conftest import shown
 from made_reports import RIGHTS, Result, floor, put, result, two_categories
 
-from tel_edge.eval import report
 from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.commands import report
 from tel_edge.eval.findings import checks, findings
 from tel_edge.eval.reports import render, report_tables, reporting
 from tel_edge.eval.scoring import records

@@ -15,7 +15,8 @@ import pytest
 from conftest import shown
 from made_reports import Result, put, result, two_categories
 
-from tel_edge.eval import documents, report
+from tel_edge.eval import documents
+from tel_edge.eval.commands import report
 from tel_edge.eval.findings import findings
 from tel_edge.eval.reports import paper_plots, plots, render, report_document, reporting
 from tel_edge.eval.scoring.records import line

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from made_reports import TOKENIZER, Result, put, result
 
-from tel_edge.eval import report
+from tel_edge.eval.commands import report
 from tel_edge.eval.findings import findings
 from tel_edge.eval.findings.findings import Report
 from tel_edge.eval.reports import plots, render, report_tables

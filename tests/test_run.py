@@ -26,8 +26,8 @@ import pytest
 from conftest import INTERRUPTIBLE
 
 from tel_edge.eval.scoring.router import save
-from tel_edge.runtime import run
 from tel_edge.runtime.bundles import manifest
+from tel_edge.runtime.commands import run
 from tel_edge.runtime.engines.engine import Score
 from tel_edge.runtime.questions import requests, votes
 from tel_edge.runtime.questions.categories import CATEGORIES
@@ -681,7 +681,8 @@ import sys, time
 from functools import partial
 sys.path.insert(0, sys.argv.pop(1))
 import fake_engine as fake
-from tel_edge.runtime import cli, run
+from tel_edge.runtime import cli
+from tel_edge.runtime.commands import run
 
 def rule(prompt, adapter, labels):
     if "hang" in prompt:

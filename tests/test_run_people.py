@@ -12,7 +12,7 @@ from typing import Any
 import fake_engine as fake
 import pytest
 
-from tel_edge.runtime import run
+from tel_edge.runtime.commands import run
 
 Command = Callable[..., tuple[int, str, str]]
 ASK = {"question": "gold 2", "choices": ["a", "b", "c", "d"]}

@@ -11,7 +11,7 @@ import fake_engine as fake
 import pytest
 from made_reports import Result, put, result
 
-from tel_edge.eval import evaluate
+from tel_edge.eval.commands import evaluate
 from tel_edge.eval.findings import findings, paper
 from tel_edge.eval.reports import compare
 from tel_edge.runtime import cli

@@ -19,8 +19,8 @@ from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import Split, normalised, split
 from tel_edge.eval.folders import checkpoint
 from tel_edge.eval.scoring import router as routing
-from tel_edge.export import export
 from tel_edge.export.adapters import adapter
+from tel_edge.export.commands import export
 from tel_edge.runtime.bundles.manifest import BackboneInfo
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest
@@ -28,7 +28,7 @@ from tel_edge.runtime.questions import prompt
 from tel_edge.runtime.questions.categories import category
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
-from tel_edge.train import merge, train
+from tel_edge.train.commands import merge, train
 from tel_edge.train.merging import compared
 
 torch = pytest.importorskip("torch")

@@ -18,7 +18,7 @@ from conftest import INTERRUPTIBLE, alive, until
 
 from tel_edge.eval.statistics import share
 from tel_edge.runtime.errors import InputError
-from tel_edge.train import sweep
+from tel_edge.train.commands import sweep
 from tel_edge.train.sweeps import ray_runner, runners, sweep_plot, sweep_report, sweep_row
 from tel_edge.train.sweeps.runners import SweepTask
 from tel_edge.train.sweeps.sweep_plan import PRESETS, SweepRun, plan

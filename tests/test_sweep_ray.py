@@ -16,7 +16,7 @@ import pytest
 from conftest import INTERRUPTIBLE, alive, until
 from test_sweep import FAKE, behave, calls
 
-from tel_edge.train import sweep
+from tel_edge.train.commands import sweep
 from tel_edge.train.sweeps import ray_runner, runners
 
 try:

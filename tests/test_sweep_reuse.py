@@ -16,7 +16,7 @@ from tel_edge.eval.statistics import share
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions import prompt
 from tel_edge.runtime.questions.categories import category
-from tel_edge.train import sweep
+from tel_edge.train.commands import sweep
 from tel_edge.train.sweeps import sweep_row
 from tel_edge.train.sweeps.sweep_plan import plan
 from tel_edge.train.sweeps.sweep_row import SweepRow

@@ -21,9 +21,9 @@ import pytest
 from conftest import shown
 from test_commands import entry
 
-from tel_edge.eval import evaluate
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import split
+from tel_edge.eval.commands import evaluate
 from tel_edge.eval.findings import answers
 from tel_edge.eval.scoring.records import read_records, read_summary
 from tel_edge.runtime.bundles import manifest
@@ -61,7 +61,7 @@ with out.owned(math.inf, print):
 EVALUATION = BEGIN + """
 from functools import partial
 import fake_engine as fake
-from tel_edge.eval import evaluate
+from tel_edge.eval.commands import evaluate
 from tel_edge.runtime import cli
 def slow(prompt, adapter, labels):
     time.sleep(0.02)
@@ -203,7 +203,7 @@ class Adding:
 
 def test_a_training_that_runs_is_left_alone(tmp_path: Path, run_command: Command) -> None:
     pytest.importorskip("torch")
-    from tel_edge.train import train
+    from tel_edge.train.commands import train
 
     fake.dataset(tmp_path / "data", "oranbench", fake.rows(30))
     out = tmp_path / "adapters" / "tel-nano" / "oranbench"

@@ -22,7 +22,7 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions.categories import WORKING_GROUPS
 from tel_edge.runtime.questions.prompt import labels, render
 from tel_edge.runtime.questions.question import Question
-from tel_edge.train import train
+from tel_edge.train.commands import train
 from tel_edge.train.data import Example, Rows, collate, examples, varied
 
 torch = pytest.importorskip("torch")
@@ -293,7 +293,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
     from tel_edge.train import trainer
 
     argv = ["--epochs", "8"]
-    script = "from tel_edge.train.train import main; main()"
+    script = "from tel_edge.train.commands.train import main; main()"
     child = subprocess.Popen(
         [sys.executable, "-c", script, *common(made, tmp_path), *argv],
         stdout=subprocess.DEVNULL,

@@ -11,7 +11,7 @@ import fake_engine as fake
 import pytest
 import test_train as base
 
-from tel_edge.train import train
+from tel_edge.train.commands import train
 from tel_edge.train.data import Example, Rows
 
 torch = pytest.importorskip("torch")

@@ -27,7 +27,7 @@ from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions.categories import category
 from tel_edge.runtime.questions.question import Question
 from tel_edge.train import job as jobs_of
-from tel_edge.train import train
+from tel_edge.train.commands import train
 from tel_edge.train.data import Example, Rows, collate, examples
 
 torch = pytest.importorskip("torch")
@@ -221,7 +221,7 @@ def test_a_killed_run_ends_in_the_bytes_of_a_whole_one(
     from tel_edge.train.trainer import last_checkpoint
 
     argv = ["--epochs", "6", "--dropout", "0.2"]
-    script = "from tel_edge.train.train import main; main()"
+    script = "from tel_edge.train.commands.train import main; main()"
     child = subprocess.Popen(
         [sys.executable, "-c", script, *base.common(made, tmp_path), *argv],
         stdout=subprocess.DEVNULL,

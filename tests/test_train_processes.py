@@ -13,7 +13,15 @@ from conftest import shown
 
 pytest.importorskip("torch")
 
-RUN = ["-m", "tel_edge.train.train", "--category", "oranbench", "--quiet", "--json", "--score"]
+RUN = [
+    "-m",
+    "tel_edge.train.commands.train",
+    "--category",
+    "oranbench",
+    "--quiet",
+    "--json",
+    "--score",
+]
 SHORT = ["--max-train", "32", "--epochs", "1"]
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import fake_engine as fake
 import pytest
 
-from tel_edge.eval import evaluate
+from tel_edge.eval.commands import evaluate
 from tel_edge.eval.scoring import variants
-from tel_edge.runtime import bench, cli, run
+from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import bundle, manifest
 from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
+from tel_edge.runtime.commands import bench, run
 
 
 def add(

@@ -12,9 +12,9 @@ import pytest
 from test_pre_tokenizers import MISSING
 from test_pre_tokenizers import made as vocabulary
 
-from tel_edge.export import export
-from tel_edge.runtime import run
-from tel_edge.train import train
+from tel_edge.export.commands import export
+from tel_edge.runtime.commands import run
+from tel_edge.train.commands import train
 
 ROWS = [
     {"question": "How many bits, 12 or 345?", "choices": ["12", "345"]},

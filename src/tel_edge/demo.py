@@ -16,10 +16,10 @@ from tel_edge.runtime.questions.categories import categories
 
 # Module that holds the command, its name, and what it needs, to say so before minutes of work.
 STAGES = {
-    "tel-train": "tel_edge.train.train",
-    "tel-export": "tel_edge.export.export",
-    "tel-eval": "tel_edge.eval.evaluate",
-    "tel-report": "tel_edge.eval.report",
+    "tel-train": "tel_edge.train.commands.train",
+    "tel-export": "tel_edge.export.commands.export",
+    "tel-eval": "tel_edge.eval.commands.evaluate",
+    "tel-report": "tel_edge.eval.commands.report",
 }
 NEEDS = (
     ("torch", "train"),

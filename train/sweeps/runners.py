@@ -24,7 +24,7 @@ from tel_edge.runtime.processors import cores
 from tel_edge.train.job import RECORD, WEIGHTS
 
 # What Python is given to make it tel-train, which ends when its sweep does.
-TRAIN = child.command("tel_edge.train.train", "tel-train")
+TRAIN = child.command("tel_edge.train.commands.train", "tel-train")
 # Seconds: between two looks at the children, and for what has a run's folder.
 PAUSE, PATIENCE = 0.05, 20.0
 

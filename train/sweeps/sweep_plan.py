@@ -168,7 +168,7 @@ def _short(name: str) -> str:
 
 def _checked(where: str, options: Mapping[str, str]) -> dict[str, str]:
     """Return the options as tel-train reads them, in one spelling, or raise `InputError`."""
-    from tel_edge.train import train
+    from tel_edge.train.commands import train
 
     made: dict[str, str] = {}
     for option, value in options.items():

@@ -1,0 +1,1 @@
+"""What people type: a parser, and the work that it starts."""
