@@ -106,7 +106,7 @@ class Tiny:
     @cached_property
     def model(self) -> Any:
         """The model in transformers."""
-        from tel_edge.export.gate import original
+        from tel_edge.export import original
 
         return original.load(self.base).cpu()
 

@@ -8,7 +8,7 @@ from typing import Any
 import export_models as models
 import pytest
 
-from tel_edge.export.gate import original
+from tel_edge.export import original
 
 pytest.importorskip("torch")
 

@@ -18,7 +18,7 @@ from conftest import INTERRUPTIBLE, alive, until
 
 from tel_edge.eval.statistics import share
 from tel_edge.runtime.errors import InputError
-from tel_edge.train.commands import sweep
+from tel_edge.train.commands import sweep, train
 from tel_edge.train.sweeps import ray_runner, runners, sweep_plot, sweep_report, sweep_row
 from tel_edge.train.sweeps.runners import SweepTask
 from tel_edge.train.sweeps.sweep_plan import PRESETS, SweepRun, plan
@@ -51,7 +51,7 @@ def tel_sweep(tmp_path: Path, run_command: Command) -> Command:
 
 
 def planned(*argv: str) -> tuple[SweepRun, ...]:
-    return plan(sweep.parser().parse_args(argv))
+    return plan(sweep.parser().parse_args(argv), train.parser)
 
 
 def refused(*argv: str) -> str:

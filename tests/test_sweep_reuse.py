@@ -16,7 +16,7 @@ from tel_edge.eval.statistics import share
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions import prompt
 from tel_edge.runtime.questions.categories import category
-from tel_edge.train.commands import sweep
+from tel_edge.train.commands import sweep, train
 from tel_edge.train.sweeps import sweep_row
 from tel_edge.train.sweeps.sweep_plan import plan
 from tel_edge.train.sweeps.sweep_row import SweepRow
@@ -58,7 +58,7 @@ def tel_sweep(tmp_path: Path, base: Path, data: Path, run_command: Command) -> C
     }
     # The one that is better on the validation part is worse on the test part.
     for run, seen, unseen in zip(
-        plan(sweep.parser().parse_args(argv)), (0.9, 0.5), (50, 80), strict=True
+        plan(sweep.parser().parse_args(argv), train.parser), (0.9, 0.5), (50, 80), strict=True
     ):
         row = SweepRow(
             run.name, run.digest, run.options, category="oranbench", questions=100,

@@ -18,20 +18,15 @@ from typing import TYPE_CHECKING, Any
 from tel_edge.eval.folders import architectures
 from tel_edge.eval.folders.architectures import Shape, Tensor
 from tel_edge.eval.folders.files import json_object
-from tel_edge.eval.folders.tensors import HALF_MOST, Stored, check, floats, listed, whole
+from tel_edge.eval.folders.tensors import HALF_MOST, Stored, check, floats, listed
 from tel_edge.export.adapters import foreign, lora_fields, targets
-from tel_edge.export.gguf import container
-from tel_edge.export.gguf.container import Planned
-from tel_edge.export.gguf.gguf_layout import permuted
-from tel_edge.export.gguf.quantize import QUANTS
 from tel_edge.runtime.bundles.manifest import BackboneInfo
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.extras import need
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions import prompt
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    pass
 
 CONFIG, WEIGHTS, TRAINING = foreign.CONFIG, foreign.WEIGHTS, "training.json"
 KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
@@ -313,44 +308,20 @@ def _check_values(pair: LoraPair, half: bool) -> float:
     return top
 
 
-def write_adapter(
-    adapter: PeftAdapter, out: Path, info: BackboneInfo, category: str, kind: str
-) -> None:
-    """Write the adapter to `out`, its matrices as `kind` (F32, F16 or Q8_0).
+@dataclass(frozen=True)
+class AdapterExport:
+    """One adapter to be exported for one category."""
 
-    Q8_0 has blocks of 32 along a row; a matrix whose rows are no multiple of that, as B's are at
-    ranks below 32, is written as F16.
-    """
-    keys: dict[str, Any] = {
-        "general.type": "adapter",
-        "general.name": f"{info.name}-{category}",
-        "general.file_type": QUANTS[kind].ftype,
-        "general.base_model.count": 1,
-        "general.base_model.0.name": adapter.base,
-        "adapter.type": "lora",
-        "adapter.lora.alpha": adapter.alpha,
-        "tel_edge.category": category,
-        "tel_edge.prompt": info.prompt,
-        "tel_edge.backbone.weights": info.weights,
-    }
-    planned = []
-    for pair in adapter.pairs:
-        planned.append(_matrix(f"{pair.tensor.name}.lora_a", pair.a, kind, 0, 1.0))
-        planned.append(
-            _matrix(f"{pair.tensor.name}.lora_b", pair.b, kind, pair.tensor.heads, pair.fold)
-        )
-    container.write(out, info.architecture, keys, planned, lambda _: None)
+    category: str
+    adapter: PeftAdapter
 
-
-def _matrix(name: str, source: Stored, kind: str, heads: int, fold: float) -> Planned:
-    kept = "F16" if kind == "Q8_0" and source.shape[-1] % 32 else kind
-
-    def make() -> npt.NDArray[Any]:
-        values = permuted(whole(source, "F32") * fold, heads)
-        if kept == "Q8_0":
-            gguf = need("gguf", "export")
-            blocks: npt.NDArray[Any] = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
-            return blocks
-        return values.astype("<f2" if kept == "F16" else "<f4")
-
-    return Planned(name, source.shape, kept, make)
+    def known(self, info: BackboneInfo) -> dict[str, Any]:
+        """Return what the manifest says of the adapter's file in any format."""
+        return {
+            "kind": "adapter",
+            "category": self.category,
+            "source": self.adapter.source,
+            "backbone": info.weights,
+            "split": self.adapter.split,
+            "rank": self.adapter.rank,
+        }

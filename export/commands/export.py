@@ -36,7 +36,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.format == "onnx":
         return _onnx(args)
     from tel_edge.export.gguf import make as gguf
-    from tel_edge.export.plan import plan
+    from tel_edge.export.gguf.plan import plan
 
     args.quant = args.quant or "Q4_K_M"
     args.adapter_quant = args.adapter_quant or "F16"

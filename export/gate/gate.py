@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tel_edge.eval.folders import loading
-from tel_edge.export.gate import original
+from tel_edge.export import original
 from tel_edge.export.gate.parity import (
     Answers,
     Asked,
@@ -37,7 +37,7 @@ from tel_edge.runtime.questions.scoring import label_ids
 from tel_edge.runtime.questions.votes import pick
 
 if TYPE_CHECKING:
-    from tel_edge.export.plan import AdapterExport
+    from tel_edge.export.adapters.adapter import AdapterExport
 
 # Tokens of context that no prompt of the comparison needs more of.
 CONTEXT = 1024

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tel_edge.export.progress import Step
 from tel_edge.runtime.extras import need
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 QUANTIZATION_VERSION = 2
 # Each tensor begins at a multiple of this many bytes.
 ALIGNMENT = 32
-Step = Callable[[int], None]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.export.gate import original
+from tel_edge.export import original
 from tel_edge.export.gguf import container
-from tel_edge.export.gguf.container import Planned, Step
+from tel_edge.export.gguf.container import Planned
+from tel_edge.export.progress import Step
 from tel_edge.runtime import extras
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files import digest as digests

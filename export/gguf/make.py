@@ -10,15 +10,16 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tel_edge.export.adapters import adapter
+from tel_edge.export.adapters.adapter import AdapterExport
 from tel_edge.export.gate import gate as gates
 from tel_edge.export.gate.gate import Gate, Whole
-from tel_edge.export.gguf import calibration, importance
+from tel_edge.export.gguf import calibration, importance, lora
 from tel_edge.export.gguf.backbone import write_backbone
 from tel_edge.export.gguf.importance import Importance
+from tel_edge.export.gguf.plan import FULL, HALF, GgufPlan, Model
 from tel_edge.export.gguf.quantize import Quant, QuantizeOutcome, fallen, quantize, size
 from tel_edge.export.output import Accept
-from tel_edge.export.plan import FULL, HALF, AdapterExport, GgufPlan, Model, bar
+from tel_edge.export.sources import bar
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import BundleFile
 from tel_edge.runtime.headers import gguf_header
@@ -230,7 +231,7 @@ def _adapter(
         made_by=made.made_by(),
         **job.known(made.info),
     ) as out:
-        adapter.write_adapter(loaded, out, made.info, job.category, kind)
+        lora.write_adapter(loaded, out, made.info, job.category, kind)
     cli.say(args, f"{job.category} adapter written")
 
 

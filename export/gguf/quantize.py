@@ -14,8 +14,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.export.gguf.container import ALIGNMENT, Step
+from tel_edge.export.gguf.container import ALIGNMENT
 from tel_edge.export.gguf.importance import Importance
+from tel_edge.export.progress import Step
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.headers import gguf_header

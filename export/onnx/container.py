@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.export.gguf.container import Step
+from tel_edge.export.progress import Step
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
 

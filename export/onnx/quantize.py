@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.export.gguf.container import Step
 from tel_edge.export.onnx import container
 from tel_edge.export.onnx.slots import Graph, Weight, describe, embedding, head, plain
+from tel_edge.export.progress import Step
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tel_edge.export.gate import original
+from tel_edge.export import original
 
 OPSET = 20
 

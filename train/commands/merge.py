@@ -23,10 +23,10 @@ from tel_edge.runtime.files.atomic import replace_folder, write_text
 from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
-from tel_edge.train.commands.train import SCHEMA_VERSION, spin_shortly, versions
 from tel_edge.train.job import JOINT, RECORD, WEIGHTS
 from tel_edge.train.merging import compared
 from tel_edge.train.merging.merge_plan import METHODS, MergePlan, plan, splits, unseen
+from tel_edge.train.training import SCHEMA_VERSION, spin_shortly, versions
 
 
 def merge(

@@ -6,7 +6,7 @@ import argparse
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,8 +92,12 @@ class SweepRun:
         return digest.of_value(dict(self.options))
 
 
-def plan(args: argparse.Namespace) -> tuple[SweepRun, ...]:
+def plan(
+    args: argparse.Namespace, parser: Callable[[], argparse.ArgumentParser]
+) -> tuple[SweepRun, ...]:
     """Return the runs that the command line names, all checked as far as can be done here.
+
+    `parser` gives that of tel-train, which reads the options of each.
 
     Raises `InputError` for an option or a value that tel-train would not take, and for one that is
     given twice.
@@ -125,7 +129,7 @@ def plan(args: argparse.Namespace) -> tuple[SweepRun, ...]:
         if preset.doubled and "alpha" not in options and options.get("rank", "").isdigit():
             options["alpha"] = str(2 * int(options["rank"]))
         where = " ".join(f"{option}={value}" for option, value in own.items())
-        made = _checked(where, options)
+        made = _checked(where, options, parser())
         shown = (f"{option}-{_shown(option, made.get(option, 'no'))}" for option in own)
         run = SweepRun(_short("_".join(shown)), made)
         if run.name in runs:
@@ -166,10 +170,10 @@ def _short(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{digest.of_value(name)[:8]}"
 
 
-def _checked(where: str, options: Mapping[str, str]) -> dict[str, str]:
+def _checked(
+    where: str, options: Mapping[str, str], reader: argparse.ArgumentParser
+) -> dict[str, str]:
     """Return the options as tel-train reads them, in one spelling, or raise `InputError`."""
-    from tel_edge.train.commands import train
-
     made: dict[str, str] = {}
     for option, value in options.items():
         if option not in FLAGS:
@@ -179,7 +183,6 @@ def _checked(where: str, options: Mapping[str, str]) -> dict[str, str]:
             raise InputError(f"{where}: {option}={value}: yes or no is needed")
         elif value == "yes":
             made[option] = value
-    reader = train.parser()
     reader.exit_on_error = False
     try:
         read = reader.parse_args(SweepRun(where, made).argv)

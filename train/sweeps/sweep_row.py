@@ -107,7 +107,3 @@ def document(made: SweepRow) -> dict[str, Any]:
 def write_row(path: Path, made: SweepRow) -> None:
     """Write the row in one step."""
     write_text(path, json.dumps(document(made), indent=1, ensure_ascii=False) + "\n")
-
-
-SCHEMA_VERSION = 1
-NUMBERS = ("validation_loss", "validation_pass1")

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.folders import checkpoint as checkpoints
 from tel_edge.eval.folders.checkpoint import Checkpoint
-from tel_edge.export.adapters import adapter, selection
-from tel_edge.export.adapters.adapter import PeftAdapter
+from tel_edge.export.adapters.adapter import AdapterExport
 from tel_edge.export.gguf import backbone, calibration, importance, quantize, tokenizer
-from tel_edge.export.gguf.container import Step
 from tel_edge.export.gguf.importance import Importance
 from tel_edge.export.gguf.quantize import QUANTS, Override, Quant
 from tel_edge.export.gguf.tokenizer import Vocabulary
 from tel_edge.export.made import made_by
 from tel_edge.export.output import Output
+from tel_edge.export.sources import bar, check_space, sources, there, unfinished
 from tel_edge.runtime import cli
-from tel_edge.runtime.bundles import backbones
-from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile
-from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.bundles.manifest import BackboneInfo
+from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.files import digest
-from tel_edge.runtime.questions import prompt
 
 HALF = QUANTS["F16"]
 # What a model is judged in; nothing is lost on the way from a checkpoint.
@@ -36,25 +30,6 @@ FULL = QUANTS["F32"]
 MARGIN = 1.3
 # The values of --imatrix that are no file.
 MATRICES = ("none", "pooled", "category")
-
-
-@dataclass(frozen=True)
-class AdapterExport:
-    """One adapter to be exported for one category."""
-
-    category: str
-    adapter: PeftAdapter
-
-    def known(self, info: BackboneInfo) -> dict[str, Any]:
-        """Return what the manifest says of the adapter's file in any format."""
-        return {
-            "kind": "adapter",
-            "category": self.category,
-            "source": self.adapter.source,
-            "backbone": info.weights,
-            "split": self.adapter.split,
-            "rank": self.adapter.rank,
-        }
 
 
 @dataclass(frozen=True)
@@ -156,76 +131,6 @@ def plan(args: argparse.Namespace) -> GgufPlan:
     return made
 
 
-@dataclass(frozen=True)
-class Sources:
-    """What is exported, opened and checked against each other: a backbone and its adapters."""
-
-    checkpoint: Checkpoint
-    info: BackboneInfo
-    jobs: tuple[AdapterExport, ...]
-
-
-def sources(args: argparse.Namespace, half: bool, slides: bool = False) -> Sources:
-    """Open the backbone and the adapters that the arguments name.
-
-    `half`: values have to fit float16; `slides`: layers of any model may slide.
-    """
-    row = backbones.find(args.backbone)
-    chosen = selection.chosen(args.adapter, args.category, cli.workspace(args), row.name)
-    folder = backbones.fetch(row)
-    opened = checkpoints.load(folder, slides)
-    info = BackboneInfo(
-        name=row.name,
-        architecture=opened.shape.architecture.gguf,
-        weights=digest.of_weights(folder),
-        tokenizer=digest.of_tokenizer(folder),
-        tokenization=digest.of_tokenization(folder),
-        prompt=prompt.digest(),
-        licence=row.licence,
-    )
-    return Sources(opened, info, _jobs(args, chosen, opened, info, half))
-
-
-def _jobs(
-    args: argparse.Namespace,
-    chosen: list[selection.Chosen],
-    opened: Checkpoint,
-    info: BackboneInfo,
-    half: bool,
-) -> tuple[AdapterExport, ...]:
-    jobs: dict[str, AdapterExport] = {}
-    for one in chosen:
-        loaded = adapter.load(one.folder, opened.shape, info, half)
-        category = selection.agreed(one, loaded.category, len(loaded.splits) > 1)
-        if category in jobs:
-            raise InputError(
-                f"two adapters for {category}: {jobs[category].adapter.folder} and {one.folder}; "
-                "export one of them"
-            )
-        for note in loaded.notes:
-            cli.say(args, f"warning: {one.folder}: {note}")
-        before = {job.adapter.folder for job in jobs.values()}
-        if loaded.contaminated != 0 and one.folder not in before:
-            known = "unknown how many" if loaded.contaminated is None else loaded.contaminated
-            cli.say(
-                args,
-                f"warning: {one.folder}: {known} test questions stand in the training of another "
-                "of its categories; their scores are too good",
-            )
-        split = dict(loaded.splits).get(category, loaded.split)
-        jobs[category] = AdapterExport(category, replace(loaded, split=split))
-    # A folder that is named for several categories is one.
-    unbound = {job.adapter.folder: job.adapter for job in jobs.values() if not job.adapter.bound}
-    for first in list(unbound.values())[:1]:
-        others = f" (and {len(unbound) - 1} other adapters)" if len(unbound) > 1 else ""
-        cli.say(
-            args,
-            f"warning: {first.folder}{others}: no {adapter.TRAINING}; only shapes bind it to "
-            f"{info.name}, it names {first.base} as its base",
-        )
-    return tuple(jobs.values())
-
-
 def _check_jobs(args: argparse.Namespace, jobs: tuple[AdapterExport, ...]) -> None:
     if args.merge and not jobs:
         raise InputError("--merge needs an adapter to merge; name it with --adapter")
@@ -295,51 +200,6 @@ def _models(
     return tuple(made)
 
 
-def unfinished(
-    args: argparse.Namespace,
-    jobs: tuple[AdapterExport, ...],
-    output: Output,
-    quant: str,
-    format: str = "gguf",
-) -> tuple[AdapterExport, ...]:
-    """Return the jobs whose adapters are still to be made."""
-    left = []
-    for job in jobs:
-        made = job.adapter
-        file = None if args.force else there(
-            args, output, "adapter", quant, job.category, made.source, format=format,
-            split=made.split,
-        )  # fmt: skip
-        if file is None or file.rank != made.rank:
-            left.append(job)
-    return tuple(left)
-
-
-def there(
-    args: argparse.Namespace,
-    output: Output,
-    kind: str,
-    quant: str,
-    category: str | None,
-    source: str,
-    options: str | None = None,
-    format: str = "gguf",
-    *,
-    inputs: str | None = None,
-    former: str | None = None,
-    split: str | None = None,
-) -> BundleFile | None:
-    """Return the finished file of that key, unless it still has to be measured.
-
-    `split` is that of the adapter in it; see `Output.intact` for the others.
-    """
-    file = output.intact(
-        kind, quant, category, source, options, format, inputs=inputs, former=former
-    )
-    measured = file and (file.parity or not args.verify)
-    return file if measured and file and file.split == split else None
-
-
 def _check_models(args: argparse.Namespace, made: GgufPlan) -> None:
     missing = {row for model in made.models for row in model.missing}
     quantized = [row for row in missing if not row.plain]
@@ -363,29 +223,3 @@ def _check_space(args: argparse.Namespace, made: GgufPlan) -> None:
         needed += weights * FULL.bits / 8 * (2 if args.merge else 1)
     needed += sum(job.adapter.size for job in made.unfinished) * 4
     check_space(args, made.output, needed)
-
-
-def check_space(args: argparse.Namespace, output: Output, needed: float) -> None:
-    """Raise `WorkError` unless so many bytes are free where the bundle is."""
-    if args.dry_run:
-        return
-    place = output.folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise WorkError(
-            f"{place}: {free / 1e6:,.0f} MB free, about {needed / 1e6:,.0f} MB needed; "
-            "make room, or pass --out on another disk"
-        )
-
-
-@contextmanager
-def bar(args: argparse.Namespace, total: int, label: str) -> Iterator[Step]:
-    """Give the step function of a progress bar on stderr."""
-    from tqdm import tqdm
-
-    # None: no bar where stderr is no terminal.
-    off = True if args.quiet else None
-    with tqdm(total=total, desc=label, disable=off, leave=False, unit_scale=True) as shown:
-        yield shown.update

@@ -1,0 +1,163 @@
+"""What is exported, opened and checked against each other, and what of it is there already."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from tel_edge.eval.folders import checkpoint as checkpoints
+from tel_edge.eval.folders.checkpoint import Checkpoint
+from tel_edge.export.adapters import adapter, selection
+from tel_edge.export.adapters.adapter import AdapterExport
+from tel_edge.export.output import Output
+from tel_edge.export.progress import Step
+from tel_edge.runtime import cli
+from tel_edge.runtime.bundles import backbones
+from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile
+from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.files import digest
+from tel_edge.runtime.questions import prompt
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is exported, opened and checked against each other: a backbone and its adapters."""
+
+    checkpoint: Checkpoint
+    info: BackboneInfo
+    jobs: tuple[AdapterExport, ...]
+
+
+def sources(args: argparse.Namespace, half: bool, slides: bool = False) -> Sources:
+    """Open the backbone and the adapters that the arguments name.
+
+    `half`: values have to fit float16; `slides`: layers of any model may slide.
+    """
+    row = backbones.find(args.backbone)
+    chosen = selection.chosen(args.adapter, args.category, cli.workspace(args), row.name)
+    folder = backbones.fetch(row)
+    opened = checkpoints.load(folder, slides)
+    info = BackboneInfo(
+        name=row.name,
+        architecture=opened.shape.architecture.gguf,
+        weights=digest.of_weights(folder),
+        tokenizer=digest.of_tokenizer(folder),
+        tokenization=digest.of_tokenization(folder),
+        prompt=prompt.digest(),
+        licence=row.licence,
+    )
+    return Sources(opened, info, _jobs(args, chosen, opened, info, half))
+
+
+def _jobs(
+    args: argparse.Namespace,
+    chosen: list[selection.Chosen],
+    opened: Checkpoint,
+    info: BackboneInfo,
+    half: bool,
+) -> tuple[AdapterExport, ...]:
+    jobs: dict[str, AdapterExport] = {}
+    for one in chosen:
+        loaded = adapter.load(one.folder, opened.shape, info, half)
+        category = selection.agreed(one, loaded.category, len(loaded.splits) > 1)
+        if category in jobs:
+            raise InputError(
+                f"two adapters for {category}: {jobs[category].adapter.folder} and {one.folder}; "
+                "export one of them"
+            )
+        for note in loaded.notes:
+            cli.say(args, f"warning: {one.folder}: {note}")
+        before = {job.adapter.folder for job in jobs.values()}
+        if loaded.contaminated != 0 and one.folder not in before:
+            known = "unknown how many" if loaded.contaminated is None else loaded.contaminated
+            cli.say(
+                args,
+                f"warning: {one.folder}: {known} test questions stand in the training of another "
+                "of its categories; their scores are too good",
+            )
+        split = dict(loaded.splits).get(category, loaded.split)
+        jobs[category] = AdapterExport(category, replace(loaded, split=split))
+    # A folder that is named for several categories is one.
+    unbound = {job.adapter.folder: job.adapter for job in jobs.values() if not job.adapter.bound}
+    for first in list(unbound.values())[:1]:
+        others = f" (and {len(unbound) - 1} other adapters)" if len(unbound) > 1 else ""
+        cli.say(
+            args,
+            f"warning: {first.folder}{others}: no {adapter.TRAINING}; only shapes bind it to "
+            f"{info.name}, it names {first.base} as its base",
+        )
+    return tuple(jobs.values())
+
+
+def unfinished(
+    args: argparse.Namespace,
+    jobs: tuple[AdapterExport, ...],
+    output: Output,
+    quant: str,
+    format: str = "gguf",
+) -> tuple[AdapterExport, ...]:
+    """Return the jobs whose adapters are still to be made."""
+    left = []
+    for job in jobs:
+        made = job.adapter
+        file = None if args.force else there(
+            args, output, "adapter", quant, job.category, made.source, format=format,
+            split=made.split,
+        )  # fmt: skip
+        if file is None or file.rank != made.rank:
+            left.append(job)
+    return tuple(left)
+
+
+def there(
+    args: argparse.Namespace,
+    output: Output,
+    kind: str,
+    quant: str,
+    category: str | None,
+    source: str,
+    options: str | None = None,
+    format: str = "gguf",
+    *,
+    inputs: str | None = None,
+    former: str | None = None,
+    split: str | None = None,
+) -> BundleFile | None:
+    """Return the finished file of that key, unless it still has to be measured.
+
+    `split` is that of the adapter in it; see `Output.intact` for the others.
+    """
+    file = output.intact(
+        kind, quant, category, source, options, format, inputs=inputs, former=former
+    )
+    measured = file and (file.parity or not args.verify)
+    return file if measured and file and file.split == split else None
+
+
+def check_space(args: argparse.Namespace, output: Output, needed: float) -> None:
+    """Raise `WorkError` unless so many bytes are free where the bundle is."""
+    if args.dry_run:
+        return
+    place = output.folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise WorkError(
+            f"{place}: {free / 1e6:,.0f} MB free, about {needed / 1e6:,.0f} MB needed; "
+            "make room, or pass --out on another disk"
+        )
+
+
+@contextmanager
+def bar(args: argparse.Namespace, total: int, label: str) -> Iterator[Step]:
+    """Give the step function of a progress bar on stderr."""
+    from tqdm import tqdm
+
+    # None: no bar where stderr is no terminal.
+    off = True if args.quiet else None
+    with tqdm(total=total, desc=label, disable=off, leave=False, unit_scale=True) as shown:
+        yield shown.update

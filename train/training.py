@@ -1,0 +1,172 @@
+"""One training from its job to a finished adapter's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tel_edge.runtime.bundles import backbones
+from tel_edge.runtime.device import child, memory
+from tel_edge.runtime.errors import WorkError
+from tel_edge.runtime.files import digest
+from tel_edge.runtime.files.atomic import replace_folder, write_text
+from tel_edge.train.job import RECORD, WEIGHTS, Over, TrainingJob
+
+SCHEMA_VERSION = 1
+# Rounds that a waiting thread spins before it sleeps: with fewer an idle machine loses more than a
+# tenth, with the library's 300,000 a busy one half of what it has left (docs/training.md).
+SPINS = 10_000
+# How a full disk reads: from the system and safetensors, and from torch's writer.
+FULL = ("No space left", "unexpected pos", "PytorchStreamWriter failed")
+
+
+def finished(folder: Path, job: TrainingJob) -> dict[str, Any] | None:
+    """Return the record of a finished adapter of this very job, or None."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    whole = (folder / WEIGHTS).is_file()
+    return record if whole and record.get("digest") == job.digest else None
+
+
+def with_scores(job: TrainingJob, out: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Score a finished adapter that was trained without it, and put that into its record."""
+    from tel_edge.train.trainer import enough_memory, processes, tested
+
+    passing = out.with_name(f".{out.name}.scored")
+    with enough_memory(), dequantized(job, passing, processes()) as weights:
+        record = {**record, "test": tested(job, out, weights or job.folder)}
+    write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def train(job: TrainingJob, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
+    """Train `job` and put the PEFT folder with its `training.json` at `out`; return the record.
+
+    Until it is finished everything is in a hidden sibling folder, whose checkpoints a later call
+    with `resume` goes on from. Raises `WorkError` when the loss is no number any more.
+    """
+    from tel_edge.train.trainer import enough_memory, fit, processes
+
+    partial, every = out.with_name(f".{out.name}.partial"), processes()
+    if every.is_main_process:
+        mark = partial / "job.json"
+        same = mark.is_file() and mark.read_text(encoding="utf-8") == job.digest
+        if partial.exists() and not (resume and same):
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        write_text(mark, job.digest)
+    every.wait_for_everyone()
+    with enough_disk(partial), enough_memory(), dequantized(job, partial, every) as weights:
+        made = fit(job, partial, quiet, weights)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "digest": job.digest,
+        "category": job.name,
+        "dataset": job.dataset,
+        "split": job.parts.digest,
+        "splits": dict(job.splits),
+        "seed": job.seed,
+        "backbone": {
+            **job.bound["backbone"],
+            "tokenization": digest.of_tokenization(job.folder),
+            "revision": backbones.commit(job.folder),
+        },
+        "over": {"quant": job.over.quant, "sha256": job.over.sha256} if job.over else None,
+        "prompt": job.bound["prompt"],
+        "config": asdict(job.recipe),
+        "rows": {
+            "train": len(job.shown),
+            "train_uncapped": len(job.parts.train),
+            "validation": len(job.parts.validation),
+            "test": len(job.parts.test),
+            "rejected": job.rejected,
+            "shared": job.shared,
+        },
+        **made,
+        "peak_memory": memory.now().peak,
+        "versions": versions(),
+    }
+    every.wait_for_everyone()
+    if every.is_main_process:
+        adapter = partial / "adapter"
+        write_text(adapter / RECORD, json.dumps(record, indent=1) + "\n")
+        replace_folder(adapter, out)
+        shutil.rmtree(partial)
+    every.wait_for_everyone()
+    return record
+
+
+@contextmanager
+def dequantized(job: TrainingJob, partial: Path, every: Any) -> Iterator[Path | None]:
+    """Give a folder with the weights that `--over-quant` trains on, None where it is not asked for.
+
+    The first of `every` process makes it, with the export's command, since training and export meet
+    on disk only.
+    """
+    if job.over is None:
+        yield None
+        return
+    folder = partial / "dequantized"
+    try:
+        if every.is_main_process:
+            _dequantize(job.over, job.folder, folder)
+        every.wait_for_everyone()
+        yield folder
+        every.wait_for_everyone()
+    finally:
+        if every.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _dequantize(over: Over, folder: Path, out: Path) -> None:
+    command = child.command("tel_edge.export.gguf.dequantize", "dequantize")
+    # A file, which unlike a pipe never fills up.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told:
+        argv = [*command, str(over.path), str(folder), str(out)]
+        code = child.finished(child.started(argv, stdout=subprocess.DEVNULL, stderr=told))
+        told.seek(0)
+        said = told.read().strip().splitlines() or ["it says nothing"]
+    if code:
+        raise WorkError(f"{over.path.name} cannot be dequantized: {said[-1]}")
+
+
+@contextmanager
+def enough_disk(folder: Path) -> Iterator[None]:
+    """Turn a full disk, which the libraries report in their own ways, into one clear error."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, WorkError) or not any(text in str(error) for text in FULL):
+            raise
+        raise WorkError(
+            f"{folder}: the disk is full; make room and run the same command again, it goes on "
+            "from the last whole checkpoint"
+        ) from error
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what an adapter depends on."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "transformers", "peft", "tel-edge")}
+
+
+def spin_shortly() -> None:
+    """Let the threads of GNU's OpenMP sleep soon while they wait, unless the user says otherwise.
+
+    By default they spin for milliseconds, and where something else wants the cores one spins for
+    another that is not running. The variable is read once, when torch is loaded. Source: manual of
+    libgomp, GOMP_SPINCOUNT.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
