@@ -7,6 +7,7 @@ library_name, license, pipeline_tag).
 from __future__ import annotations
 
 from tel_edge.runtime.bundles.backbones import BACKBONES
+from tel_edge.runtime.bundles.formats import FIRST
 from tel_edge.runtime.bundles.manifest import NOT_MEASURED, BundleFile, Manifest, total_bytes
 from tel_edge.runtime.questions.categories import CATEGORIES
 
@@ -27,7 +28,7 @@ def _front(made: Manifest) -> list[str]:
         lines += [f"base_model: {row.hub}", f"base_model_relation: {relation}"]
     if made.backbone.licence != "unknown":
         lines.append(f"license: {made.backbone.licence}")
-    there = made.formats() or ("gguf",)
+    there = made.formats() or (FIRST,)
     lines += [f"library_name: {there[0]}", "pipeline_tag: text-generation", "language: en", "tags:"]
     tags = ["telecom", "question-answering", "tel-edge", *there]
     tags += ["lora"] if _adapters(made) else []

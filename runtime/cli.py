@@ -93,6 +93,8 @@ def parser(prog: str, description: str, *options: str) -> Parser:
 
 def engine_options(made: Parser) -> None:
     """Add the options of every command that opens an engine."""
+    from tel_edge.runtime.bundles.formats import FORMATS
+
     made.add_argument("--bundle", type=Path, metavar="DIR", help="instead of the workspace's")
     made.add_argument("--threads", type=threads, metavar="N", help="(the profile's, or all cores)")
     made.add_argument(
@@ -105,7 +107,7 @@ def engine_options(made: Parser) -> None:
     )
     made.add_argument(
         "--format",
-        choices=("gguf", "onnx"),
+        choices=tuple(FORMATS),
         help="of the backbone (one whose engine is installed, gguf first)",
     )
     made.add_argument(

@@ -82,6 +82,8 @@ class FakeEngine:
     """
 
     version = "fake 1"
+    timing: Mapping[str, float] = {}
+    kv_bytes_per_token: int | None = None
 
     def __init__(
         self,
@@ -94,6 +96,7 @@ class FakeEngine:
         self.rule, self.context, self.adapters, self.writer = rule, context, adapters, writer
         self.settings = settings or EngineSettings()
         self.asked: list[tuple[str, str | None]] = []
+        self.closed = False
         # How many prompts each call brought, and for which adapter.
         self.calls: list[tuple[int, str | None]] = []
 
@@ -124,6 +127,9 @@ class FakeEngine:
             text = self._text(ids, adapter)
             made = tuple(self.writer(text, adapter, turn) for turn in range(how.k + 1))
             yield at, Generation(made, len(ids), len(ids), 3 * len(made), 4.0, len(prompts))
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def _id(piece: bytes) -> int:

@@ -20,10 +20,10 @@ import fake_engine as fake
 import pytest
 
 from tel_edge.runtime import processors
+from tel_edge.runtime.answerer import Answerer
 from tel_edge.runtime.bundles import bundle, formats
 from tel_edge.runtime.commands import bench
-from tel_edge.runtime.device import child, measurement, memory, probe, profile, tune
-from tel_edge.runtime.device.tune import Device, Knob, Probe
+from tel_edge.runtime.device import child, memory, profile
 from tel_edge.runtime.engines.engine import (
     EngineSettings,
     Generation,
@@ -33,6 +33,8 @@ from tel_edge.runtime.engines.engine import (
     Score,
 )
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.measuring import measurement, probe, tune
+from tel_edge.runtime.measuring.tune import Device, Knob, Probe
 from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.questions.prompt import render
 from tel_edge.runtime.questions.scoring import Scorer
@@ -64,6 +66,7 @@ class Engine:
     """Bytes are tokens; every call of `score` takes the seconds of `cost` for the settings."""
 
     version = "fake 1"
+    kv_bytes_per_token = None
 
     def __init__(
         self, path: Path, adapters: Mapping[str, LoraFile], settings: EngineSettings
@@ -232,9 +235,9 @@ def test_a_question_that_does_not_fit_ends_the_measuring() -> None:
 def test_measure_asks_everything_of_one_engine_and_closes_it() -> None:
     opened: list[Engine] = []
 
-    def opener() -> Engine:
+    def opener() -> Answerer:
         opened.append(engine(kind=LikesSmallBatches))
-        return opened[-1]
+        return Answerer(opened[-1])
 
     found = measurement.measure(opener, probe.questions(ONE, 16), "oranbench", repeat=2)
     (made,) = opened
@@ -276,7 +279,7 @@ def test_a_swap_comes_from_the_bare_backbone_to_another_question() -> None:
 
 def test_without_an_adapter_there_is_no_swap() -> None:
     made = engine(replace(SAFE, context=500))
-    found = measurement.measure(lambda: made, probe.questions(ONE, 1), None, repeat=1)
+    found = measurement.measure(lambda: Answerer(made), probe.questions(ONE, 1), None, repeat=1)
     assert found.swap is None
     assert {call[0] for call in made.calls} == {"score", "plain", "close"}
     # A plain prompt is no longer than what the cache holds.
@@ -287,7 +290,7 @@ def test_without_an_adapter_there_is_no_swap() -> None:
 def test_a_failure_closes_the_engine() -> None:
     made = engine(replace(SAFE, context=20))
     with pytest.raises(InputError):
-        measurement.measure(lambda: made, probe.questions(ONE, 8), None, repeat=1)
+        measurement.measure(lambda: Answerer(made), probe.questions(ONE, 8), None, repeat=1)
     assert made.calls[-1] == ("close",)
 
 
@@ -316,7 +319,7 @@ def test_without_the_engine_s_parts_there_is_no_rest(untold: str) -> None:
 def test_rounds_are_averaged_part_by_part() -> None:
     asked = probe.questions(ONE, 8)
     one, other = (
-        measurement.measure(lambda: engine(kind=GetsSlower), asked, adapter, repeat=1)
+        measurement.measure(lambda: Answerer(engine(kind=GetsSlower)), asked, adapter, repeat=1)
         for adapter in ("oranbench", "oranbench")
     )
     made = measurement.averaged([one, other])
@@ -487,7 +490,7 @@ def test_candidates(name: str, device: Device, beside: EngineSettings, wanted: l
 def test_every_knob_can_be_saved() -> None:
     for format in formats.FORMATS:
         fields = [knob.field for knob in tune.knobs(format)]
-        assert sorted(fields) == sorted(profile.TUNED[format])
+        assert sorted(fields) == sorted(formats.FORMATS[format].tuned)
     assert tune.knobs("gguf") == tune.KNOBS
     assert all(isinstance(knob, Knob) and knob.reason for knob in tune.KNOBS)
 
@@ -521,7 +524,7 @@ def test_a_process_answers_or_says_why_not(tmp_path: Path) -> None:
     with pytest.raises(WorkError, match="ValueError: math domain error"):
         child.in_child(30, math.sqrt, -1.0)
     with pytest.raises(InputError, match=r"profile.json: not JSON .* remove it, or write it anew"):
-        child.in_child(30, profile.settings, SAFE, "a", "F16", broken)
+        child.in_child(30, profile.settings, SAFE, "a", "F16", "gguf", broken)
     with pytest.raises(WorkError, match=r"crashed \(exit code 3\)"):
         child.in_child(30, os._exit, 3)
 

@@ -56,14 +56,14 @@ def test_what_is_written_is_read(path: Path) -> None:
 
 def test_no_profile_changes_and_says_nothing(path: Path) -> None:
     base = EngineSettings(threads=3)
-    assert profile.settings(base, "tel-nano", "Q4_K_M", path) == (base, None)
+    assert profile.settings(base, "tel-nano", "Q4_K_M", "gguf", path) == (base, None)
     written(path)
-    assert profile.settings(base, "tel-nano", "Q8_0", path) == (base, None)
+    assert profile.settings(base, "tel-nano", "Q8_0", "gguf", path) == (base, None)
 
 
 def test_the_entry_is_put_in_and_told(path: Path) -> None:
     written(path)
-    found, note = profile.settings(EngineSettings(context=2048), "tel-nano", "Q4_K_M", path)
+    found, note = profile.settings(EngineSettings(context=2048), "tel-nano", "Q4_K_M", "gguf", path)
     assert found == EngineSettings(
         threads=1, context=2048, batch=256, flash=True, kv="Q8_0", extra_buffers=True, gpu_layers=0
     )
@@ -94,13 +94,13 @@ def test_what_was_asked_for_wins(
     asked: dict[str, Any], entry: dict[str, Any], wanted: dict[str, Any], path: Path
 ) -> None:
     written(path, entries={"tel-nano/Q4_K_M": replace(ENTRY, **entry)})
-    found, _ = profile.settings(EngineSettings(**asked), "tel-nano", "Q4_K_M", path)
+    found, _ = profile.settings(EngineSettings(**asked), "tel-nano", "Q4_K_M", "gguf", path)
     assert {name: getattr(found, name) for name in wanted} == wanted
 
 
 def test_a_profile_from_elsewhere_is_not_used(path: Path) -> None:
     written(path, machine="something else")
-    found, note = profile.settings(EngineSettings(), "tel-nano", "Q4_K_M", path)
+    found, note = profile.settings(EngineSettings(), "tel-nano", "Q4_K_M", "gguf", path)
     assert found == EngineSettings()
     assert note is not None
     assert note.startswith(f"warning: {path} is not used, made on another machine (something else")
@@ -111,14 +111,14 @@ def test_an_entry_of_another_engine_is_not_used_and_the_others_are(path: Path) -
     old = replace(ONNX_ENTRY, engine="onnxruntime 1.0, build 0")
     entries = {"tel-nano/Q4_K_M": ENTRY, "tel-nano/int4": ONNX_ENTRY, "tel-nano/fp32": old}
     written(path, entries=entries)
-    found, note = profile.settings(EngineSettings(), "tel-nano", "fp32", path)
+    found, note = profile.settings(EngineSettings(), "tel-nano", "fp32", "onnx", path)
     assert found == EngineSettings()
     assert note == (
         f"warning: {path}: tel-nano/fp32 is not used, made on another engine "
         f"(onnxruntime 1.0, build 0; this is {ONNX}); run: tel-bench --tune --quant fp32"
     )
-    for quant, batch in (("Q4_K_M", 256), ("int4", 128)):
-        found, note = profile.settings(EngineSettings(), "tel-nano", quant, path)
+    for format, quant, batch in (("gguf", "Q4_K_M", 256), ("onnx", "int4", 128)):
+        found, note = profile.settings(EngineSettings(), "tel-nano", quant, format, path)
         assert found.batch == batch
         assert note is not None
         assert note.startswith(f"settings of {path}: ")
@@ -128,21 +128,12 @@ def test_an_onnx_entry_gives_and_names_what_its_engine_knows(path: Path) -> None
     # What else stands in an entry is none of this engine's business.
     written(path, entries={"tel-nano/int4": replace(ONNX_ENTRY, flash=True, gpu_layers=-1)})
     base = EngineSettings(providers=("openvino",))
-    found, note = profile.settings(base, "tel-nano", "int4", path)
+    found, note = profile.settings(base, "tel-nano", "int4", "onnx", path)
     assert found == replace(base, threads=2, batch=128)
     assert note == f"settings of {path}: threads 2, batch 128"
 
 
-@pytest.mark.parametrize(
-    ("quant", "format"),
-    [("Q4_K_M", "gguf"), ("F16", "gguf"), ("fp32", "onnx"), ("dynamic-int8", "onnx")],
-)
-def test_a_type_s_name_says_its_format(quant: str, format: str) -> None:
-    assert profile.format_of(quant) == format
-
-
 def test_each_format_has_its_engine() -> None:
-    assert set(profile.TUNED) == set(formats.FORMATS)
     for format, engine in (("gguf", GGUF), ("onnx", ONNX)):
         assert engine == "unknown" or engine.startswith(formats.FORMATS[format].version())
     assert set(GGML_TYPES) == set(KV_TYPES)
@@ -212,7 +203,7 @@ def test_a_damaged_profile_is_refused_by_field(text: str, said: str, tmp_path: P
     path = tmp_path / "profile.json"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
-        profile.settings(EngineSettings(), "a", "F16", path)
+        profile.settings(EngineSettings(), "a", "F16", "gguf", path)
     first, second = str(caught.value).split("\n")
     assert first.startswith(f"{path}: ")
     assert said in first
@@ -229,11 +220,11 @@ def test_bytes_that_are_no_text_are_refused_too(tmp_path: Path) -> None:
 def test_every_field_has_its_rule_and_belongs_to_the_engine() -> None:
     assert list(profile.RULES) == [part.name for part in fields(ProfileEntry)]
     tuned = [part.name for part in fields(ProfileEntry)][:-3]
-    assert set(tuned) == {name for names in profile.TUNED.values() for name in names}
+    assert set(tuned) == {name for row in formats.FORMATS.values() for name in row.tuned}
     default = EngineSettings()
     for name in {part.name for part in fields(EngineSettings)} & set(tuned):
         values = asdict(ONNX_ENTRY)
-        assert name in profile.TUNED["onnx"] or values[name] == getattr(default, name)
+        assert name in formats.FORMATS["onnx"].tuned or values[name] == getattr(default, name)
     assert set(tuned) <= {part.name for part in fields(EngineSettings)}
     assert "providers" not in tuned
 

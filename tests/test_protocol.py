@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.questions import protocol
+from tel_edge.runtime.questions import protocol, votes
 from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.questions.question import Question
 
@@ -244,4 +244,4 @@ def test_a_model_that_repeats_itself_is_read_in_time(text: str) -> None:
 def test_texts_without_an_answer_vote_too(
     parsed: tuple[int | None, ...], winner: int | None
 ) -> None:
-    assert protocol.majority(parsed) == winner
+    assert votes.majority(parsed) == winner

@@ -105,7 +105,7 @@ def _engine(
 ) -> EngineSettings:
     """Return the engine's settings: those of the options, then of this machine's profile."""
     asked = cli.engine_settings(args)
-    settings, note = profile.settings(asked, made.backbone.name, backbone.quant)
+    settings, note = profile.settings(asked, made.backbone.name, backbone.quant, backbone.format)
     if note and note not in said:
         said.add(note)
         cli.say(args, note)

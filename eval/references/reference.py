@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tel_edge.eval.benchmarks.source import CategorySource
 from tel_edge.eval.benchmarks.source import asked as questions_of
@@ -30,7 +30,6 @@ from tel_edge.runtime.engines.engine import Engine, EngineSettings, LoraFile
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions import prompt, protocol
 from tel_edge.runtime.questions.question import Question
-from tel_edge.runtime.questions.scoring import Scorer
 
 if TYPE_CHECKING:
     # Its HTTP client is a tenth of what --help takes.
@@ -134,7 +133,7 @@ def _task(
     made, variant, category = of.manifest(), of.variant(args.protocol), source.category.name
     engine = cli.engine_settings(args)
     if of.format == "gguf":
-        engine, _ = profile.settings(engine, of.name, of.quant)
+        engine, _ = profile.settings(engine, of.name, of.quant, of.format)
     return ScoringTask(
         folder=of.path if of.path.is_dir() else of.path.parent,
         manifest=made,
@@ -179,8 +178,7 @@ def _with_transformers(dtype: str, isolated: bool, task: ScoringTask) -> Used:
 
 def _ask(asked: Endpoint, task: ScoringTask) -> Used:
     """Append a record for each question of `task`; memory says nothing of the model here."""
-    # No more of it is used than `Endpoint` has.
-    too_long, _ = scored.append(task, cast(Scorer, asked))
+    too_long, _ = scored.append(task, asked)
     return Used(too_long, memory.Memory(None, None, 0))
 
 

@@ -78,6 +78,11 @@ class TransformersEngine:
         stated = model.generation_config.eos_token_id
         ends = {*(stated if isinstance(stated, list) else [stated]), self._tokenizer.eos_token_id}
         self._ends = ends - {None}
+        self.timing: dict[str, float] = {}
+        self.kv_bytes_per_token: int | None = None
+
+    def close(self) -> None:
+        """Do nothing: the model goes with the last who knows it."""
 
     def tokenize(self, text: str) -> list[int]:
         """Return the ids of a text; what looks like a special token inside it is text."""

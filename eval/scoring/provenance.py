@@ -15,9 +15,8 @@ from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.device.energy import Meter
 from tel_edge.runtime.questions import protocol
 
-# Fields of `EngineSettings` that change no number: of all engines, and what a format's has not.
+# Fields of `EngineSettings` that change no number, whatever the engine.
 WITHOUT_EFFECT = {"threads", "max_adapters"}
-UNKNOWN = {"gguf": {"providers"}, "onnx": {"flash", "kv", "extra_buffers", "gpu_layers"}}
 
 
 def evaluate(
@@ -35,10 +34,10 @@ def evaluate(
 
 def made_with(task: ScoringTask, source: CategorySource) -> dict[str, Any]:
     """Return the files, settings and engine behind a record; their digest is its `run`."""
-    format = task.backbone.format
-    passed = WITHOUT_EFFECT | UNKNOWN.get(format, set())
+    row = FORMATS[task.backbone.format]
+    passed = WITHOUT_EFFECT | row.ignored
     engine = {name: value for name, value in asdict(task.engine).items() if name not in passed}
-    engine["batch"] = engine["batch"] or FORMATS[format].batch
+    engine["batch"] = engine["batch"] or row.batch
     # Left out where empty: the digests of GGUF results are older than the field.
     if not engine.get("providers"):
         engine.pop("providers", None)
@@ -52,7 +51,7 @@ def made_with(task: ScoringTask, source: CategorySource) -> dict[str, Any]:
         "adapter": task.adapter.sha256 if task.adapter else None,
         "weights": task.manifest.backbone.weights,
         "prompt": task.manifest.backbone.prompt,
-        "engine": FORMATS[format].version(),
+        "engine": row.version(),
         "engine_settings": engine,
         "split": source.parts.digest,
         "settings": asdict(task.settings),

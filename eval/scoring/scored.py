@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tel_edge.eval.scoring.records import UNPARSED, Record, asked_digest, line
+from tel_edge.runtime.answerer import Answer, Answerer, Answering, answers
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
 from tel_edge.runtime.device import child, memory
-from tel_edge.runtime.engines.engine import EngineSettings, Generation, Score
+from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError, named
-from tel_edge.runtime.questions import protocol, stream
+from tel_edge.runtime.questions import stream
 from tel_edge.runtime.questions.question import Question
-from tel_edge.runtime.questions.scoring import Scorer, TooLong
-from tel_edge.runtime.questions.votes import draws, pick
+from tel_edge.runtime.questions.scoring import Scores, TooLong
 
 # Questions that are packed together, and whose records are held back to be in order.
 WINDOW = 256
@@ -37,6 +37,12 @@ class Settings:
     seed: int
     protocol: str = "letters"
     limit: int = 64
+
+    @property
+    def answering(self) -> Answering:
+        """Return how the questions are answered."""
+        generate = self.protocol == "generate"
+        return Answering(generate, self.k, self.temperature, self.seed, self.limit)
 
 
 @dataclass(frozen=True)
@@ -85,21 +91,16 @@ def score(task: ScoringTask, opener: bundle.Opener = bundle.native) -> Used:
     """
     began = time.perf_counter()
     adapters = [task.adapter] if task.adapter else []
-    engine = bundle.open_engine(
-        task.folder,
-        task.manifest,
-        task.backbone,
-        adapters,
-        settings=task.engine,
-        opener=opener,
-    )
-    too_long, first = append(task, Scorer(engine))
-    kept = getattr(engine, "kv_bytes_per_token", None)
-    waited = None if first is None else (first - began) * 1000
-    return Used(too_long, memory.now(), waited, kept, engine.context)
+    with Answerer.of_files(
+        task.folder, task.manifest, task.backbone, adapters, engine=task.engine, opener=opener
+    ) as answerer:
+        too_long, first = append(task, answerer.scorer)
+        waited = None if first is None else (first - began) * 1000
+        engine = answerer.engine
+        return Used(too_long, memory.now(), waited, engine.kv_bytes_per_token, engine.context)
 
 
-def append(task: ScoringTask, scorer: Scorer) -> tuple[int, float | None]:
+def append(task: ScoringTask, scorer: Scores) -> tuple[int, float | None]:
     """Append a record for each question of `task`.
 
     Returns the number of questions that are too long, and when (`time.perf_counter`) the first
@@ -135,41 +136,26 @@ def append(task: ScoringTask, scorer: Scorer) -> tuple[int, float | None]:
 
 
 def _records(
-    task: ScoringTask, questions: Sequence[Question], scorer: Scorer
+    task: ScoringTask, questions: Sequence[Question], scorer: Scores
 ) -> Iterator[tuple[int, Record | None]]:
     """Yield (index of the question, its record or None where it is too long)."""
-    how = task.settings
     adapter = task.adapter.category if task.adapter else None
     asked = [(question, adapter) for question in questions]
-    results: Iterator[tuple[int, Score | Generation | InputError]] = (
-        scorer.texts(asked, how.k, how.temperature, how.limit, how.seed)
-        if how.protocol == "generate"
-        else scorer.many(asked)
-    )
-    for index, made in results:
+    for index, made in answers(scorer, asked, task.settings.answering):
         if isinstance(made, TooLong):
             yield index, None
         elif isinstance(made, InputError):
             raise made
         else:
-            yield index, _record(task, questions[index], made)
+            yield index, _record(task, made)
 
 
-def _record(task: ScoringTask, question: Question, made: Score | Generation) -> Record:
-    how = task.settings
-    logprobs: tuple[float, ...] = ()
-    text = None
-    if isinstance(made, Score):
-        logprobs, picked = made.logprobs, pick(made.logprobs)
-        drawn = draws(logprobs, how.k, how.temperature, how.seed, question.id)
-    else:
-        parsed = [protocol.parse(text, question) for text in made.texts]
-        picked, *rest = [UNPARSED if index is None else index for index in parsed]
-        text, drawn = made.texts[0], tuple(rest)
-    gold = -1 if question.answer is None else question.answer
+def _record(task: ScoringTask, made: Answer) -> Record:
+    gold = -1 if made.question.answer is None else made.question.answer
+    picked, *drawn = (UNPARSED if at is None else at for at in (made.index, *made.votes))
     return Record(
-        task.run, question.id, gold, logprobs, picked, drawn, made.tokens, made.milliseconds, text,
-        asked_digest(question),
+        task.run, made.question.id, gold, made.logprobs, picked, tuple(drawn), made.tokens,
+        made.milliseconds, made.text, asked_digest(made.question),
     )  # fmt: skip
 
 

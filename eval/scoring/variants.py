@@ -12,7 +12,6 @@ from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
 from tel_edge.runtime.errors import InputError
 
 # The extra of pyproject.toml that a format's engine is in.
-EXTRAS = {"gguf": "llama", "onnx": "onnx"}
 # What a variant's name says of what its values depend on besides their type.
 SUFFIXES = {"imatrix": "-imatrix", "tensor-type": "-mixed"}
 
@@ -52,7 +51,7 @@ def types(
         elif own:
             missing.append(
                 f"{name.upper()} cannot be scored, {row.package[1]} is not installed; "
-                f"run: pip install 'tel-edge[{EXTRAS[name]}]'"
+                f"run: pip install 'tel-edge[{row.extra}]'"
             )
     if not found:
         raise InputError("\n".join(missing))

@@ -54,11 +54,10 @@ def backbone_file(
         if quants and (file := made.find("backbone", quant or quants[-1], format=name)):
             return file
     listed = " ".join(quant for name in there for quant in made.quants(format=name)) or "none"
-    options = (f" --format {format}" if format == "onnx" else "") + (
-        f" --quant {quant or 'Q4_K_M'}" if quant or format != "onnx" else ""
-    )
+    row = FORMATS[format or formats.FIRST]
+    options = f"{formats.option(row.name)} --quant {quant or row.quant}"
     raise InputError(
-        f"{bundle}: no {quant or (format or 'GGUF').upper()} backbone (there: {listed}); "
+        f"{bundle}: no {quant or row.name.upper()} backbone (there: {listed}); "
         f"run: tel-export{options}"
     )
 
@@ -99,7 +98,7 @@ def fitting(bundle: Path, made: Manifest, file: BundleFile) -> BundleFile:
 
 
 def _remedy(category: str, format: str) -> str:
-    option = "" if format == "gguf" else f" --format {format}"
+    option = formats.option(format)
     return f"run: tel-train --category {category}; tel-export{option} --adapter {category}"
 
 
@@ -174,10 +173,10 @@ def _check_backbone(bundle: Path, made: Manifest, file: BundleFile) -> None:
     weights = row.weights(path)
     if weights not in (None, made.backbone.weights):
         raise InputError(f"{path}: not {made.backbone.name}, as the manifest says; export it again")
-    if file.format == "onnx" and len(made.parts(file)) < 3:
+    if len(made.parts(file)) <= len(row.parts):
         raise InputError(
-            f"{path}: the manifest lists no data file or no tokenizer for it; "
-            f"export it again: tel-export --format onnx --quant {file.quant}"
+            f"{path}: the manifest lists no {' file or no '.join(row.parts)} for it; "
+            f"export it again: tel-export{formats.option(row.name)} --quant {file.quant}"
         )
     # What was verified has to be what the engine opens: it takes the names from the file itself.
     listed = {part.path for part in made.parts(file)}
@@ -186,7 +185,7 @@ def _check_backbone(bundle: Path, made: Manifest, file: BundleFile) -> None:
         if opened not in listed:
             raise InputError(
                 f"{path}: opens {opened}, which the manifest does not list for it; "
-                f"export it again: tel-export --format {file.format} --quant {file.quant}"
+                f"export it again: tel-export{formats.option(row.name)} --quant {file.quant}"
             )
 
 

@@ -20,26 +20,36 @@ PROMPT, CATEGORY = "tel_edge.prompt", "tel_edge.category"
 
 @dataclass(frozen=True)
 class Format:
-    """One row. `package` is the engine's import package and the distribution it usually is from.
+    """One row: all that depends on a format but how a file of it is made.
+
+    `package` is the engine's import package and the distribution it usually is from, `extra` what
+    to install of tel-edge for it, `quant` the type of backbones and `usual` that of adapters that
+    tel-export makes where nobody asks for another. `parts` are the kinds of files that a backbone
+    has beside it. Of `EngineSettings` `tuned` are the fields that tel-bench chooses, and `ignored`
+    those that mean nothing to the engine.
 
     `batch` tokens are computed in one go where nothing else is asked for: ONNX attention looks at
     all cells of a row, so its rows are shorter. `weights` checks a backbone's file and returns the
     digest in it, None where there is none; `beside` names the other files that the engine opens
     for it, in its folder; `adapter` checks an adapter's file against the backbone's digest and
     name, and against the category that it is to answer (path, digest, name, category). Both refuse
-    a file that was made for another prompt than this version's. `usual` is the type that tel-export
-    gives adapters where nobody asks for another.
+    a file that was made for another prompt than this version's.
     """
 
     name: str
     suffix: str
     batch: int
     package: tuple[str, str]
+    extra: str
     engine: Callable[[Path, Mapping[str, LoraFile], EngineSettings], Engine]
     weights: Callable[[Path], str | None]
     beside: Callable[[Path], tuple[str, ...]]
     adapter: Callable[..., None]
+    quant: str
     usual: str
+    tuned: tuple[str, ...]
+    ignored: frozenset[str]
+    parts: tuple[str, ...] = ()
 
     def open(
         self, path: Path, adapters: Mapping[str, LoraFile], settings: EngineSettings
@@ -131,22 +141,52 @@ def _foreign(path: Path, backbone: str) -> InputError:
     return InputError(f"{path}: made for another backbone than {backbone}; export it again")
 
 
-# In the order in which one is chosen where a bundle has both.
+# In the order in which one is chosen where a bundle has several.
 FORMATS: dict[str, Format] = {
     row.name: row
     for row in (
         Format(
-            "gguf", ".gguf", 512, ("llama_cpp", "llama-cpp-python"), _llama, _gguf_weights,
-            _gguf_beside, _gguf_adapter, "F16",
+            name="gguf",
+            suffix=".gguf",
+            batch=512,
+            package=("llama_cpp", "llama-cpp-python"),
+            extra="llama",
+            engine=_llama,
+            weights=_gguf_weights,
+            beside=_gguf_beside,
+            adapter=_gguf_adapter,
+            quant="Q4_K_M",
+            usual="F16",
+            tuned=("threads", "batch", "flash", "kv", "extra_buffers", "gpu_layers"),
+            ignored=frozenset({"providers"}),
         ),
         Format(
-            "onnx", ".onnx", 192, ("onnxruntime", "onnxruntime"), _onnx, _onnx_weights,
-            _onnx_beside, _onnx_adapter, "F32",
+            name="onnx",
+            suffix=".onnx",
+            batch=192,
+            package=("onnxruntime", "onnxruntime"),
+            extra="onnx",
+            engine=_onnx,
+            weights=_onnx_weights,
+            beside=_onnx_beside,
+            adapter=_onnx_adapter,
+            quant="int4",
+            usual="F32",
+            tuned=("threads", "batch"),
+            ignored=frozenset({"flash", "kv", "extra_buffers", "gpu_layers"}),
+            parts=("data", "tokenizer"),
         ),
     )
-}  # fmt: skip
+}
+# What a command makes or takes where no format is named.
+FIRST = "gguf"
+
+
+def option(format: str) -> str:
+    """Return what a command line needs for that format, " --format NAME" or nothing."""
+    return "" if format == FIRST else f" --format {format}"
 
 
 def of_file(path: Path) -> Format:
     """Return the format of a loose backbone file, by its name; GGUF unless it says otherwise."""
-    return next((row for row in FORMATS.values() if path.suffix == row.suffix), FORMATS["gguf"])
+    return next((row for row in FORMATS.values() if path.suffix == row.suffix), FORMATS[FIRST])

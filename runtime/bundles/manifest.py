@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import checked, digest
 from tel_edge.runtime.files.atomic import write_text
@@ -105,11 +106,14 @@ class Manifest:
 
     def parts(self, file: BundleFile) -> tuple[BundleFile, ...]:
         """Return the files that an engine needs for this one: itself, its data, the tokenizer."""
-        if (file.kind, file.format) != ("backbone", "onnx"):
+        row = FORMATS.get(file.format)
+        if row is None or file.kind != "backbone":
             return (file,)
-        data = self.find("data", file.quant, format=file.format)
-        tokenizer = self.find("tokenizer", format=file.format)
-        return tuple(part for part in (file, data, tokenizer) if part)
+        found = (
+            self.find(kind, file.quant if kind == "data" else None, format=file.format)
+            for kind in row.parts
+        )
+        return (file, *(part for part in found if part))
 
     def disk(self, file: BundleFile) -> int:
         """Return the bytes of a file and of what it needs."""

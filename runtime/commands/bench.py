@@ -20,13 +20,14 @@ from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones, bundle
 from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
-from tel_edge.runtime.device import probe, profile, tune
+from tel_edge.runtime.device import profile
 from tel_edge.runtime.device.child import in_child
-from tel_edge.runtime.device.measurement import K, Measurement, averaged, measure
-from tel_edge.runtime.device.probe import Subject
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files import lock
+from tel_edge.runtime.measuring import probe, tune
+from tel_edge.runtime.measuring.measurement import K, Measurement, averaged, measure
+from tel_edge.runtime.measuring.probe import Subject
 from tel_edge.runtime.processors import cores
 from tel_edge.runtime.questions.categories import CATEGORIES, category
 from tel_edge.runtime.questions.question import Question
@@ -190,7 +191,9 @@ def _settings(
     args: argparse.Namespace, what: Subject, base: EngineSettings, title: str = ""
 ) -> EngineSettings:
     backbone = what.backbone
-    settings, note = profile.settings(base, what.manifest.backbone.name, backbone.quant)
+    settings, note = profile.settings(
+        base, what.manifest.backbone.name, backbone.quant, backbone.format
+    )
     safe = f"nothing tuned, so safe settings: {profile.described(settings, backbone.format)}"
     cli.say(args, title + (note or safe))
     return settings
@@ -270,7 +273,7 @@ def _tune(
     )
     print(tune.table(found.findings))
     name = profile.key(what.manifest.backbone.name, what.backbone.quant)
-    chosen = {part: getattr(found.settings, part) for part in profile.TUNED[format]}
+    chosen = {part: getattr(found.settings, part) for part in FORMATS[format].tuned}
     entry = profile.ProfileEntry(
         **chosen,
         engine=profile.engine(format),

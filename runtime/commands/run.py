@@ -7,89 +7,41 @@ import io
 import json
 import sys
 import time
-from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 from tel_edge.runtime import cli, clock
+from tel_edge.runtime.answerer import Answer, Answerer, Answering
 from tel_edge.runtime.bundles import backbones, bundle
-from tel_edge.runtime.bundles.formats import of_file
-from tel_edge.runtime.device import profile
-from tel_edge.runtime.engines.engine import Engine, Generation, Score
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.questions import protocol, router, stream, votes
-from tel_edge.runtime.questions.categories import CATEGORIES, Category, category
-from tel_edge.runtime.questions.question import Question
+from tel_edge.runtime.questions import stream
+from tel_edge.runtime.questions.categories import CATEGORIES, category
 from tel_edge.runtime.questions.requests import Defaults, Request, from_arguments, from_lines
-from tel_edge.runtime.questions.scoring import Scorer
 
 # Lines that are read before the first is answered, so that questions of a category stand together.
 WINDOW = 256
 
 
-@dataclass(frozen=True)
-class Way:
-    """How questions are answered: by the letters' probabilities, or by generated text.
-
-    `adapters` names the categories that have one; None asks the bare backbone. `k` votes are drawn
-    at `temperature`; `limit` is the most tokens of a generated text.
-    """
-
-    adapters: Container[str] | None
-    generate: bool
-    k: int
-    temperature: float
-    seed: int
-    limit: int
-
-
-def answers(requests: Sequence[Request], scorer: Scorer, way: Way) -> Iterator[dict[str, Any]]:
-    """Yield the output record of each request, in order: an answer, or `error` with the line."""
-    yield from stream.in_order(_answers(requests, scorer, way))
-
-
-def _answers(
-    requests: Sequence[Request], scorer: Scorer, way: Way
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    asked: list[tuple[Question, str | None]] = []
-    places: list[int] = []
-    for at, request in enumerate(requests):
-        question = request.question
-        if question is None:
-            yield at, _refused(request, request.error)
-            continue
-        # A question of no category is the bare backbone's, and so is one that was only sent to a
-        # category that has no adapter.
-        named: str | None = question.category or None
-        if way.adapters is None or (named and request.route and named not in way.adapters):
-            named = None
-        if named and way.adapters is not None and named not in way.adapters:
-            yield at, _refused(request, f"no adapter for {named}")
-            continue
-        asked.append((question, named))
-        places.append(at)
-    results: Iterable[tuple[int, Score | Generation | InputError]] = (
-        scorer.texts(asked, way.k, way.temperature, way.limit, way.seed)
-        if way.generate
-        else scorer.many(asked)
-    )
-    for index, result in results:
-        request, question = requests[places[index]], asked[index][0]
-        if isinstance(result, InputError):
-            yield places[index], _refused(request, str(result))
-            continue
-        head: dict[str, Any] = {"id": request.id}
-        if request.route:
-            head["category"] = request.route.category
-            head["route_probability"] = round(request.route.probability, 6)
-        made = _scored if isinstance(result, Score) else _generated
-        yield places[index], head | made(question, result, way)  # type: ignore[arg-type]
-
-
-def _refused(request: Request, reason: str) -> dict[str, Any]:
-    id = {} if request.id is None else {"id": request.id}
-    return id | {"line": request.line, "error": reason}
+def record(asked: Request, made: Answer | InputError) -> dict[str, Any]:
+    """Return the output record of a request: its answer, or `error` with the line."""
+    if isinstance(made, InputError):
+        id = {} if asked.id is None else {"id": asked.id}
+        return id | {"line": asked.line, "error": str(made)}
+    head: dict[str, Any] = {"id": asked.id}
+    if asked.route:
+        head["category"] = asked.route.category
+        head["route_probability"] = round(asked.route.probability, 6)
+    body: dict[str, Any] = {"text": made.text}
+    if made.text is None:
+        body = {
+            "probabilities": [round(value, 6) for value in made.probabilities],
+            "mass": round(made.mass, 6),
+        }
+    votes = {"votes": list(made.votes), "majority": made.majority}
+    return head | {"answer": made.choice, "index": made.index} | body | votes
 
 
 def _line(record: dict[str, Any]) -> str:
@@ -98,76 +50,8 @@ def _line(record: dict[str, Any]) -> str:
     return json.dumps(record) if any("\ud800" <= c <= "\udfff" for c in text) else text
 
 
-def _scored(question: Question, score: Score, way: Way) -> dict[str, Any]:
-    index = votes.pick(score.logprobs)
-    drawn = votes.draws(score.logprobs, way.k, way.temperature, way.seed, question.id)
-    return {
-        "answer": question.choices[index],
-        "index": index,
-        "probabilities": [round(value, 6) for value in votes.probabilities(score.logprobs)],
-        "mass": round(votes.mass(score.logprobs), 6),
-        "votes": list(drawn),
-        "majority": votes.majority(drawn),
-    }
-
-
-def _generated(question: Question, made: Generation, way: Way) -> dict[str, Any]:
-    index, *drawn = (protocol.parse(text, question) for text in made.texts)
-    return {
-        "answer": None if index is None else question.choices[index],
-        "index": index,
-        "text": made.texts[0],
-        "votes": drawn,
-        "majority": protocol.majority(drawn) if drawn else index,
-    }
-
-
-@dataclass(frozen=True)
-class Source:
-    """What answers: an engine, the categories that have an adapter, and the bundle's router."""
-
-    engine: Engine
-    name: str
-    adapters: tuple[str, ...] | None
-    router: router.Router | None = None
-
-
-def open_bundle(
-    args: argparse.Namespace, default: Category | None, opener: bundle.Opener
-) -> Source:
-    """Open the workspace's bundle or that of `--bundle`."""
-    folder = cli.bundle_folder(args, backbones.find(args.backbone).name)
-    made = bundle.read(folder)
-    backbone = bundle.backbone_file(folder, made, args.quant, args.format)
-    names = [default.name] if default else list(made.adapters(backbone.format))
-    if args.no_adapter:
-        names = []
-    adapters = [bundle.adapter_file(folder, made, name, backbone.format) for name in names]
-    if warning := bundle.unmeasured([backbone, *adapters]):
-        cli.say(args, warning)
-    routes = None
-    if default is None and names and (file := made.find("router", format=router.FORMAT)):
-        routes = router.load(bundle.verified(folder, made, file))
-        if args.threshold is not None:
-            routes = replace(routes, threshold=args.threshold)
-    settings, note = profile.settings(cli.engine_settings(args), made.backbone.name, backbone.quant)
-    if note:
-        cli.say(args, note)
-    engine = bundle.open_engine(
-        folder,
-        made,
-        backbone,
-        adapters,
-        settings=settings,
-        opener=opener,
-        # Of several, an adapter that is damaged is the trouble of its own questions.
-        lazily=default is None,
-    )
-    return Source(engine, backbone.path, None if args.no_adapter else tuple(names), routes)
-
-
-def open_files(args: argparse.Namespace, opener: bundle.Opener) -> Source:
-    """Open the files of `--backbone-file` and `--adapter-file`, which no manifest binds."""
+def _loose(args: argparse.Namespace, how: Answering, opener: bundle.Opener) -> Answerer:
+    """Open the files of `--backbone-file` and `--adapter-file`."""
     path: Path = args.backbone_file
     files: dict[str, Path] = {}
     for text in args.adapter_file:
@@ -180,15 +64,34 @@ def open_files(args: argparse.Namespace, opener: bundle.Opener) -> Source:
                 raise InputError(f"--adapter-file {text}: pass --category, or CATEGORY={text}")
             name, file = args.category, text
         files[category(name).name] = Path(file)
-    of_file(path).weights(path)
-    adapters = bundle.loose_adapters(path, files)
+    engine = cli.engine_settings(args)
+    answerer = Answerer.of_loose_files(path, files, how, engine=engine, opener=opener)
     print(
         f"tel-run: warning: nothing binds {path.name} and its {len(files)} adapters to each other "
         "but what they say themselves; a wrong pair from elsewhere answers without an error",
         file=sys.stderr,
     )
-    engine = opener(path, adapters, cli.engine_settings(args))
-    return Source(engine, path.name, tuple(files) or None)
+    return answerer
+
+
+def _opened(args: argparse.Namespace, opener: bundle.Opener) -> Answerer:
+    """Open what the arguments name."""
+    generate = args.protocol == "generate"
+    how = Answering(generate, args.k, args.temperature, args.seed, args.max_tokens)
+    if args.backbone_file:
+        return _loose(args, how, opener)
+    return Answerer.of_bundle(
+        cli.bundle_folder(args, backbones.find(args.backbone).name),
+        how,
+        quant=args.quant,
+        format=args.format,
+        only=None if args.category == "all" else category(args.category).name,
+        bare=args.no_adapter,
+        threshold=args.threshold,
+        engine=cli.engine_settings(args),
+        opener=opener,
+        say=partial(cli.say, args),
+    )
 
 
 def work(args: argparse.Namespace, opener: bundle.Opener = bundle.native) -> dict[str, Any]:
@@ -205,29 +108,23 @@ def work(args: argparse.Namespace, opener: bundle.Opener = bundle.native) -> dic
         raise InputError(
             "questions given as arguments need their answers: --choice TEXT, twice or more"
         )
-    source = open_files(args, opener) if args.backbone_file else open_bundle(args, default, opener)
-    defaults = Defaults(
-        default, source.router.route if source.router else None, source.adapters is None, labels
-    )
-    opened = time.perf_counter()
-    way = Way(source.adapters, args.protocol == "generate", args.k, args.temperature, args.seed,
-              args.max_tokens)  # fmt: skip
-    scorer = Scorer(source.engine)
     done = failed = 0
     first = 0.0
-    windows, total = _windows(args, defaults)
-    with _bar(args, total) as bar:
-        for window in windows:
-            for record in answers(window, scorer, way):
-                print(_line(record), flush=True)
-                first = first or time.perf_counter()
-                done, failed = done + 1, failed + ("error" in record)
-                bar.update()
-    cli.say(args, f"{done - failed} answered with {source.name}, {failed} refused")
+    with _opened(args, opener) as answerer:
+        opened = time.perf_counter()
+        windows, total = _windows(args, answerer.defaults(default and default.name, labels))
+        with _bar(args, total) as bar:
+            for window in windows:
+                for made in starmap(record, answerer.replies(window)):
+                    print(_line(made), flush=True)
+                    first = first or time.perf_counter()
+                    done, failed = done + 1, failed + ("error" in made)
+                    bar.update()
+    cli.say(args, f"{done - failed} answered with {answerer.name}, {failed} refused")
     timing = {
         "python": started,
         "open": (opened - began) * 1000,
-        **getattr(source.engine, "timing", {}),
+        **answerer.engine.timing,
         "first_answer": (first - opened) * 1000 if first else None,
     }
     return {

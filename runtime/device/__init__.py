@@ -1,1 +1,1 @@
-"""The machine: settings that suit it, what it takes, memory, energy, child processes."""
+"""The machine: the settings that suit it, memory, energy, child processes."""

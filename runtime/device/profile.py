@@ -24,17 +24,11 @@ from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.processors import cores
 
 SCHEMA_VERSION = 2
-# Fields of `EngineSettings` that tuning chooses for each format; the others mean nothing to its
-# engine, or decide what fits, what is answered, or what computes.
-TUNED: dict[str, tuple[str, ...]] = {
-    "gguf": ("threads", "batch", "flash", "kv", "extra_buffers", "gpu_layers"),
-    "onnx": ("threads", "batch"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileEntry:
-    """What was fastest for one backbone at one type: the fields of `TUNED`, and what they gave.
+    """What was fastest for one backbone at one type: what its format tunes, and what that gave.
 
     Fields that are not the format's have their default. `engine` is what `engine` returned,
     `tokens_per_second` are prompt tokens computed while answering; `date` is that of the tuning,
@@ -92,11 +86,6 @@ def _values(text: str, *names: str) -> list[str]:
     return sorted({value.strip() for name, _, value in pairs if name.strip() in names})
 
 
-def format_of(quant: str) -> str:
-    """Return the format of a type: those of GGUF are upper case, those of ONNX lower case."""
-    return "gguf" if quant.isupper() else "onnx"
-
-
 def engine(format: str) -> str:
     """Return the version of a format's engine and a digest of its libraries, without loading them.
 
@@ -121,7 +110,7 @@ def key(backbone: str, quant: str) -> str:
 
 
 def shown(name: str, value: Any) -> str:
-    """Return the value of a field of `TUNED` in a word."""
+    """Return the value of a tuned field in a word."""
     if value is None:
         return {"threads": "all", "batch": "auto", "flash": "auto", "gpu_layers": "0"}[name]
     if isinstance(value, bool):
@@ -131,11 +120,13 @@ def shown(name: str, value: Any) -> str:
 
 def described(settings: EngineSettings, format: str) -> str:
     """Return the settings that are tuned for a format, in words."""
-    return ", ".join(f"{name} {shown(name, getattr(settings, name))}" for name in TUNED[format])
+    return ", ".join(
+        f"{name} {shown(name, getattr(settings, name))}" for name in FORMATS[format].tuned
+    )
 
 
 def settings(
-    base: EngineSettings, backbone: str, quant: str, path: Path | None = None
+    base: EngineSettings, backbone: str, quant: str, format: str, path: Path | None = None
 ) -> tuple[EngineSettings, str | None]:
     """Return `base` with the profile's entry put in, and a line for the log, None without an entry.
 
@@ -143,7 +134,7 @@ def settings(
     is left alone, and so is an entry of another engine, and the line says so. Raises `InputError`
     for a damaged file.
     """
-    path, name, format = path or location(), key(backbone, quant), format_of(quant)
+    path, name = path or location(), key(backbone, quant)
     made = read(path)
     if made is None:
         return base, None
@@ -156,7 +147,7 @@ def settings(
         remedy = f"run: tel-bench --tune --quant {quant}"
         return base, f"warning: {path}: {name} is not used, {stale}; {remedy}"
     default = EngineSettings()
-    free = [part for part in TUNED[format] if getattr(base, part) == getattr(default, part)]
+    free = [part for part in FORMATS[format].tuned if getattr(base, part) == getattr(default, part)]
     put = replace(base, **{part: getattr(entry, part) for part in free})
     if put.flash is False and put.kv.startswith("Q"):
         # One was asked for, the other was tuned without it: a quantized cache needs flash.

@@ -135,6 +135,16 @@ class Engine(Protocol):
         ...
 
     @property
+    def timing(self) -> Mapping[str, float]:
+        """Return what opening took, in milliseconds by part; empty where nobody measured."""
+        ...
+
+    @property
+    def kv_bytes_per_token(self) -> int | None:
+        """Return the bytes that are kept of each token of the context, None where unknown."""
+        ...
+
+    @property
     def context(self) -> int:
         """Return the longest prompt, in tokens, that can be scored."""
         ...
@@ -159,4 +169,8 @@ class Engine(Protocol):
         self, prompts: Sequence[tuple[Sequence[int], Sampling]], adapter: str | None
     ) -> Iterator[tuple[int, Generation]]:
         """Yield (index of the prompt, its texts) as they end, in any order; as in `score`."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds; what is asked of it later raises `WorkError`."""
         ...

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
 
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.questions import votes
 from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.questions.prompt import LETTERS
 from tel_edge.runtime.questions.question import Question
@@ -98,15 +96,6 @@ def parse(text: str, question: Question) -> int | None:
     letter = found[-1].strip().upper() if found else ""
     letters = LETTERS[: len(question.choices)]
     return letters.index(letter) if len(letter) == 1 and letter in letters else None
-
-
-def majority(parsed: Sequence[int | None]) -> int | None:
-    """Return the most frequent of at least one answer; of equal ones the first seen wins.
-
-    Texts without an answer vote as well, all for None, and a None that wins is wrong: throwing
-    them away would make a model look better the less often it can be read.
-    """
-    return votes.majority(parsed)
 
 
 def _labelled(question: Question) -> bool:

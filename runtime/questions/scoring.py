@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from tel_edge.runtime.engines import packing
 from tel_edge.runtime.engines.engine import Engine, Generation, Item, Sampling, Score, Unanswered
@@ -20,6 +20,20 @@ Asked = tuple[Question, str | None]
 
 class TooLong(InputError):
     """A prompt that does not fit the engine's context."""
+
+
+class Scores(Protocol):
+    """What answers questions, whatever computes: see `Scorer`."""
+
+    def many(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Score | InputError]]:
+        """Yield (index, score or why there is none) as they are ready."""
+        ...
+
+    def texts(
+        self, asked: Sequence[Asked], k: int, temperature: float, limit: int, seed: int
+    ) -> Iterator[tuple[int, Generation | InputError]]:
+        """Yield (index, greedy text first and then `k` sampled ones, or why there are none)."""
+        ...
 
 
 def label_ids(

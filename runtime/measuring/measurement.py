@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from statistics import mean, median
 from typing import Any
 
+from tel_edge.runtime.answerer import Answerer
 from tel_edge.runtime.device import memory
-from tel_edge.runtime.device.probe import WARM, Measurable, Pass, ask, picked
 from tel_edge.runtime.engines.engine import Score
+from tel_edge.runtime.measuring.probe import WARM, Measurable, Pass, ask, measurable, picked
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.scoring import Scorer
 from tel_edge.runtime.questions.votes import draws, majority
@@ -98,21 +99,20 @@ class Measurement:
 
 
 def measure(
-    opened: Callable[[], Measurable],
+    opened: Callable[[], Answerer],
     asked: Sequence[Question],
     adapter: str | None,
     repeat: int,
     device_memory: bool = False,
 ) -> Measurement:
-    """Open an engine, measure it with `asked` and close it again.
+    """Open an answerer, measure it with `asked` and close it again.
 
     `device_memory` says that buffers are not in this process's memory.
     """
     began = time.perf_counter()
-    engine = opened()
-    try:
+    with opened() as answerer:
         opening = _since(began)
-        scorer = Scorer(engine)
+        engine, scorer = measurable(answerer.engine), answerer.scorer
         adapter_ms = _timed(lambda: engine.load_adapter(adapter)) if adapter else 0.0
         prefill = _timed(lambda: ask(scorer, asked[:1], adapter, picked))
         total = _since(began)
@@ -132,8 +132,6 @@ def measure(
             plain.append(engine.plain_rate(adapter, tokens))
         swap = _swap(engine, scorer, asked, adapter, repeat, adapter_ms) if adapter else None
         used = _memory(engine.memory_split(), memory.now(), device_memory)
-    finally:
-        engine.close()
     return Measurement(
         questions=len(asked),
         questions_per_second=median(one.questions_per_second for one in once),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from tel_edge.runtime import extras
+from tel_edge.runtime.answerer import Answerer
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
@@ -23,9 +24,6 @@ from tel_edge.runtime.questions.votes import pick
 
 # So many answers are not timed: the first packed decode touches memory that later ones find warm.
 WARM = 4
-
-# The extra of pyproject.toml that the engine of each format is in.
-EXTRAS = {"gguf": "llama", "onnx": "onnx"}
 
 # Invented, and right about nothing: only the length and the look of real questions matter here.
 WORDS: dict[str, tuple[str, ...]] = {
@@ -87,9 +85,7 @@ def _row(seed: str) -> dict[str, object]:
 
 @runtime_checkable
 class Measurable(Engine, Protocol):
-    """An engine that also tells what its parts cost; `timing` is in milliseconds."""
-
-    timing: dict[str, float]
+    """An engine that also tells what its parts cost."""
 
     def load_adapter(self, name: str) -> None:
         """Load an adapter that is not loaded yet."""
@@ -105,10 +101,6 @@ class Measurable(Engine, Protocol):
 
     def memory_split(self) -> dict[str, int]:
         """Return the bytes of the engine's buffers; those that are not known are missing."""
-        ...
-
-    def close(self) -> None:
-        """Free what the engine holds."""
         ...
 
 
@@ -135,19 +127,22 @@ class Subject:
 
 def check_engine(format: str) -> None:
     """Raise `InputError` where the engine of a format is missing, before minutes go into others."""
-    extras.check(FORMATS[format].package[0], EXTRAS[format])
+    row = FORMATS[format]
+    extras.check(row.package[0], row.extra)
 
 
-def opened(subject: Subject, settings: EngineSettings, opener: bundle.Opener) -> Measurable:
+def opened(subject: Subject, settings: EngineSettings, opener: bundle.Opener) -> Answerer:
     """Check the subject's files and open the engine on them."""
-    engine = bundle.open_engine(
-        subject.folder,
-        subject.manifest,
-        subject.backbone,
-        [subject.adapter] if subject.adapter else [],
-        settings=settings,
-        opener=opener,
+    adapters = [subject.adapter] if subject.adapter else []
+    answerer = Answerer.of_files(
+        subject.folder, subject.manifest, subject.backbone, adapters, engine=settings, opener=opener
     )
+    measurable(answerer.engine)
+    return answerer
+
+
+def measurable(engine: Engine) -> Measurable:
+    """Return the engine if it tells what is measured; raise `InputError` if not."""
     if not isinstance(engine, Measurable):
         known = " or ".join(name.upper() for name in FORMATS)
         raise InputError(f"{engine.version} cannot be measured; a {known} bundle is needed")

@@ -18,11 +18,10 @@ from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.device import profile
 from tel_edge.runtime.device.child import in_child
-from tel_edge.runtime.device.probe import WARM, Subject, ask, opened, picked
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.measuring.probe import WARM, Subject, ask, opened, picked
 from tel_edge.runtime.processors import cores
-from tel_edge.runtime.questions.scoring import Scorer
 
 # A value has to be this much faster; less is within what one machine varies from run to run.
 GAIN = 1.02
@@ -56,8 +55,8 @@ class Knob:
 
 
 # In the order in which they are tried: what changes most first. To tune another field, add a row,
-# its name to the formats of `TUNED` that it means something to, and its rule to `RULES`
-# (runtime/device/profile.py).
+# its name to `tuned` of the formats that it means something to, and its rule to `RULES` of
+# `profile`.
 BATCHES = (128, 192, 256, 512, 1024)
 KNOBS = (
     Knob(
@@ -98,7 +97,7 @@ KNOBS = (
 
 def knobs(format: str) -> tuple[Knob, ...]:
     """Return the knobs that mean something to the engine of a format."""
-    return tuple(knob for knob in KNOBS if knob.field in profile.TUNED[format])
+    return tuple(knob for knob in KNOBS if knob.field in FORMATS[format].tuned)
 
 
 @dataclass(frozen=True)
@@ -299,13 +298,9 @@ def _cells(made: TuneFinding) -> tuple[str, ...]:
 
 def answered(subject: Subject, settings: EngineSettings, opener: bundle.Opener) -> Probe:
     """Open the engine, answer the questions once and return how fast that was."""
-    engine = opened(subject, settings, opener)
-    try:
-        scorer = Scorer(engine)
-        ask(scorer, subject.questions[:WARM], subject.category, picked)
-        done = ask(scorer, subject.questions, subject.category, picked)
-    finally:
-        engine.close()
+    with opened(subject, settings, opener) as answerer:
+        ask(answerer.scorer, subject.questions[:WARM], subject.category, picked)
+        done = ask(answerer.scorer, subject.questions, subject.category, picked)
     return Probe(
         done.questions_per_second,
         done.tokens_per_second,
@@ -338,7 +333,7 @@ class InChild:
 def device(format: str) -> Device:
     """Return what this machine has. The engine is asked in a process: drivers may crash too."""
     # Where no layers can go to a GPU, nobody needs to know whether there is one.
-    return Device(cores(), "gpu_layers" in profile.TUNED[format] and in_child(FIRST, _gpu))
+    return Device(cores(), "gpu_layers" in FORMATS[format].tuned and in_child(FIRST, _gpu))
 
 
 def _gpu() -> bool:

@@ -1,0 +1,287 @@
+"""`Answerer`: questions in, answers out, with all that this takes inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from tel_edge.runtime.bundles import bundle, formats
+from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
+from tel_edge.runtime.device import profile
+from tel_edge.runtime.engines.engine import Engine, EngineSettings, Generation, Score
+from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.questions import protocol, stream, votes
+from tel_edge.runtime.questions import router as routers
+from tel_edge.runtime.questions.categories import category
+from tel_edge.runtime.questions.question import Question
+from tel_edge.runtime.questions.requests import Defaults, Request, request
+from tel_edge.runtime.questions.router import Router
+from tel_edge.runtime.questions.scoring import Asked, Scorer, Scores
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How questions are answered: by the letters' probabilities, or by text that is generated.
+
+    `k` votes are drawn at `temperature`, by random numbers of (`seed`, the question's id). A text
+    has at most `limit` tokens.
+    """
+
+    generate: bool = False
+    k: int = 4
+    temperature: float = 0.7
+    seed: int = 42
+    limit: int = 64
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a question: the index of the choice that was picked, and of each vote's.
+
+    They are None where a generated `text` names none. `logprobs` are those of the labels over the
+    whole vocabulary, empty where a text was generated. `tokens` is the prompt's length and
+    `milliseconds` the question's share of what was computed together.
+    """
+
+    question: Question
+    index: int | None
+    votes: tuple[int | None, ...]
+    tokens: int
+    milliseconds: float
+    logprobs: tuple[float, ...] = ()
+    text: str | None = None
+
+    @property
+    def choice(self) -> str | None:
+        """Return the text of the choice that was picked."""
+        return None if self.index is None else self.question.choices[self.index]
+
+    @property
+    def majority(self) -> int | None:
+        """Return the index that most votes are for, of equal ones the first seen."""
+        return votes.majority(self.votes) if self.votes else self.index
+
+    @property
+    def probabilities(self) -> list[float]:
+        """Return the choices' probabilities, which add up to 1; none of a generated text."""
+        return votes.probabilities(self.logprobs) if self.logprobs else []
+
+    @property
+    def mass(self) -> float:
+        """Return the probability that any of the labels comes next."""
+        return votes.mass(self.logprobs)
+
+
+def answered(question: Question, made: Score | Generation, how: Answering) -> Answer:
+    """Return what an engine's result says of a question."""
+    if isinstance(made, Score):
+        drawn = votes.draws(made.logprobs, how.k, how.temperature, how.seed, question.id)
+        picked = votes.pick(made.logprobs)
+        return Answer(question, picked, drawn, made.tokens, made.milliseconds, made.logprobs)
+    index, *rest = (protocol.parse(text, question) for text in made.texts)
+    return Answer(question, index, tuple(rest), made.tokens, made.milliseconds, text=made.texts[0])
+
+
+class Answerer:
+    """An open engine and what it is asked with; `close` it, or use it in a `with` statement.
+
+    `adapters` are the categories that have one, None asks the bare backbone whatever the category.
+    `router` finds the category of a question that names none. Several threads may ask at a time.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        how: Answering | None = None,
+        *,
+        name: str = "",
+        adapters: Sequence[str] | None = (),
+        router: Router | None = None,
+    ) -> None:
+        self.engine, self.scorer, self.how = engine, Scorer(engine), how or Answering()
+        self.name, self.router = name, router
+        self.adapters = None if adapters is None else tuple(adapters)
+
+    @classmethod
+    def of_bundle(
+        cls,
+        folder: Path | str,
+        how: Answering | None = None,
+        *,
+        quant: str | None = None,
+        format: str | None = None,
+        only: str | None = None,
+        bare: bool = False,
+        threshold: float | None = None,
+        engine: EngineSettings | None = None,
+        opener: bundle.Opener = bundle.native,
+        say: Say = lambda _: None,
+    ) -> Self:
+        """Open a bundle as `tel-run` does: checked, with this machine's profile.
+
+        `quant` is the smallest type there is, `format` one whose engine is installed, unless named.
+        `only` loads one category's adapter and no router, `bare` no adapter at all; `threshold` is
+        the router's, unless given. `say` is told what there is to say. Raises `InputError` for a
+        file that is not what it should be.
+        """
+        folder = Path(folder)
+        made = bundle.read(folder)
+        backbone = bundle.backbone_file(folder, made, quant, format)
+        names = [only] if only else list(made.adapters(backbone.format))
+        if bare:
+            names = []
+        adapters = [bundle.adapter_file(folder, made, name, backbone.format) for name in names]
+        if warning := bundle.unmeasured([backbone, *adapters]):
+            say(warning)
+        router = None
+        if only is None and names and (file := made.find("router", format=routers.FORMAT)):
+            router = routers.load(bundle.verified(folder, made, file))
+            if threshold is not None:
+                router = replace(router, threshold=threshold)
+        settings, note = profile.settings(
+            engine or EngineSettings(), made.backbone.name, backbone.quant, backbone.format
+        )
+        if note:
+            say(note)
+        # Of several, an adapter that is damaged is the trouble of its own questions.
+        opened = cls.of_files(
+            folder, made, backbone, adapters, how, engine=settings, opener=opener, lazily=not only
+        )
+        opened.adapters, opened.router = None if bare else tuple(names), router
+        return opened
+
+    @classmethod
+    def of_files(
+        cls,
+        folder: Path,
+        made: Manifest,
+        backbone: BundleFile,
+        adapters: Sequence[BundleFile],
+        how: Answering | None = None,
+        *,
+        engine: EngineSettings,
+        opener: bundle.Opener = bundle.native,
+        lazily: bool = False,
+    ) -> Self:
+        """Open files of a bundle with just these settings; see `bundle.open_engine`."""
+        opened = bundle.open_engine(
+            folder, made, backbone, adapters, settings=engine, opener=opener, lazily=lazily
+        )
+        names = tuple(file.category or "" for file in adapters)
+        return cls(opened, how, name=backbone.path, adapters=names or None)
+
+    @classmethod
+    def of_loose_files(
+        cls,
+        backbone: Path | str,
+        adapters: Mapping[str, Path],
+        how: Answering | None = None,
+        *,
+        engine: EngineSettings | None = None,
+        opener: bundle.Opener = bundle.native,
+    ) -> Self:
+        """Open a backbone's file and adapters by category, which no manifest binds to each other.
+
+        They are checked as far as they say themselves what they are of.
+        """
+        backbone = Path(backbone)
+        formats.of_file(backbone).weights(backbone)
+        files = bundle.loose_adapters(backbone, adapters)
+        opened = opener(backbone, files, engine or EngineSettings())
+        return cls(opened, how, name=backbone.name, adapters=tuple(adapters) or None)
+
+    def __enter__(self) -> Self:
+        """Return the answerer, which is closed at the end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Free the engine; who asks later gets `WorkError`."""
+        self.engine.close()
+
+    def answer(
+        self,
+        question: str,
+        choices: Sequence[str] = (),
+        category: str | None = None,
+        *,
+        id: str | None = None,
+    ) -> Answer:
+        """Return the answer to one question, of the router's category where none is named.
+
+        `choices` may be left out for a category with fixed labels; the votes of a question depend
+        on its `id`. Raises `InputError` for what cannot be answered.
+        """
+        row = {"question": question, "category": category, "id": id}
+        asked = request(1, row | ({"choices": list(choices)} if choices else {}), self.defaults())
+        [(_, made)] = self.replies([asked])
+        if isinstance(made, InputError):
+            raise made
+        return made
+
+    def defaults(self, only: str | None = None, labels: Sequence[str] = ()) -> Defaults:
+        """Return what requests to this answerer mean by what they do not say.
+
+        `only` is the category of those that name none, `labels` the answers of those that bring
+        none.
+        """
+        route = self.router.route if self.router else None
+        of = category(only) if only else None
+        return Defaults(of, route, self.adapters is None, tuple(labels))
+
+    def replies(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer | InputError]]:
+        """Yield each request, in order, with its answer or why there is none."""
+        for at, made in stream.in_order(self._replies(requests)):
+            yield requests[at], made
+
+    def _replies(
+        self, requests: Sequence[Request]
+    ) -> Iterator[tuple[int, tuple[int, Answer | InputError]]]:
+        asked: list[Asked] = []
+        places: list[int] = []
+        for at, one in enumerate(requests):
+            if one.question is None:
+                yield at, (at, InputError(one.error))
+                continue
+            # A question of no category is the bare backbone's, and so is one that was only sent to
+            # a category that has no adapter.
+            named: str | None = one.question.category or None
+            if self.adapters is None or (named and one.route and named not in self.adapters):
+                named = None
+            if named and self.adapters is not None and named not in self.adapters:
+                yield at, (at, InputError(f"no adapter for {named}"))
+                continue
+            asked.append((one.question, named))
+            places.append(at)
+        for index, made in self.many(asked):
+            yield places[index], (places[index], made)
+
+    def many(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Answer | InputError]]:
+        """Yield (index, answer or why there is none) as they are ready, an adapter at a time.
+
+        `asked` are questions with the name of the adapter to ask, None being the bare backbone.
+        """
+        yield from answers(self.scorer, asked, self.how)
+
+
+def answers(
+    scorer: Scores, asked: Sequence[Asked], how: Answering
+) -> Iterator[tuple[int, Answer | InputError]]:
+    """Yield (index, answer or why there is none) of all that a scorer is asked."""
+    results: Iterator[tuple[int, Score | Generation | InputError]] = (
+        scorer.texts(asked, how.k, how.temperature, how.limit, how.seed)
+        if how.generate
+        else scorer.many(asked)
+    )
+    for index, made in results:
+        if isinstance(made, InputError):
+            yield index, made
+        else:
+            yield index, answered(asked[index][0], made, how)

@@ -1,0 +1,1 @@
+"""Measuring what answering costs, and the search for settings that cost least."""
