@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from tel_edge.export.adapters import adapter, selection
 from tel_edge.export.adapters.adapter import AdapterExport
 from tel_edge.export.output import Output
 from tel_edge.export.progress import Step
+from tel_edge.export.request import ExportRequest
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile
@@ -31,13 +31,13 @@ class Sources:
     jobs: tuple[AdapterExport, ...]
 
 
-def sources(args: argparse.Namespace, half: bool, slides: bool = False) -> Sources:
+def sources(request: ExportRequest, half: bool, slides: bool = False) -> Sources:
     """Open the backbone and the adapters that the arguments name.
 
     `half`: values have to fit float16; `slides`: layers of any model may slide.
     """
-    row = backbones.find(args.backbone)
-    chosen = selection.chosen(args.adapter, args.category, cli.workspace(args), row.name)
+    row = backbones.find(request.backbone)
+    chosen = selection.chosen(request.adapter, request.category, request.home, row.name)
     folder = backbones.fetch(row)
     opened = checkpoints.load(folder, slides)
     info = BackboneInfo(
@@ -49,11 +49,11 @@ def sources(args: argparse.Namespace, half: bool, slides: bool = False) -> Sourc
         prompt=prompt.digest(),
         licence=row.licence,
     )
-    return Sources(opened, info, _jobs(args, chosen, opened, info, half))
+    return Sources(opened, info, _jobs(request, chosen, opened, info, half))
 
 
 def _jobs(
-    args: argparse.Namespace,
+    request: ExportRequest,
     chosen: list[selection.Chosen],
     opened: Checkpoint,
     info: BackboneInfo,
@@ -69,12 +69,12 @@ def _jobs(
                 "export one of them"
             )
         for note in loaded.notes:
-            cli.say(args, f"warning: {one.folder}: {note}")
+            cli.say(request, f"warning: {one.folder}: {note}")
         before = {job.adapter.folder for job in jobs.values()}
         if loaded.contaminated != 0 and one.folder not in before:
             known = "unknown how many" if loaded.contaminated is None else loaded.contaminated
             cli.say(
-                args,
+                request,
                 f"warning: {one.folder}: {known} test questions stand in the training of another "
                 "of its categories; their scores are too good",
             )
@@ -85,7 +85,7 @@ def _jobs(
     for first in list(unbound.values())[:1]:
         others = f" (and {len(unbound) - 1} other adapters)" if len(unbound) > 1 else ""
         cli.say(
-            args,
+            request,
             f"warning: {first.folder}{others}: no {adapter.TRAINING}; only shapes bind it to "
             f"{info.name}, it names {first.base} as its base",
         )
@@ -93,7 +93,7 @@ def _jobs(
 
 
 def unfinished(
-    args: argparse.Namespace,
+    request: ExportRequest,
     jobs: tuple[AdapterExport, ...],
     output: Output,
     quant: str,
@@ -103,8 +103,8 @@ def unfinished(
     left = []
     for job in jobs:
         made = job.adapter
-        file = None if args.force else there(
-            args, output, "adapter", quant, job.category, made.source, format=format,
+        file = None if request.force else there(
+            request, output, "adapter", quant, job.category, made.source, format=format,
             split=made.split,
         )  # fmt: skip
         if file is None or file.rank != made.rank:
@@ -113,7 +113,7 @@ def unfinished(
 
 
 def there(
-    args: argparse.Namespace,
+    request: ExportRequest,
     output: Output,
     kind: str,
     quant: str,
@@ -133,13 +133,13 @@ def there(
     file = output.intact(
         kind, quant, category, source, options, format, inputs=inputs, former=former
     )
-    measured = file and (file.parity or not args.verify)
+    measured = file and (file.parity or not request.verify)
     return file if measured and file and file.split == split else None
 
 
-def check_space(args: argparse.Namespace, output: Output, needed: float) -> None:
+def check_space(request: ExportRequest, output: Output, needed: float) -> None:
     """Raise `WorkError` unless so many bytes are free where the bundle is."""
-    if args.dry_run:
+    if request.dry_run:
         return
     place = output.folder.absolute()
     while not place.exists():
@@ -153,11 +153,11 @@ def check_space(args: argparse.Namespace, output: Output, needed: float) -> None
 
 
 @contextmanager
-def bar(args: argparse.Namespace, total: int, label: str) -> Iterator[Step]:
+def bar(request: ExportRequest, total: int, label: str) -> Iterator[Step]:
     """Give the step function of a progress bar on stderr."""
     from tqdm import tqdm
 
     # None: no bar where stderr is no terminal.
-    off = True if args.quiet else None
+    off = True if request.quiet else None
     with tqdm(total=total, desc=label, disable=off, leave=False, unit_scale=True) as shown:
         yield shown.update

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.engines.packing import BRANCHES
@@ -246,7 +246,16 @@ def workspace(args: argparse.Namespace) -> Workspace:
     return Workspace(args.workspace)
 
 
-def say(args: argparse.Namespace, text: str) -> None:
+class Quietable(Protocol):
+    """What says whether log lines are wanted."""
+
+    @property
+    def quiet(self) -> bool:
+        """Return whether they are not."""
+        ...
+
+
+def say(args: argparse.Namespace | Quietable, text: str) -> None:
     """Write a log line to stderr, unless `--quiet`, which leaves warnings alone."""
     if not args.quiet or text.startswith("warning: "):
         print(text, file=sys.stderr, flush=True)

@@ -6,20 +6,17 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tel_edge.export.gguf.quantize import QUANTS
-from tel_edge.export.onnx.quantize import ONNX_QUANTS
+from tel_edge.export.exporters import EXPORTERS
+from tel_edge.export.exporting import Exported, export
+from tel_edge.export.request import ExportRequest
 from tel_edge.runtime import cli, extras
 from tel_edge.runtime.bundles import bundle
+from tel_edge.runtime.bundles.formats import FIRST, FORMATS
 from tel_edge.runtime.bundles.manifest import NOT_MEASURED, BundleFile, total_bytes
-from tel_edge.runtime.files.atomic import write_text
-
-if TYPE_CHECKING:
-    from tel_edge.export.output import Output
 
 # Nats; an adapter of a single step that does something changes a hundred times as much.
 LITTLE = 1e-3
@@ -31,90 +28,41 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
         return _check(args)
     if args.router:
         extras.check("sklearn", "report")
-    if args.from_onnx:
-        args.format = "onnx"
-    if args.format == "onnx":
-        return _onnx(args)
-    from tel_edge.export.gguf import make as gguf
-    from tel_edge.export.gguf.plan import plan
-
-    args.quant = args.quant or "Q4_K_M"
-    args.adapter_quant = args.adapter_quant or "F16"
-    made = plan(args)
-    if args.dry_run:
-        return gguf.forecast(args, made)
-    with made.output.owned(args.wait, partial(cli.say, args)) as changed:
-        made = plan(args) if changed else made
-        return _finish(args, made.output, gguf.make(args, made))
+    given = {field.name: getattr(args, field.name) for field in fields(ExportRequest)}
+    request = ExportRequest(**given | {"tensor_type": tuple(args.tensor_type)})
+    made = export(request)
+    return _forecast(made) if request.dry_run else _report(request, made)
 
 
-def _onnx(args: argparse.Namespace) -> Mapping[str, Any]:
-    from tel_edge.export.onnx import make as onnx
-
-    args.quant = args.quant or "int4"
-    made = onnx.plan(args)
-    if args.dry_run:
-        return onnx.forecast(made)
-    with made.output.owned(args.wait, partial(cli.say, args)) as changed:
-        made = onnx.plan(args) if changed else made
-        return _finish(args, made.output, onnx.make(args, made))
+def _forecast(made: Exported) -> Mapping[str, Any]:
+    wide = max(8, *map(len, made.forecast))
+    print(f"{'quant':<{wide}} {'MB':>9}")
+    for name, size in made.forecast.items():
+        print(f"{name:<{wide}} {size / 1e6:>9,.2f}")
+    print(f"dry run: nothing was written; {made.parameters:,} weights")
+    return {"dry_run": [{"quant": name, "bytes": size} for name, size in made.forecast.items()]}
 
 
-def _finish(
-    args: argparse.Namespace, out: Output, files: Sequence[tuple[BundleFile, bool]]
-) -> Mapping[str, Any]:
-    """Add what does not depend on the format, print what there is and return the document."""
-    from tel_edge.export import card, push
-
-    routed = _router(args, out)
-    _card(out.folder / card.NAME, card.render(out.manifest))
-    document = _report(out, [*files, routed] if routed else files)
-    _earlier(args, [file for file, _ in files])
-    _idle(args, [file for file, _ in files])
-    if args.push:
-        url = push.push(out.folder, out.manifest, args.push)
-        print(f"pushed: {url}")
-        document["pushed"] = url
-    return document
-
-
-def _card(path: Path, text: str) -> None:
-    # The same card is left alone, so a run that has nothing to do changes no file.
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
-
-
-def _router(args: argparse.Namespace, out: Output) -> tuple[BundleFile, bool] | None:
-    """Return the bundle's router and whether it is new, or None without `--router`."""
-    if not args.router:
-        return None
-    from tel_edge.export import router
-
-    routed = router.make(
-        out.folder, out.manifest, cli.workspace(args), args.dataset, args.seed, args.strict,
-        args.force, partial(cli.say, args),
-    )  # fmt: skip
-    out.add(routed[0])
-    return routed
-
-
-def _report(out: Output, files: Sequence[tuple[BundleFile, bool]]) -> dict[str, Any]:
-    listed = [(file, "written" if new else "reused") for file, new in files]
+def _report(request: ExportRequest, made: Exported) -> Mapping[str, Any]:
+    listed = [(file, "written" if new else "reused") for file, new in made.files]
     wide = max(len(file.path) for file, _ in listed)
     types = max(len(file.quant) for file, _ in listed)
     print(f"{'file':<{wide}}  {'quant':<{types}}  {'MB':>9}  {'parity':<26}  state")
     for file, state in listed:
-        mb = f"{out.manifest.disk(file) / 1e6:>9,.2f}"
+        mb = f"{made.manifest.disk(file) / 1e6:>9,.2f}"
         print(f"{file.path:<{wide}}  {file.quant:<{types}}  {mb}  {_figures(file):<26}  {state}")
-    megabytes = total_bytes(out.manifest.files) / 1e6
-    print(f"bundle: {out.folder} ({len(out.manifest.files)} files, {megabytes:,.2f} MB)")
-    return {
-        "bundle": str(out.folder),
-        "files": [
-            {**asdict(file), "state": state, "seconds": out.took.get(file.path)}
-            for file, state in listed
-        ],
-    }
+    megabytes = total_bytes(made.manifest.files) / 1e6
+    print(f"bundle: {made.bundle} ({len(made.manifest.files)} files, {megabytes:,.2f} MB)")
+    _earlier(request, [file for file, _ in made.files])
+    _idle(request, [file for file, _ in made.files])
+    if made.pushed:
+        print(f"pushed: {made.pushed}")
+    files = [
+        {**asdict(file), "state": state, "seconds": made.seconds.get(file.path)}
+        for file, state in listed
+    ]
+    pushed = {"pushed": made.pushed} if made.pushed else {}
+    return {"bundle": str(made.bundle), "files": files, **pushed}
 
 
 def _figures(file: BundleFile) -> str:
@@ -127,24 +75,24 @@ def _figures(file: BundleFile) -> str:
     return f"KL {file.parity['kl']:.1e} picks {file.parity['picks']:.0%}"
 
 
-def _idle(args: argparse.Namespace, files: Sequence[BundleFile]) -> None:
+def _idle(asked: cli.Quietable, files: Sequence[BundleFile]) -> None:
     """Name the adapters that were measured to change next to nothing."""
     for file in files:
         change = (file.parity or {}).get("change")
         if change is not None and change < LITTLE:
             cli.say(
-                args,
+                asked,
                 f"warning: {file.path}: its adapter changes answers by {change:.1g} nats, next to "
                 "nothing; was it trained?",
             )
 
 
-def _earlier(args: argparse.Namespace, files: Sequence[BundleFile]) -> None:
+def _earlier(asked: argparse.Namespace | cli.Quietable, files: Sequence[BundleFile]) -> None:
     """Name the files that an earlier version measured, which did not judge adapters alone."""
     found = [f.path for f in files if f.parity and not {"conversion", "adapter"} & set(f.parity)]
     if found:
         cli.say(
-            args,
+            asked,
             f"warning: {len(found)} files were measured by an earlier version, which let wrong "
             f"adapters pass over quantized types, such as {found[0]}; --force judges them anew",
         )
@@ -196,8 +144,11 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--quant",
         metavar="A,B",
-        help=f"types of the backbone: {', '.join(QUANTS)} (Q4_K_M); as ONNX: "
-        f"{', '.join(ONNX_QUANTS)} (int4)",
+        help="types of the backbone: "
+        + "; ".join(
+            f"{row.format}: {', '.join(row.types)} ({FORMATS[row.format].quant})"
+            for row in EXPORTERS.values()
+        ),
     )
     made.add_argument(
         "--adapter-quant",
@@ -237,7 +188,7 @@ def parser() -> cli.Parser:
     made.add_argument("--dry-run", action="store_true", help="print the sizes, write nothing")
     made.add_argument("--check", type=Path, metavar="BUNDLE", help="only verify a bundle's files")
     made.add_argument("--push", metavar="REPO", help="upload the bundle to the hub afterwards")
-    made.add_argument("--format", choices=("gguf", "onnx"), default="gguf", help="(%(default)s)")
+    made.add_argument("--format", choices=tuple(EXPORTERS), default=FIRST, help="(%(default)s)")
     made.add_argument(
         "--from-onnx",
         type=Path,

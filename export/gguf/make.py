@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 from tel_edge.export.adapters.adapter import AdapterExport
 from tel_edge.export.gate import gate as gates
@@ -16,34 +14,37 @@ from tel_edge.export.gate.gate import Gate, Whole
 from tel_edge.export.gguf import calibration, importance, lora
 from tel_edge.export.gguf.backbone import write_backbone
 from tel_edge.export.gguf.importance import Importance
-from tel_edge.export.gguf.plan import FULL, HALF, GgufPlan, Model
+from tel_edge.export.gguf.plan import FULL, HALF, GgufPlan, Model, plan
 from tel_edge.export.gguf.quantize import Quant, QuantizeOutcome, fallen, quantize, size
 from tel_edge.export.output import Accept
+from tel_edge.export.request import ExportRequest
 from tel_edge.export.sources import bar
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import BundleFile
 from tel_edge.runtime.headers import gguf_header
 
+__all__ = ["forecast", "make", "plan"]
 
-def make(args: argparse.Namespace, made: GgufPlan) -> list[tuple[BundleFile, bool]]:
+
+def make(request: ExportRequest, made: GgufPlan) -> list[tuple[BundleFile, bool]]:
     """Make what is missing; return all files that were asked for, and which of them are new."""
     # One matrix may serve several models.
-    matrix = cache(partial(_matrix, args, made))
+    matrix = cache(partial(_matrix, request, made))
     with ExitStack() as stack:
         gate = whole = None
-        if args.verify and (made.unfinished or any(model.missing for model in made.models)):
+        if request.verify and (made.unfinished or any(model.missing for model in made.models)):
             gate = gates.opened(made.checkpoint.folder, made.jobs)
-            whole = stack.enter_context(_whole(args, made, made.bare, gate, None))
+            whole = stack.enter_context(_whole(request, made, made.bare, gate, None))
         for model in made.models:
-            _model(args, made, model, gate, whole, matrix)
+            _model(request, made, model, gate, whole, matrix)
         for job in made.unfinished:
-            _adapter(args, made, job, gate, whole)
+            _adapter(request, made, job, gate, whole)
     find, files = made.output.manifest.find, []
-    for model in made.models if args.merge else made.models[:1]:
+    for model in made.models if request.merge else made.models[:1]:
         for row in made.wanted:
             files.append((find(model.kind, row.name, model.category), row in model.missing))
-    for job in () if args.merge else made.jobs:
-        files.append((find("adapter", args.adapter_quant, job.category), job in made.unfinished))
+    for job in () if request.merge else made.jobs:
+        files.append((find("adapter", request.adapter_type, job.category), job in made.unfinished))
     return [(file, new) for file, new in files if file]
 
 
@@ -68,7 +69,7 @@ def _name(model: Model, row: Quant) -> str:
 
 @contextmanager
 def _whole(
-    args: argparse.Namespace, made: GgufPlan, model: Model, gate: Gate, over: Whole | None
+    request: ExportRequest, made: GgufPlan, model: Model, gate: Gate, over: Whole | None
 ) -> Iterator[Whole]:
     """Give the model in float32, judged: the bundle's own or a passing one.
 
@@ -90,19 +91,19 @@ def _whole(
             return gate.figures(new[0])
 
         with _file(made, model, FULL, accept) as out:
-            _plain(args, made, model, FULL, out)
-        cli.say(args, f"{model.stem} {FULL.name} written")
+            _plain(request, made, model, FULL, out)
+        cli.say(request, f"{model.stem} {FULL.name} written")
         yield replace(new[0], path=made.output.folder / _name(model, FULL))
     elif kept := _kept(made, model, FULL):
         yield judged(kept)
     else:
         with made.output.scratch(_name(model, FULL)) as passing:
-            _plain(args, made, model, FULL, passing)
+            _plain(request, made, model, FULL, passing)
             yield judged(passing)
 
 
 def _model(
-    args: argparse.Namespace,
+    request: ExportRequest,
     made: GgufPlan,
     model: Model,
     gate: Gate | None,
@@ -114,7 +115,7 @@ def _model(
     with ExitStack() as stack:
         whole = bare
         if gate and bare and model.job:
-            whole = stack.enter_context(_whole(args, made, model, gate, bare))
+            whole = stack.enter_context(_whole(request, made, model, gate, bare))
 
         def file(row: Quant) -> AbstractContextManager[Path]:
             return _file(made, model, row, _of(gate, whole, row))
@@ -122,26 +123,26 @@ def _model(
         for row in model.missing:
             if row.plain and not (whole and row == FULL):
                 with file(row) as out:
-                    _plain(args, made, model, row, out)
-                cli.say(args, f"{model.stem} {row.name} written")
+                    _plain(request, made, model, row, out)
+                cli.say(request, f"{model.stem} {row.name} written")
         quantized = [row for row in model.missing if not row.plain]
         if not quantized:
             return
-        alone = model.job if args.imatrix == "category" else None
+        alone = model.job if request.imatrix == "category" else None
         weights = matrix((alone,) if alone else made.jobs)
-        with _source(args, made, model) as source:
+        with _source(request, made, model) as source:
             for row in quantized:
                 with (
                     file(row) as out,
-                    bar(args, len(made.checkpoint.tensors), row.name) as step,
+                    bar(request, len(made.checkpoint.tensors), row.name) as step,
                 ):
                     outcome = quantize(
                         source, out, row, step, overrides=made.overrides, importance=weights
                     )
-                cli.say(args, f"{model.stem} {row.name} written")
+                cli.say(request, f"{model.stem} {row.name} written")
                 # Models of one shape fall back in one way.
                 if model is next(one for one in made.models if row in one.missing):
-                    _warn(args, made, row, outcome)
+                    _warn(request, made, row, outcome)
 
 
 def _of(gate: Gate | None, whole: Whole | None, row: Quant) -> Accept | None:
@@ -150,9 +151,9 @@ def _of(gate: Gate | None, whole: Whole | None, row: Quant) -> Accept | None:
     return partial(gate.quantized, whole, row=row)
 
 
-def _warn(args: argparse.Namespace, made: GgufPlan, row: Quant, outcome: QuantizeOutcome) -> None:
+def _warn(request: ExportRequest, made: GgufPlan, row: Quant, outcome: QuantizeOutcome) -> None:
     if said := fallen(outcome, _shapes(made)):
-        cli.say(args, f"warning: {row.name}: {said}")
+        cli.say(request, f"warning: {row.name}: {said}")
 
 
 def _shapes(made: GgufPlan) -> Mapping[str, tuple[int, ...]]:
@@ -160,14 +161,14 @@ def _shapes(made: GgufPlan) -> Mapping[str, tuple[int, ...]]:
 
 
 def _plain(
-    args: argparse.Namespace,
+    request: ExportRequest,
     made: GgufPlan,
     model: Model,
     row: Quant,
     out: Path,
     hollow: bool = False,
 ) -> None:
-    with bar(args, made.checkpoint.parameters, row.name) as step:
+    with bar(request, made.checkpoint.parameters, row.name) as step:
         write_backbone(
             made.checkpoint,
             made.vocabulary,
@@ -181,45 +182,45 @@ def _plain(
 
 
 @contextmanager
-def _source(args: argparse.Namespace, made: GgufPlan, model: Model) -> Iterator[Path]:
+def _source(request: ExportRequest, made: GgufPlan, model: Model) -> Iterator[Path]:
     """Give the F16 file to quantize: the bundle's own if it is there, else a passing one."""
     if kept := _kept(made, model, HALF):
         yield kept
         return
     with made.output.scratch(_name(model, HALF)) as passing:
-        _plain(args, made, model, HALF, passing)
+        _plain(request, made, model, HALF, passing)
         yield passing
 
 
 def _matrix(
-    args: argparse.Namespace, made: GgufPlan, jobs: tuple[AdapterExport, ...]
+    request: ExportRequest, made: GgufPlan, jobs: tuple[AdapterExport, ...]
 ) -> Importance | None:
     """Return the importance matrix of `--imatrix` and keep what was computed in the workspace."""
     shape = made.checkpoint.shape
-    if args.imatrix not in ("pooled", "category"):
+    if request.imatrix not in ("pooled", "category"):
         return made.given
     adapters = {job.category: job.adapter for job in jobs}
-    with bar(args, calibration.total(list(adapters)), "imatrix") as step:
+    with bar(request, calibration.total(list(adapters)), "imatrix") as step:
         found = calibration.calibrated(
-            made.checkpoint.folder, shape, adapters, args.dataset, args.seed, step,
-            partial(cli.say, args),
+            made.checkpoint.folder, shape, adapters, request.dataset, request.seed, step,
+            partial(cli.say, request),
         )  # fmt: skip
-    name = "-".join(adapters) if args.imatrix == "category" else "pooled"
-    out = cli.workspace(args).imatrix(made.info.name, name)
+    name = "-".join(adapters) if request.imatrix == "category" else "pooled"
+    out = request.home.imatrix(made.info.name, name)
     out.parent.mkdir(parents=True, exist_ok=True)
     importance.write(found, out)
-    cli.say(args, f"importance matrix written to {out}")
+    cli.say(request, f"importance matrix written to {out}")
     return found
 
 
 def _adapter(
-    args: argparse.Namespace,
+    request: ExportRequest,
     made: GgufPlan,
     job: AdapterExport,
     gate: Gate | None,
     whole: Whole | None,
 ) -> None:
-    loaded, kind = job.adapter, args.adapter_quant
+    loaded, kind = job.adapter, request.adapter_type
     accept = None
     if gate and whole:
         accept = partial(gate.adapter, whole, category=job.category, kind=kind)
@@ -232,17 +233,17 @@ def _adapter(
         **job.known(made.info),
     ) as out:
         lora.write_adapter(loaded, out, made.info, job.category, kind)
-    cli.say(args, f"{job.category} adapter written")
+    cli.say(request, f"{job.category} adapter written")
 
 
-def forecast(args: argparse.Namespace, made: GgufPlan) -> Mapping[str, Any]:
-    """Print the size that each file would have; nothing is left behind."""
+def forecast(request: ExportRequest, made: GgufPlan) -> dict[str, int]:
+    """Return the bytes that each type's file would have; nothing is left behind."""
     shapes = _shapes(made)
     made.output.folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
+    sizes = {}
     with made.output.scratch("dry-run") as hollow:
         model = made.models[0]
-        _plain(args, made, model, HALF, hollow, hollow=True)
+        _plain(request, made, model, HALF, hollow, hollow=True)
         names = dict.fromkeys(shapes, HALF.name)
         names |= {name: "F32" for name, shape in shapes.items() if len(shape) == 1}
         header = hollow.stat().st_size - size(QuantizeOutcome(names, ()), shapes)
@@ -254,10 +255,6 @@ def forecast(args: argparse.Namespace, made: GgufPlan) -> Mapping[str, Any]:
                 outcome = quantize(
                     hollow, hollow, row, lambda _: None, overrides=made.overrides, dry=True
                 )
-                _warn(args, made, row, outcome)
-            rows.append({"quant": row.name, "bytes": header + size(outcome, shapes)})
-    print(f"{'quant':<8} {'MB':>9}")
-    for line in rows:
-        print(f"{line['quant']:<8} {line['bytes'] / 1e6:>9,.2f}")
-    print(f"dry run: nothing was written; {made.checkpoint.parameters:,} weights")
-    return {"dry_run": rows}
+                _warn(request, made, row, outcome)
+            sizes[row.name] = header + size(outcome, shapes)
+    return sizes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from tel_edge.export.gguf.quantize import QUANTS, Override, Quant
 from tel_edge.export.gguf.tokenizer import Vocabulary
 from tel_edge.export.made import made_by
 from tel_edge.export.output import Output
+from tel_edge.export.request import ExportRequest
 from tel_edge.export.sources import bar, check_space, sources, there, unfinished
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import BackboneInfo
@@ -103,48 +103,48 @@ class GgufPlan:
         return made_by(*self.packages, "llama_cpp", *self.learned)
 
 
-def plan(args: argparse.Namespace) -> GgufPlan:
+def plan(request: ExportRequest) -> GgufPlan:
     """Read and check all that the arguments name; raise `InputError` for what does not fit."""
-    wanted = quantize.rows(args.quant)
+    wanted = quantize.rows(request.types)
     need("gguf", "export")
-    home = cli.workspace(args)
-    source = sources(args, half=args.adapter_quant != "F32")
+    home = request.home
+    source = sources(request, half=request.adapter_type != "F32")
     opened, info, jobs = source.checkpoint, source.info, source.jobs
     vocabulary = tokenizer.load(opened.folder, opened.shape.vocabulary, info.architecture)
-    _check_jobs(args, jobs)
+    _check_jobs(request, jobs)
     matrices = [tensor.name for tensor, _ in opened.tensors if len(tensor.shape) > 1]
-    overrides = quantize.overrides(args.tensor_type, matrices)
-    given, (options, former) = _given(args, opened), _options(args, jobs)
+    overrides = quantize.overrides(request.tensor_type, matrices)
+    given, (options, former) = _given(request, opened), _options(request, jobs)
     inputs = backbone.inputs(opened, vocabulary, info)
-    output = Output(args.out or home.bundle(info.name), info, args.force)
-    models = _models(args, wanted, jobs, info, options, output, inputs, former)
-    left = () if args.merge else unfinished(args, jobs, output, args.adapter_quant)
+    output = Output(request.out or home.bundle(info.name), info, request.force)
+    models = _models(request, wanted, jobs, info, options, output, inputs, former)
+    left = () if request.merge else unfinished(request, jobs, output, request.adapter_type)
     made = GgufPlan(
         opened, vocabulary, info, wanted, models, jobs, left, overrides, options, given, output,
-        inputs, ("gguf", "llama_cpp") if args.verify else ("gguf",),
-        ("torch", "transformers", "peft") if args.imatrix in MATRICES[1:] else (),
+        inputs, ("gguf", "llama_cpp") if request.verify else ("gguf",),
+        ("torch", "transformers", "peft") if request.imatrix in MATRICES[1:] else (),
     )  # fmt: skip
     for line in output.told():
-        cli.say(args, line)
-    _check_models(args, made)
-    _check_space(args, made)
+        cli.say(request, line)
+    _check_models(request, made)
+    _check_space(request, made)
     return made
 
 
-def _check_jobs(args: argparse.Namespace, jobs: tuple[AdapterExport, ...]) -> None:
-    if args.merge and not jobs:
+def _check_jobs(request: ExportRequest, jobs: tuple[AdapterExport, ...]) -> None:
+    if request.merge and not jobs:
         raise InputError("--merge needs an adapter to merge; name it with --adapter")
-    if args.imatrix == "category" and not args.merge and len(jobs) != 1:
+    if request.imatrix == "category" and not request.merge and len(jobs) != 1:
         raise InputError(
             "--imatrix category is for one adapter or with --merge; a backbone shared by several "
             "takes --imatrix pooled"
         )
 
 
-def _given(args: argparse.Namespace, opened: Checkpoint) -> Importance | None:
-    if args.imatrix in MATRICES:
+def _given(request: ExportRequest, opened: Checkpoint) -> Importance | None:
+    if request.imatrix in MATRICES:
         return None
-    path = Path(args.imatrix)
+    path = Path(request.imatrix)
     if not path.is_file():
         raise InputError(f"--imatrix: {path} is no file and none of {' '.join(MATRICES)}")
     made = importance.read(path)
@@ -153,27 +153,27 @@ def _given(args: argparse.Namespace, opened: Checkpoint) -> Importance | None:
 
 
 def _options(
-    args: argparse.Namespace, jobs: tuple[AdapterExport, ...]
+    request: ExportRequest, jobs: tuple[AdapterExport, ...]
 ) -> tuple[str | None, str | None]:
     """Return the options as the manifest has them, and as older manifests have them."""
-    parts = [f"tensor-type {text}" for text in args.tensor_type]
+    parts = [f"tensor-type {text}" for text in request.tensor_type]
     former = list(parts)
-    if args.imatrix not in MATRICES:
-        parts.append(f"imatrix {digest.of_file(Path(args.imatrix))[:16]}")
-    elif args.imatrix != "none":
+    if request.imatrix not in MATRICES:
+        parts.append(f"imatrix {digest.of_file(Path(request.imatrix))[:16]}")
+    elif request.imatrix != "none":
         sources = [job.adapter.source for job in jobs]
         shown = calibration.shown(
-            args.dataset, args.seed, {job.category: job.adapter.split for job in jobs}
+            request.dataset, request.seed, {job.category: job.adapter.split for job in jobs}
         )
-        parts.append(f"imatrix {args.imatrix} {digest.of_value([sources, shown])[:16]}")
+        parts.append(f"imatrix {request.imatrix} {digest.of_value([sources, shown])[:16]}")
         # By the data set's name, whatever was in it.
-        key = digest.of_value([sources, args.dataset, args.seed])
-        former.append(f"imatrix {args.imatrix} {key[:16]}")
+        key = digest.of_value([sources, request.dataset, request.seed])
+        former.append(f"imatrix {request.imatrix} {key[:16]}")
     return "; ".join(parts) or None, "; ".join(former) or None
 
 
 def _models(
-    args: argparse.Namespace,
+    request: ExportRequest,
     wanted: tuple[Quant, ...],
     jobs: tuple[AdapterExport, ...],
     info: BackboneInfo,
@@ -183,15 +183,15 @@ def _models(
     former: str | None,
 ) -> tuple[Model, ...]:
     made = []
-    for job in jobs if args.merge else (None,):
+    for job in jobs if request.merge else (None,):
         stem = f"{info.name}-{job.category}" if job else info.name
         source = job.adapter.source if job else info.weights
         whole = Model(stem, source, job, ())
         missing = tuple(
             row
             for row in wanted
-            if args.force
-            or not there(args, output, whole.kind, row.name, whole.category, source,
+            if request.force
+            or not there(request, output, whole.kind, row.name, whole.category, source,
                          None if row.plain else options, inputs=inputs,
                          former=None if row.plain else former,
                          split=job.adapter.split if job else None)
@@ -200,26 +200,26 @@ def _models(
     return tuple(made)
 
 
-def _check_models(args: argparse.Namespace, made: GgufPlan) -> None:
+def _check_models(request: ExportRequest, made: GgufPlan) -> None:
     missing = {row for model in made.models for row in model.missing}
     quantized = [row for row in missing if not row.plain]
-    if quantized or (args.verify and (missing or made.unfinished)):
+    if quantized or (request.verify and (missing or made.unfinished)):
         need("llama_cpp", "export")
-    if missing and not args.dry_run:
+    if missing and not request.dry_run:
         half = bool(quantized) or HALF in missing
-        with bar(args, made.checkpoint.parameters, "checking") as step:
+        with bar(request, made.checkpoint.parameters, "checking") as step:
             checkpoints.check_values(made.checkpoint, half, step)
 
 
-def _check_space(args: argparse.Namespace, made: GgufPlan) -> None:
+def _check_space(request: ExportRequest, made: GgufPlan) -> None:
     weights = made.checkpoint.parameters
     needed = 0.0
     for model in made.models:
         needed += sum(weights * r.bits / 8 * (1 if r.plain else MARGIN) for r in model.missing)
     if any(not row.plain for model in made.models for row in model.missing):
         needed += weights * HALF.bits / 8
-    if args.verify and (needed or made.unfinished):
+    if request.verify and (needed or made.unfinished):
         # In float32, beside it, for the gate: the backbone, and with an adapter merged in.
-        needed += weights * FULL.bits / 8 * (2 if args.merge else 1)
+        needed += weights * FULL.bits / 8 * (2 if request.merge else 1)
     needed += sum(job.adapter.size for job in made.unfinished) * 4
-    check_space(args, made.output, needed)
+    check_space(request, made.output, needed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from tel_edge.export.onnx import container, quantize, slots, trace
 from tel_edge.export.onnx.adapter import write_adapter
 from tel_edge.export.onnx.quantize import ONNX_QUANTS, OnnxQuant, bits
 from tel_edge.export.output import Accept, Output
+from tel_edge.export.request import ExportRequest
 from tel_edge.export.sources import bar, check_space, sources, there, unfinished
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile
@@ -38,7 +38,7 @@ ADAPTER_QUANT = "F32"
 REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("merge", False, "an ONNX adapter goes over the backbone as it is"),
     ("imatrix", "none", "the quantizer of ONNX has no importance matrix"),
-    ("tensor_type", [], "the types of ONNX are whole"),
+    ("tensor_type", (), "the types of ONNX are whole"),
 )
 
 
@@ -66,41 +66,43 @@ class OnnxPlan:
         return f"{self.info.name}-{row.name}.onnx"
 
 
-def plan(args: argparse.Namespace) -> OnnxPlan:
+def plan(request: ExportRequest) -> OnnxPlan:
     """Read and check all that the arguments name; raise `InputError` for what does not fit."""
-    wanted = quantize.rows(args.quant)
+    wanted = quantize.rows(request.types)
     for name, default, reason in REFUSED:
-        if getattr(args, name) != default:
+        if getattr(request, name) != default:
             raise InputError(f"--{name.replace('_', '-')} is for --format gguf: {reason}")
-    if args.adapter_quant not in (None, ADAPTER_QUANT):
-        raise InputError(f"--adapter-quant {args.adapter_quant}: ONNX adapters are {ADAPTER_QUANT}")
-    given = _given(args.from_onnx) if args.from_onnx else None
+    if request.adapter_type != ADAPTER_QUANT:
+        raise InputError(
+            f"--adapter-quant {request.adapter_type}: ONNX adapters are {ADAPTER_QUANT}"
+        )
+    given = _given(request.from_onnx) if request.from_onnx else None
     for module in ("onnx", "onnxscript", "onnxruntime"):
         need(module, "export")
-    source = sources(args, half=False, slides=True)
+    source = sources(request, half=False, slides=True)
     output = Output(
-        args.out or cli.workspace(args).bundle(source.info.name), source.info, args.force
+        request.out or request.home.bundle(source.info.name), source.info, request.force
     )
     options = f"from-onnx {_digest(given)[:16]}" if given else None
     inputs = digest.of_value(_metadata(source.checkpoint, source.info))
     missing = tuple(
         row
         for row in wanted
-        if args.force
-        or not there(args, output, "backbone", row.name, None, source.info.weights, options,
+        if request.force
+        or not there(request, output, "backbone", row.name, None, source.info.weights, options,
                      format=FORMAT, inputs=inputs, former=options)
     )  # fmt: skip
-    left = unfinished(args, source.jobs, output, ADAPTER_QUANT, FORMAT)
+    left = unfinished(request, source.jobs, output, ADAPTER_QUANT, FORMAT)
     made = OnnxPlan(
         source.checkpoint, source.info, wanted, missing, source.jobs, left, given, options, output,
         inputs,
     )  # fmt: skip
     for line in output.told():
-        cli.say(args, line)
-    if missing and not args.dry_run:
-        with bar(args, made.checkpoint.parameters, "checking") as step:
+        cli.say(request, line)
+    if missing and not request.dry_run:
+        with bar(request, made.checkpoint.parameters, "checking") as step:
             checkpoints.check_values(made.checkpoint, False, step)
-    check_space(args, output, _needed(made))
+    check_space(request, output, _needed(made))
     return made
 
 
@@ -156,34 +158,29 @@ def _needed(made: OnnxPlan) -> float:
     return needed + 4 * sum(job.adapter.size for job in made.unfinished)
 
 
-def forecast(made: OnnxPlan) -> Mapping[str, Any]:
-    """Print the size that each file would have, but for the graph, which takes less than 1 MB."""
-    sizes = _sizes(made)
-    print(f"{'quant':<12} {'MB':>9}")
-    for row, size in sizes.items():
-        print(f"{row.name:<12} {size / 1e6:>9,.2f}")
-    print(f"dry run: nothing was written; {made.checkpoint.parameters:,} weights")
-    return {"dry_run": [{"quant": row.name, "bytes": size} for row, size in sizes.items()]}
+def forecast(_: ExportRequest, made: OnnxPlan) -> dict[str, int]:
+    """Return the bytes of each type's file, but for the graph, which takes less than 1 MB."""
+    return {row.name: size for row, size in _sizes(made).items()}
 
 
-def make(args: argparse.Namespace, made: OnnxPlan) -> list[tuple[BundleFile, bool]]:
+def make(request: ExportRequest, made: OnnxPlan) -> list[tuple[BundleFile, bool]]:
     """Make what is missing; return all files that were asked for, and which of them are new."""
     gate = None
-    if args.verify and (made.missing or made.unfinished):
+    if request.verify and (made.missing or made.unfinished):
         gate = gates.opened(made.checkpoint.folder, made.jobs)
     made.output.tokenizer(made.checkpoint.folder)
     if made.missing or (gate and made.unfinished):
-        with _reference(args, made, gate) as (reference, whole):
+        with _reference(request, made, gate) as (reference, whole):
             for row in made.missing:
                 if row != REFERENCE:
-                    _quantized(args, made, row, reference, gate, whole)
+                    _quantized(request, made, row, reference, gate, whole)
             for job in made.unfinished:
-                _adapter(args, made, job, gate, whole)
+                _adapter(request, made, job, gate, whole)
     else:
         for job in made.unfinished:
-            _adapter(args, made, job, None, None)
+            _adapter(request, made, job, None, None)
     peak = memory.now().peak
-    cli.say(args, f"peak memory {peak / 1e6:,.0f} MB")
+    cli.say(request, f"peak memory {peak / 1e6:,.0f} MB")
     find = made.output.manifest.find
     files = [
         (find("backbone", row.name, format=FORMAT), row in made.missing) for row in made.wanted
@@ -197,7 +194,7 @@ def make(args: argparse.Namespace, made: OnnxPlan) -> list[tuple[BundleFile, boo
 
 @contextmanager
 def _reference(
-    args: argparse.Namespace, made: OnnxPlan, gate: Gate | None
+    request: ExportRequest, made: OnnxPlan, gate: Gate | None
 ) -> Iterator[tuple[Path, Whole | None]]:
     """Give the float32 backbone with slots and its judgement, None without a gate.
 
@@ -217,8 +214,8 @@ def _reference(
             return gate.figures(whole[0])
 
         with made.output.model(name, accept if gate else None, **_known(made, REFERENCE)) as out:
-            _prepared(args, made, out)
-        cli.say(args, f"{made.info.name} {REFERENCE.name} written")
+            _prepared(request, made, out)
+        cli.say(request, f"{made.info.name} {REFERENCE.name} written")
         path = made.output.folder / name
         yield path, replace(whole[0], path=path) if whole else None
     elif kept:
@@ -226,22 +223,22 @@ def _reference(
         yield path, gate.converted(path, REFERENCE) if gate else None
     else:
         with made.output.room(name) as room:
-            _prepared(args, made, room / name)
+            _prepared(request, made, room / name)
             yield room / name, gate.converted(room / name, REFERENCE) if gate else None
 
 
-def _prepared(args: argparse.Namespace, made: OnnxPlan, out: Path) -> None:
+def _prepared(request: ExportRequest, made: OnnxPlan, out: Path) -> None:
     """Write the float32 backbone with slots to `out`."""
     with made.output.room(f"{made.info.name}-plain") as room:
         plain = made.given
         if plain is None:
-            cli.say(args, "tracing the model; about a minute for 0.6B parameters")
+            cli.say(request, "tracing the model; about a minute for 0.6B parameters")
             plain = room / "plain.onnx"
             trace.trace(made.checkpoint.folder, plain)
         model = container.load(plain)
         slots.prepare(model, made.checkpoint.shape, str(made.given or made.checkpoint.folder))
         slots.describe(model, _metadata(made.checkpoint, made.info))
-        with bar(args, made.checkpoint.parameters * 4, REFERENCE.name) as step:
+        with bar(request, made.checkpoint.parameters * 4, REFERENCE.name) as step:
             container.write(model, out, plain.parent, step)
 
 
@@ -268,7 +265,7 @@ def _ends(checkpoint: Checkpoint) -> list[int]:
 
 
 def _quantized(
-    args: argparse.Namespace,
+    request: ExportRequest,
     made: OnnxPlan,
     row: OnnxQuant,
     reference: Path,
@@ -279,17 +276,17 @@ def _quantized(
     if gate and whole:
         accept = partial(gate.quantized, whole, row=row)
         if row.lost is not None:
-            accept = partial(_accurate, args, made, row, gate, whole)
+            accept = partial(_accurate, request, made, row, gate, whole)
     with (
         made.output.model(made.name(row), accept, **_known(made, row)) as out,
-        bar(args, _sizes(made)[row], row.name) as step,
+        bar(request, _sizes(made)[row], row.name) as step,
     ):
         quantize.quantize(reference, out, row, step)
-    cli.say(args, f"{made.info.name} {row.name} written")
+    cli.say(request, f"{made.info.name} {row.name} written")
 
 
 def _accurate(
-    args: argparse.Namespace,
+    request: ExportRequest,
     made: OnnxPlan,
     row: OnnxQuant,
     gate: Gate,
@@ -301,7 +298,7 @@ def _accurate(
     assert row.lost is not None
     if not made.jobs:
         cli.say(
-            args,
+            request,
             f"warning: {row.name}: no --adapter, so its accuracy was not checked; "
             "activations in int8 do not suit every model",
         )
@@ -309,7 +306,7 @@ def _accurate(
         file = backbone.with_name("checked.onnx_adapter")
         write_adapter(job.adapter, file, made.info.weights)
         before, after = gate.accuracy(backbone, row, file, job.category, row.lost)
-        cli.say(args, f"{row.name} {job.category}: Pass@1 {after:.3f}, PEFT {before:.3f}")
+        cli.say(request, f"{row.name} {job.category}: Pass@1 {after:.3f}, PEFT {before:.3f}")
     return figures
 
 
@@ -328,7 +325,7 @@ def _known(made: OnnxPlan, row: OnnxQuant) -> dict[str, Any]:
 
 
 def _adapter(
-    args: argparse.Namespace,
+    request: ExportRequest,
     made: OnnxPlan,
     job: AdapterExport,
     gate: Gate | None,
@@ -346,4 +343,4 @@ def _adapter(
         **job.known(made.info),
     ) as out:
         write_adapter(loaded, out, made.info.weights)
-    cli.say(args, f"{job.category} adapter written")
+    cli.say(request, f"{job.category} adapter written")
