@@ -12,6 +12,7 @@ from typing import Any
 import export_models as models
 import pytest
 
+from tel_edge.eval.folders import architectures
 from tel_edge.export.adapters import foreign, targets
 from tel_edge.export.commands import export
 from tel_edge.runtime import cli
@@ -85,7 +86,7 @@ def test_the_modules_are_those_that_peft_wraps(config: dict[str, Any], model: An
         names = (name for name, part in wrapped.named_modules() if isinstance(part, LoraLayer))
         theirs = {name.removeprefix("base_model.model.") for name in names}
     try:
-        ours = set(targets.wrapped(config, LINEAR, "llama"))
+        ours = set(targets.wrapped(config, LINEAR, architectures.QV))
     except InputError:
         ours = set()
     assert ours == theirs

@@ -14,56 +14,7 @@ from tel_edge.eval.folders import numbers
 from tel_edge.eval.folders.numbers import real, shown, whole
 from tel_edge.runtime.errors import InputError
 
-
-@dataclass(frozen=True)
-class Architecture:
-    """One row. `model_type` is that of config.json, `gguf` the name in GGUF.
-
-    `permuted`: llama.cpp turns neighbouring values of a head where transformers turns halves, so
-    the rows of q and k change places. `qk_norm`: each block has q_norm and k_norm. `norms` are the
-    two others. `head_dim` and `kv_heads` are what transformers takes where the configuration gives
-    none; 0 is hidden size over heads, and as many key heads as heads. `rope_factors`: the engine
-    reads `rope_freqs.weight`, so Llama-3 scaling can be kept. `keys` are the optional metadata that
-    llama.cpp's converter writes for it. `sliding_layers`: how many layers a model must have for the
-    engine to slide its window; 0 if it never does.
-    """
-
-    model_type: str
-    gguf: str
-    permuted: bool
-    qk_norm: bool
-    norms: tuple[tuple[str, str], ...]
-    head_dim: int
-    rope_factors: bool
-    keys: tuple[str, ...]
-    sliding_layers: int = 0
-    kv_heads: int = 0
-
-
-NORMS_BEFORE = (("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm"))
-NORMS_AFTER = (
-    ("post_attention_layernorm", "post_attention_norm"),
-    ("post_feedforward_layernorm", "post_ffw_norm"),
-)
-
-# As many as the engine takes; source: llama.cpp, LLAMA_MAX_LAYERS in src/llama-hparams.h.
-MOST_LAYERS = 512
-
-ARCHITECTURES: dict[str, Architecture] = {
-    row.model_type: row
-    for row in (
-        Architecture(
-            "llama", "llama", True, False, NORMS_BEFORE, 0, True,
-            ("vocab_size", "rope.dimension_count"),
-        ),
-        Architecture("qwen3", "qwen3", False, True, NORMS_BEFORE, 128, False, (), kv_heads=32),
-        # Only its 64-layer model slides in llama.cpp (src/models/exaone4.cpp).
-        Architecture(
-            "exaone4", "exaone4", False, True, NORMS_AFTER, 0, True, ("vocab_size",),
-            sliding_layers=64, kv_heads=32,
-        ),
-    )
-}  # fmt: skip
+# What rows are made of, for those that are alike.
 
 # Hugging Face module in a block, GGUF name, and its [rows, columns] as fields of `Shape`.
 LINEAR = (
@@ -77,7 +28,7 @@ LINEAR = (
 )
 QK_NORMS = (("self_attn.q_norm", "attn_q_norm"), ("self_attn.k_norm", "attn_k_norm"))
 
-# Fields that must have one value, since the engine computes nothing else for these rows.
+# What the engine computes of a block.
 FIXED: tuple[tuple[str, Any], ...] = (
     ("attention_bias", False),
     ("mlp_bias", False),
@@ -85,6 +36,82 @@ FIXED: tuple[tuple[str, Any], ...] = (
     ("use_sliding_window", False),
     ("partial_rotary_factor", 1.0),
 )
+NORMS_BEFORE = (("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm"))
+NORMS_AFTER = (
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+)
+# What PEFT wraps where target_modules is null (its utils/constants.py).
+QV = ("q_proj", "v_proj")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One row. `model_type` is that of config.json, `gguf` the name in GGUF.
+
+    `permuted`: llama.cpp turns neighbouring values of a head where transformers turns halves, so
+    the rows of q and k change places. `norms` are the two of a block, `qk_norms` those of queries
+    and keys. `linear` are the projections, which adapters may change, and `biases` the GGUF names
+    of those that have one. `fixed` are the fields of config.json that must have one value, since
+    the engine computes nothing else. `head_dim` and `kv_heads` are what transformers takes where
+    the configuration gives none; 0 is hidden size over heads, and as many key heads as heads.
+    `rope_factors`: the engine reads `rope_freqs.weight`, so Llama-3 scaling can be kept. `keys` are
+    the optional metadata that llama.cpp's converter writes for it. `sliding_layers`: how many
+    layers a model must have for the engine to slide its window; 0 if it never does. `targets` are
+    the projections that PEFT takes where an adapter names none; empty: it takes none.
+    """
+
+    model_type: str
+    gguf: str
+    permuted: bool = False
+    norms: tuple[tuple[str, str], ...] = NORMS_BEFORE
+    qk_norms: tuple[tuple[str, str], ...] = ()
+    linear: tuple[tuple[str, str, str, str], ...] = LINEAR
+    biases: tuple[str, ...] = ()
+    fixed: tuple[tuple[str, Any], ...] = FIXED
+    head_dim: int = 0
+    kv_heads: int = 0
+    rope_factors: bool = False
+    keys: tuple[str, ...] = ()
+    sliding_layers: int = 0
+    targets: tuple[str, ...] = ()
+
+
+# As many as the engine takes; source: llama.cpp, LLAMA_MAX_LAYERS in src/llama-hparams.h.
+MOST_LAYERS = 512
+
+ARCHITECTURES: dict[str, Architecture] = {
+    row.model_type: row
+    for row in (
+        Architecture(
+            model_type="llama",
+            gguf="llama",
+            permuted=True,
+            rope_factors=True,
+            keys=("vocab_size", "rope.dimension_count"),
+            targets=QV,
+        ),
+        Architecture(
+            model_type="qwen3",
+            gguf="qwen3",
+            qk_norms=QK_NORMS,
+            head_dim=128,
+            kv_heads=32,
+            targets=QV,
+        ),
+        Architecture(
+            model_type="exaone4",
+            gguf="exaone4",
+            norms=NORMS_AFTER,
+            qk_norms=QK_NORMS,
+            kv_heads=32,
+            rope_factors=True,
+            keys=("vocab_size",),
+            # Only its 64-layer model slides in llama.cpp (src/models/exaone4.cpp).
+            sliding_layers=64,
+        ),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -165,7 +192,7 @@ def shape_of(config: Mapping[str, Any], where: str, slides: bool = False) -> Sha
             f"{where}: model_type {shown(kind)} cannot be exported; these can: "
             + " ".join(ARCHITECTURES)
         )
-    for field, wanted in FIXED:
+    for field, wanted in row.fixed:
         if config.get(field, wanted) not in (wanted, None):
             raise InputError(
                 f"{where}: {field} is {shown(config[field])}; only {wanted!r} can be exported"
@@ -305,19 +332,24 @@ def tensors(shape: Shape) -> tuple[Tensor, ...]:
             Tensor(f"{source}{a}.weight", f"{name}{b}.weight", (shape.hidden,))
             for a, b in shape.architecture.norms
         ]
-        if shape.architecture.qk_norm:
-            made += [
-                Tensor(f"{source}{a}.weight", f"{name}{b}.weight", (shape.head_dim,))
-                for a, b in QK_NORMS
-            ]
-        made += linear(shape, block)
+        made += [
+            Tensor(f"{source}{a}.weight", f"{name}{b}.weight", (shape.head_dim,))
+            for a, b in shape.architecture.qk_norms
+        ]
+        projected = linear(shape, block)
+        made += projected
+        made += [
+            Tensor(of.source[:-6] + "bias", of.name[:-6] + "bias", of.shape[:1], of.heads)
+            for of in projected
+            if of.name.split(".")[2] in shape.architecture.biases
+        ]
     made.append(Tensor("model.norm.weight", "output_norm.weight", (shape.hidden,)))
     made.append(Tensor("lm_head.weight", "output.weight", (shape.vocabulary, shape.hidden)))
     return tuple(made)
 
 
 def linear(shape: Shape, block: int) -> list[Tensor]:
-    """Return the seven projections of a block: the tensors that an adapter may change."""
+    """Return the projections of a block: the tensors that an adapter may change."""
     turned = (
         {"attn_q": shape.heads, "attn_k": shape.kv_heads} if shape.architecture.permuted else {}
     )
@@ -328,7 +360,7 @@ def linear(shape: Shape, block: int) -> list[Tensor]:
             (getattr(shape, rows), getattr(shape, columns)),
             turned.get(name, 0),
         )
-        for source, name, rows, columns in LINEAR
+        for source, name, rows, columns in shape.architecture.linear
     ]
 
 

@@ -256,7 +256,7 @@ def _compared(
     """
     linear = [tensor.source.removesuffix(".weight") for tensor in architectures.projections(shape)]
     try:
-        wrapped = targets.wrapped(config, linear, shape.architecture.model_type)
+        wrapped = targets.wrapped(config, linear, shape.architecture.targets)
     except InputError as error:
         raise InputError(f"{folder / CONFIG}: {error}") from None
     there = {pair.tensor.source.removesuffix(".weight") for pair in pairs}

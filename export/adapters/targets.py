@@ -1,7 +1,7 @@
 """Which modules PEFT wraps for an adapter_config.json: it reads the tensors of these and no others.
 
 Source: peft 0.21.2, `check_target_module_exists` and `_maybe_include_all_linear_layers` in
-tuners/tuners_utils.py, and the defaults in utils/constants.py. A test compares both.
+tuners/tuners_utils.py. A test compares both.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from typing import Any
 from tel_edge.runtime.errors import InputError
 
 ALL_LINEAR = "all-linear"
-# What PEFT takes where target_modules is null; there is no such row for exaone4.
-DEFAULTS = {"llama": ("q_proj", "v_proj"), "qwen3": ("q_proj", "v_proj")}
 # PEFT's words for the modules outside of the blocks, the only others that can be wrapped.
 OUTER = ("model.embed_tokens", "lm_head")
 # Initialisations that leave something else than B = 0 where the file has no tensors.
 RANDOM = (False, "orthogonal")
 
 
-def wrapped(config: Mapping[str, Any], linear: Sequence[str], model_type: str) -> list[str]:
+def wrapped(
+    config: Mapping[str, Any], linear: Sequence[str], default: Sequence[str] = ()
+) -> list[str]:
     """Return those of the projections `linear` and of `OUTER` that PEFT wraps, in that order.
 
-    Names are those of the modules in transformers, such as "model.layers.0.mlp.up_proj". Raises
-    `InputError` for fields that PEFT does not take.
+    Names are those of the modules in transformers, such as "model.layers.0.mlp.up_proj"; `default`
+    is what PEFT takes where target_modules is null. Raises `InputError` for fields that PEFT does
+    not take.
     """
     wanted = config.get("target_modules")
     if wanted is None:
-        wanted = DEFAULTS.get(model_type)
+        wanted = list(default) or None
     if isinstance(wanted, str) and wanted.lower() == ALL_LINEAR:
         wanted = list(linear)
     if not wanted or not _texts(wanted):

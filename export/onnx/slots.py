@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.eval.folders.architectures import LINEAR, Shape, projections
+from tel_edge.eval.folders.architectures import Shape, projections
 from tel_edge.export.onnx import container
 from tel_edge.runtime.engines.with_onnx import BIAS, LOGITS
 from tel_edge.runtime.errors import InputError
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 PLAIN = ".plain"
 # What torch's exporter notes about where a node comes from, and the end of both ways of naming it.
 SCOPES = "pkg.torch.onnx.name_scopes"
-MODULES = "|".join(re.escape(source) for source, *_ in LINEAR)
-MODULE = re.compile(rf"(?:^|[./])layers\.(\d+)[./]({MODULES.replace(re.escape('.'), '[./]')})$")
+MODULE = re.compile(r"(?:^|[./])layers\.(\d+)[./](\w+[./]\w+)$")
 MODULE_PATH = re.compile(MODULE.pattern.replace("$", "/MatMul$"))
 
 
