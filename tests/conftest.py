@@ -16,6 +16,8 @@ import pytest
 from tel_edge.runtime import cli
 
 ROOT = Path(__file__).resolve().parents[1]
+# The modules that several tests share, also for processes that tests start.
+MAKERS = ROOT / "tests" / "makers"
 # Begins the code of a process that is to be interrupted: a shell without job control has those that
 # it starts in the background ignore it, and they hand that on.
 INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"

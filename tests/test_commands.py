@@ -8,26 +8,22 @@ import importlib
 import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT
+from for_commands import SCRIPTS, entry
 
 from tel_edge.runtime import cli
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
 
-SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 HEAVY = {"torch", "transformers", "peft", "datasets", "matplotlib", "numpy", "llama_cpp", "sklearn"}
+
+
 # Prints what was imported, whatever way the program ends.
 LISTING = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
-
-
-def entry(name: str) -> str:
-    module, function = SCRIPTS[name].split(":")
-    return f"import sys; sys.argv[0] = {name!r}; from {module} import {function} as f; f()"
 
 
 def started(code: str, *argv: str) -> tuple[int, str, str, float]:
@@ -172,6 +168,8 @@ def test_an_error_inside_a_module_is_not_taken_for_its_absence(
 
 
 ROOM = "; make room and run the same command again"
+
+
 ENDS = (
     (InputError("wrong, do this"), 2, "wrong, do this"),
     (WorkError("broke, do that"), 1, "broke, do that"),

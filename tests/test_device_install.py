@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).parents[1]
 # Megabytes that a device with onnxruntime needs, the interpreter's own files not counted.
 MOST = 260
 ASKED = ["--category", "oranbench", "--choice", "the E2 node", "--choice", "the SMO"]

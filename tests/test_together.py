@@ -18,8 +18,8 @@ from typing import Any
 import export_models as models
 import fake_engine as fake
 import pytest
-from conftest import shown
-from test_commands import entry
+from conftest import MAKERS, shown
+from for_commands import entry
 
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import split
@@ -31,7 +31,6 @@ from tel_edge.runtime.files import lock
 from tel_edge.runtime.questions.categories import CATEGORIES
 
 Command = Callable[..., tuple[int, str, str]]
-TESTS = Path(__file__).parent
 ROUNDS = int(os.environ.get("TEL_ROUNDS", "20"))
 # Each process says that it is ready, and goes on when all are.
 BEGIN = """
@@ -103,7 +102,7 @@ def together(codes: Sequence[Sequence[str]], go: Path | None = None) -> list[tup
 def test_every_file_of_three_exports_is_in_the_manifest(tmp_path: Path) -> None:
     quants = ("F16", "Q8_0", "Q4_K_M")
     bundle, go = tmp_path / "bundle", tmp_path / "go"
-    done = together([[EXPORTER, str(TESTS), str(go), str(bundle), one] for one in quants], go)
+    done = together([[EXPORTER, str(MAKERS), str(go), str(bundle), one] for one in quants], go)
     assert [code for code, *_ in done] == [0, 0, 0]
     made = manifest.read(bundle)
     assert sorted(file.quant for file in made.files) == sorted(quants)
@@ -128,7 +127,7 @@ def options(home: Path) -> list[str]:
 @pytest.mark.parametrize("rotations", [[], ["--rotations"]])
 def test_two_evaluations_score_each_question_once(scored: Path, rotations: list[str]) -> None:
     go = scored / "go"
-    code = [EVALUATION, str(TESTS), str(go), *options(scored), *rotations]
+    code = [EVALUATION, str(MAKERS), str(go), *options(scored), *rotations]
     done = together([code, code], go)
     assert [code for code, *_ in done] == [0, 0]
     results = scored / "results" / "tel-nano"

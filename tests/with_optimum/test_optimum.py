@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
 # Not "optimum": where it is not installed, this folder itself can be found under that name.
 pytest.importorskip("optimum.onnxruntime")
@@ -27,7 +28,6 @@ from optimum.exporters.onnx import main_export
 from optimum.onnxruntime import ORTModelForCausalLM
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-ROOT = Path(__file__).resolve().parents[2]
 TEL_EXPORT = Path(os.environ.get("TEL_EXPORT", ROOT / ".venv/bin/tel-export")).absolute()
 TEXT = "Which interface joins the SMO and the non-RT RIC?"
 MAKE = """

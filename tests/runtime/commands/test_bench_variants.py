@@ -1,0 +1,235 @@
+"""`tel-bench` on several types and formats at a time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fake_engine as fake
+import for_bench
+import pytest
+from for_bench import CLOCK, Command, Engine, GetsSlower, LikesSmallBatches
+
+from tel_edge.runtime.bundles import bundle, formats
+from tel_edge.runtime.commands import bench
+from tel_edge.runtime.device import profile
+from tel_edge.runtime.engines.engine import (
+    Item,
+    Score,
+)
+from tel_edge.runtime.errors import InputError
+
+_clock = for_bench._clock
+home = for_bench.home
+tel_bench = for_bench.tel_bench
+
+
+class OnnxIsFaster(Engine):
+    """As engines of both formats are: 1 ms and 2 ms, and ONNX tells little about its memory."""
+
+    def cost(self) -> float:
+        return 0.001 if self.path.suffix == ".onnx" else 0.002
+
+    def memory_split(self) -> dict[str, int]:
+        return {"kv": 60, "adapters": 4} if self.path.suffix == ".onnx" else super().memory_split()
+
+
+class RefusesOnnx(Engine):
+    def score(self, items: Sequence[Item], adapter: str | None) -> Iterator[tuple[int, Score]]:
+        if self.path.suffix == ".onnx":
+            raise InputError("no\n room")
+        return super().score(items, adapter)
+
+
+@pytest.fixture
+def both(home: Path) -> Path:
+    """The workspace's bundle, with ONNX beside GGUF."""
+    folder = home / "bundles" / "tel-nano"
+    fake.onnx(folder)
+    return folder
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The formats whose engine is installed, both if nothing is taken out."""
+    there = {"gguf", "onnx"}
+    monkeypatch.setattr(formats.Format, "installed", lambda self: self.name in there)
+    return there
+
+
+@pytest.mark.usefixtures("both", "installed")
+def test_the_smallest_of_each_format_are_compared_in_one_table(tel_bench: Command) -> None:
+    code, out, err = tel_bench("--questions", "8", "--repeat", "1", "--json", opener=OnnxIsFaster)
+    assert code == 0
+    head, first, *lines, verdict, last = out.splitlines()
+    assert head.split() == ["Q4_K_M", "(gguf)", "int4", "(onnx)"]
+    assert first.split() == ["questions/s", "4,000.00", "8,000.00"]
+    assert verdict == (
+        "faster on this machine: int4 (onnx), 8,000.00 questions/s, 2.00 times Q4_K_M (gguf)"
+    )
+    shown = {line[:20].strip(): line[20:].split() for line in lines}
+    assert shown["KV cache"] == ["0.0", "MiB", "0.0", "MiB"]
+    assert shown["compute"] == ["0.0", "MiB", "-"]
+    assert shown["rest"][-1] == "-"
+    # The rows are those of one variant.
+    alone = tel_bench("--questions", "8", "--repeat", "1", "--quant", "int4")[1].splitlines()
+    assert [line[:20].strip() for line in alone] == ["questions/s", *shown]
+    said = err.splitlines()
+    # Of the bundle's two adapters, the one that both formats have.
+    assert said[0] == "tel-nano Q4_K_M and int4, oranbench adapter, 8 questions"
+    assert said[1].startswith("Q4_K_M (gguf): nothing tuned, so safe settings: threads all, batch")
+    assert said[2] == "int4 (onnx): nothing tuned, so safe settings: threads all, batch auto"
+    assert said[3:] == [
+        "Q4_K_M (gguf): 4,000.00 questions/s",
+        "int4 (onnx): 8,000.00 questions/s",
+    ]
+    document = json.loads(last)
+    assert set(document) == {"variants", "fastest"}
+    assert document["fastest"] == "int4"
+    assert [one["quant"] for one in document["variants"]] == ["Q4_K_M", "int4"]
+    engines = [one["engine"] for one in document["variants"]]
+    assert engines == [profile.engine("gguf"), profile.engine("onnx")]
+    _, out, _ = tel_bench("--questions", "8", "--repeat", "1", "--quant", "F16", "--json")
+    assert set(document["variants"][0]) == set(json.loads(out.splitlines()[-1]))
+
+
+# What is installed, arguments, what is measured.
+CHOSEN: tuple[tuple[set[str], list[str], list[str]], ...] = (
+    ({"gguf"}, [], ["Q4_K_M"]),
+    ({"onnx"}, [], ["int4"]),
+    (set(), [], ["Q4_K_M"]),
+    ({"gguf", "onnx"}, [], ["Q4_K_M", "int4"]),
+    ({"gguf", "onnx"}, ["--format", "onnx"], ["int4"]),
+    ({"gguf", "onnx"}, ["--format", "gguf"], ["Q4_K_M"]),
+    ({"gguf", "onnx"}, ["--quant", "fp32"], ["fp32"]),
+    ({"gguf", "onnx"}, ["--tune"], ["Q4_K_M"]),
+    ({"gguf", "onnx"}, ["--tune", "--quant", "int4,int4"], ["int4"]),
+    ({"gguf", "onnx"}, ["--quant", "int4, F16,fp32,int4"], ["int4", "F16", "fp32"]),
+    ({"gguf", "onnx"}, ["--quant", "fp32,int4", "--format", "onnx"], ["fp32", "int4"]),
+)
+
+
+@pytest.mark.parametrize(("there", "argv", "wanted"), CHOSEN)
+def test_what_is_measured(
+    there: set[str], argv: list[str], wanted: list[str], both: Path, installed: set[str]
+) -> None:
+    installed.intersection_update(there)
+    args = bench.parser().parse_args(["--bundle", str(both), "--quiet", *argv])
+    whats = bench.subjects(args)
+    assert [what.backbone.quant for what in whats] == wanted
+    assert len({(what.category, what.questions) for what in whats}) == 1
+    assert all(what.adapter and what.adapter.format == what.backbone.format for what in whats)
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_adapter_that_one_format_lacks_is_used_for_none(tel_bench: Command, home: Path) -> None:
+    folder = home / "bundles" / "tel-nano"
+    fake.onnx(folder, adapters=())
+    code, out, err = tel_bench("--questions", "8", "--repeat", "1", "--json")
+    assert code == 0
+    assert "no adapter is there in every format: the bare backbones are measured" in err
+    assert "adapter swap" not in out
+    document = json.loads(out.splitlines()[-1])
+    assert [one["adapter"] for one in document["variants"]] == [None, None]
+    code, _, err = tel_bench("--category", "oranbench")
+    assert code == 2
+    assert "tel-export --format onnx --adapter oranbench" in err
+
+
+def test_a_machine_that_slows_down_favours_neither(
+    tel_bench: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("test_bench.SLOWER", [])
+    opened: list[str] = []
+
+    def opener(path: Path, *given: Any) -> Engine:
+        opened.append(path.name)
+        return GetsSlower(path, *given)
+
+    argv = ("--quant", "F16,Q4_K_M", "--questions", "8", "--json", "--repeat")
+    code, out, _ = tel_bench(*argv, "3", opener=opener)
+    assert code == 0
+    assert opened == [f"nano-{quant}.gguf" for quant in ("F16", "Q4_K_M", "Q4_K_M", "F16")]
+    first, other = json.loads(out.splitlines()[-1])["variants"]
+    assert first["questions_per_second"] == pytest.approx(other["questions_per_second"], rel=1e-3)
+    assert "no clear difference on this machine: " in out
+    opened.clear()
+    assert tel_bench(*argv, "1", opener=opener)[0] == 0
+    assert opened == ["nano-F16.gguf", "nano-Q4_K_M.gguf"]
+
+
+def test_the_fastest_of_three_is_told_beside_the_next() -> None:
+    assert bench.verdict({"a": 2.0, "b": 5.0, "c": 4.0}) == (
+        "fastest on this machine: b, 5.00 questions/s, 1.25 times c"
+    )
+    assert bench.verdict({"a": 2.0, "b": 2.02}).startswith("no clear difference on this machine: b")
+
+
+def test_each_variant_has_a_process_of_its_own(
+    both: Path, run_command: Command, installed: set[str]
+) -> None:
+    before = CLOCK.now
+    argv = ["--bundle", str(both), "--questions", "8", "--repeat", "1", "--quiet", "--json"]
+    code, out, _ = run_command(bench.parser(), partial(bench.work, opener=OnnxIsFaster), *argv)
+    assert code == 0
+    assert [one["quant"] for one in json.loads(out.splitlines()[-1])["variants"]] == [
+        "Q4_K_M", "int4"
+    ]  # fmt: skip
+    # This process has opened no engine.
+    assert CLOCK.now == before
+    work = partial(bench.work, opener=RefusesOnnx)
+    code, out, err = run_command(bench.parser(), work, *argv, "--quant", "int4,fp32")
+    assert (code, out, err) == (2, "", "tel-bench: int4 (onnx): question probe-0: no room\n")
+
+
+@pytest.mark.usefixtures("both")
+def test_a_damaged_file_stops_before_anything_is_measured(tel_bench: Command, both: Path) -> None:
+    (both / "nano-int4.onnx.data").write_bytes(b"")
+    code, out, err = tel_bench("--quant", "Q4_K_M,int4", opener=None)
+    assert (code, out) == (2, "")
+    assert "nano-int4.onnx.data: 0 bytes" in err
+
+
+def test_a_missing_engine_is_told_before_anything_is_measured(
+    tel_bench: Command, both: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.modules", {**sys.modules, "onnxruntime": None})
+    code, out, err = tel_bench("--quant", "Q4_K_M,int4", opener=bundle.native)
+    assert (code, out) == (2, "")
+    assert "onnxruntime is not installed; run: pip install 'tel-edge[onnx]'" in err
+
+
+def test_tuning_onnx_saves_an_entry_beside_the_others(
+    tel_bench: Command, both: Path, home: Path
+) -> None:
+    for quant in ("Q4_K_M", "int4"):
+        code, out, err = tel_bench("--tune", "--quant", quant, "--questions", "8", "--repeat", "1",
+                                   opener=LikesSmallBatches)  # fmt: skip
+        assert code == 0
+    assert out.splitlines()[-1].startswith(
+        f"saved in {home / 'profile.json'} for tel-nano/int4: threads "
+    )
+    assert out.splitlines()[-1].endswith(", batch 256")
+    assert "kv" not in err
+    saved = profile.read(home / "profile.json")
+    assert saved is not None
+    assert {name: made.engine for name, made in saved.entries.items()} == {
+        "tel-nano/Q4_K_M": profile.engine("gguf"), "tel-nano/int4": profile.engine("onnx")
+    }  # fmt: skip
+    code, out, err = tel_bench("--quant", "int4,Q4_K_M", "--questions", "8", "--repeat", "1")
+    assert code == 0
+    for title in ("int4 (onnx)", "Q4_K_M (gguf)"):
+        assert f"{title}: settings of {home / 'profile.json'}: threads " in err
+
+
+def test_a_profile_that_cannot_be_written_stops_before_the_work(
+    tel_bench: Command, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEL_PROFILE", str(home))
+    code, _, err = tel_bench("--tune", "--quiet", opener=None)
+    assert code == 2
+    assert "no plain file, so no profile" in err
