@@ -1,8 +1,7 @@
-"""All commands from the outside: quick help, wrong usage, missing extras, and who imports whom."""
+"""All commands from the outside: quick help, wrong usage, missing extras."""
 
 from __future__ import annotations
 
-import ast
 import errno
 import importlib
 import os
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from for_commands import SCRIPTS, entry
 
 from tel_edge.runtime import cli
@@ -20,8 +18,6 @@ from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
 
 HEAVY = {"torch", "transformers", "peft", "datasets", "matplotlib", "numpy", "llama_cpp", "sklearn"}
-
-
 # Prints what was imported, whatever way the program ends.
 LISTING = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
 
@@ -168,8 +164,6 @@ def test_an_error_inside_a_module_is_not_taken_for_its_absence(
 
 
 ROOM = "; make room and run the same command again"
-
-
 ENDS = (
     (InputError("wrong, do this"), 2, "wrong, do this"),
     (WorkError("broke, do that"), 1, "broke, do that"),
@@ -217,40 +211,3 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         child.stdout.close()
         assert child.stderr.read() == b""
     assert child.returncode == 0
-
-
-# Which of the sister packages each may import; train and export know no one but these.
-ALLOWED = {
-    "runtime": {"runtime"},
-    "eval": {"runtime", "eval"},
-    "train": {"runtime", "eval", "train"},
-    "export": {"runtime", "eval", "export"},
-}
-
-
-def imported(path: Path) -> set[str]:
-    """Return the sub-packages of tel_edge that a file imports, at its top or in a function."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name} imports relatively"
-            assert node.module
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            top, *rest = name.split(".")
-            assert top not in ALLOWED, f"{path.name} imports bare {name}"
-            if top == "tel_edge" and rest:
-                found.add(rest[0])
-    return found & set(ALLOWED)
-
-
-@pytest.mark.parametrize("package", ALLOWED)
-def test_packages_import_only_what_is_below_them(package: str) -> None:
-    files = sorted((ROOT / package).rglob("*.py"))
-    assert len(files) > 3
-    assert {path.name: imported(path) - ALLOWED[package] for path in files} == {
-        path.name: set() for path in files
-    }

@@ -37,7 +37,7 @@ from tel_edge.runtime.questions.scoring import label_ids
 from tel_edge.runtime.questions.votes import pick
 
 if TYPE_CHECKING:
-    from tel_edge.export.adapters.adapter import AdapterExport
+    from tel_edge.export.sources.adapter import AdapterExport
 
 # Tokens of context that no prompt of the comparison needs more of.
 CONTEXT = 1024

@@ -10,13 +10,13 @@ from tel_edge.eval.folders.checkpoint import INSTEAD, Checkpoint
 from tel_edge.eval.folders.contents import GENERATION
 from tel_edge.eval.folders.numbers import shown
 from tel_edge.eval.folders.tensors import HALF_MOST, Stored, rounded, whole
-from tel_edge.export.adapters.adapter import LoraPair, PeftAdapter
 from tel_edge.export.gguf import container, gguf_layout, tokenizer
 from tel_edge.export.gguf.container import Planned
 from tel_edge.export.gguf.gguf_layout import permuted
 from tel_edge.export.gguf.quantize import Quant
 from tel_edge.export.gguf.tokenizer import Vocabulary
 from tel_edge.export.progress import Step
+from tel_edge.export.sources.adapter import LoraPair, PeftAdapter
 from tel_edge.runtime.bundles.backbones import commit
 from tel_edge.runtime.bundles.manifest import BackboneInfo
 from tel_edge.runtime.errors import InputError

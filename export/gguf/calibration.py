@@ -9,9 +9,9 @@ from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import capped, split
 from tel_edge.eval.folders import architectures
 from tel_edge.eval.folders.architectures import Shape
-from tel_edge.export.adapters.adapter import PeftAdapter
 from tel_edge.export.gguf import importance
 from tel_edge.export.gguf.importance import Importance
+from tel_edge.export.sources.adapter import PeftAdapter
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions.categories import CATEGORIES

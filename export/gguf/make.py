@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
-from tel_edge.export.adapters.adapter import AdapterExport
 from tel_edge.export.gate import gate as gates
 from tel_edge.export.gate.gate import Gate, Whole
 from tel_edge.export.gguf import calibration, importance, lora
@@ -18,7 +17,8 @@ from tel_edge.export.gguf.plan import FULL, HALF, GgufPlan, Model, plan
 from tel_edge.export.gguf.quantize import Quant, QuantizeOutcome, fallen, quantize, size
 from tel_edge.export.output import Accept
 from tel_edge.export.request import ExportRequest
-from tel_edge.export.sources import bar
+from tel_edge.export.sources.adapter import AdapterExport
+from tel_edge.export.sources.named import bar
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import BundleFile
 from tel_edge.runtime.headers import gguf_header

@@ -8,7 +8,6 @@ from typing import Any
 
 from tel_edge.eval.folders import checkpoint as checkpoints
 from tel_edge.eval.folders.checkpoint import Checkpoint
-from tel_edge.export.adapters.adapter import AdapterExport
 from tel_edge.export.gguf import backbone, calibration, importance, quantize, tokenizer
 from tel_edge.export.gguf.importance import Importance
 from tel_edge.export.gguf.quantize import QUANTS, Override, Quant
@@ -16,7 +15,8 @@ from tel_edge.export.gguf.tokenizer import Vocabulary
 from tel_edge.export.made import made_by
 from tel_edge.export.output import Output
 from tel_edge.export.request import ExportRequest
-from tel_edge.export.sources import bar, check_space, sources, there, unfinished
+from tel_edge.export.sources.adapter import AdapterExport
+from tel_edge.export.sources.named import bar, check_space, sources, there, unfinished
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import BackboneInfo
 from tel_edge.runtime.errors import InputError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tel_edge.eval.folders.tensors import whole
-from tel_edge.export.adapters.adapter import PeftAdapter
+from tel_edge.export.sources.adapter import PeftAdapter
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.headers.onnx_adapter import stamp
 

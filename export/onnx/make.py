@@ -13,7 +13,6 @@ from tel_edge.eval.folders import checkpoint as checkpoints
 from tel_edge.eval.folders import numbers
 from tel_edge.eval.folders.checkpoint import Checkpoint
 from tel_edge.eval.folders.files import json_object
-from tel_edge.export.adapters.adapter import AdapterExport
 from tel_edge.export.gate import gate as gates
 from tel_edge.export.gate.gate import Gate, Whole
 from tel_edge.export.made import made_by
@@ -22,7 +21,8 @@ from tel_edge.export.onnx.adapter import write_adapter
 from tel_edge.export.onnx.quantize import ONNX_QUANTS, OnnxQuant, bits
 from tel_edge.export.output import Accept, Output
 from tel_edge.export.request import ExportRequest
-from tel_edge.export.sources import bar, check_space, sources, there, unfinished
+from tel_edge.export.sources.adapter import AdapterExport
+from tel_edge.export.sources.named import bar, check_space, sources, there, unfinished
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile
 from tel_edge.runtime.device import memory

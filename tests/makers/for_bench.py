@@ -24,11 +24,7 @@ from tel_edge.runtime.measuring import measurement, probe
 from tel_edge.runtime.questions.categories import CATEGORIES
 
 Command = Callable[..., tuple[int, str, str]]
-
-
 SAFE = EngineSettings()
-
-
 ONE = CATEGORIES["oranbench"]
 
 

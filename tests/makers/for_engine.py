@@ -25,25 +25,15 @@ from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.scoring import label_ids
 
 CONTEXT = 1024
-
-
 PROMPTS = tuple(
     f"Answer with one letter.\nWhich interface joins {ends}?\nA) a\nB) b\nAnswer:"
     for ends in ("the SMO and the non-RT RIC", "the SMO and the O-Cloud", "CU and DU")
 )
-
-
 CATEGORIES = ("oranbench", "teleqna", "teletables")
-
-
 ADAPTERS = (None, *CATEGORIES)
-
-
 # What is computed in one go with other tokens is summed in another order; adapters and prompts
 # differ by much more than this.
 MOST = 2e-5
-
-
 New = Callable[..., LlamaEngine]
 
 

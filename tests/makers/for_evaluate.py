@@ -17,8 +17,6 @@ from tel_edge.runtime.bundles.formats import Format
 from tel_edge.runtime.questions.categories import CATEGORIES
 
 Command = Callable[..., tuple[int, str, str]]
-
-
 ORAN = CATEGORIES["oranbench"]
 
 

@@ -15,8 +15,6 @@ PROMPTS = (
     "Answer with one letter.\nWhich interface joins the SMO and the non-RT RIC?\nA) a\nAnswer:",
     "The near-RT RIC hosts xApps. " * 12 + "\nAnswer:",
 )
-
-
 MOST = 5e-3
 
 

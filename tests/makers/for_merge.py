@@ -18,8 +18,6 @@ torch = pytest.importorskip("torch")
 
 # In the order of the table of categories.
 NAMES = ("teleqna", "oranbench")
-
-
 TARGETS = ["q_proj", "down_proj"]
 
 

@@ -21,12 +21,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("tokenizers")
 
 ADAPTERS = (None, *CATEGORIES)
-
-
 # Sums in another order; adapters and prompts differ by much more than this.
 MOST = 1e-4
-
-
 New = Callable[..., OnnxEngine]
 
 

@@ -14,23 +14,11 @@ from tel_edge.export.gguf.quantize import silence
 from tel_edge.runtime.engines.llama_native import NativeVocabulary
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-
-
 WORDS = r"[^\r\n\p{L}\p{N}]?"
-
-
 SIGNS = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
-
 FIRST = WORDS + r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-
-
 SECOND = WORDS + r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-
-
 ENDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-
-
 # The expressions of the published tokenizer.json files.
 EXPRESSIONS = {
     "llama-bpe": models.SPLITS["llama"],
@@ -41,11 +29,7 @@ EXPRESSIONS = {
     "tekken": rf"{FIRST}|{SECOND}|\p{{N}}{SIGNS}",
     "gpt-4o": rf"{FIRST}{ENDS}?|{SECOND}{ENDS}?|\p{{N}}{{1,3}}{SIGNS}",
 }
-
-
 WHOLE = ("llama-bpe", "tekken")
-
-
 NASTY = (
     *models.TRICKY,
     *models.CORPUS,

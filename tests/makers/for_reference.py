@@ -23,8 +23,6 @@ from tel_edge.eval.scoring.records import Summary, read_summary
 from tel_edge.runtime import cli
 
 Command = Callable[..., tuple[int, str, str]]
-
-
 Body = dict[str, Any]
 
 

@@ -14,8 +14,6 @@ from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.router import Router
 
 LABELS = CATEGORIES["3gpp_tsg"].labels
-
-
 WORDS = {
     "oranbench": "xapp rapp near-rt non-rt fronthaul ric smo o-cloud open e2".split(),
     "srsranbench": "class function scheduler gnb_du library header unit_test pdcp lib cpp".split(),

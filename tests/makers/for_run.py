@@ -15,8 +15,6 @@ import pytest
 from tel_edge.runtime.commands import run
 
 Command = Callable[..., tuple[int, str, str]]
-
-
 ASK = {"question": "gold 2", "choices": ["a", "b", "c", "d"]}
 
 

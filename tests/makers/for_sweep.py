@@ -16,8 +16,6 @@ from tel_edge.train.sweeps.sweep_plan import SweepRun, plan
 from tel_edge.train.sweeps.sweep_row import SweepRow
 
 FAKE = (str(Path(__file__).with_name("fake_train.py")),)
-
-
 Command = Callable[..., tuple[int, str, str]]
 
 

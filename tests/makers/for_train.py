@@ -17,8 +17,6 @@ from tel_edge.train.commands import train
 torch = pytest.importorskip("torch")
 
 Command = Callable[..., tuple[int, str, str]]
-
-
 CHOICES = ("red", "green", "blue", "white")
 
 

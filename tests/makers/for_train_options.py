@@ -13,8 +13,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 Command = Callable[..., tuple[int, str, str]]
-
-
 tel_train = base.tel_train
 
 

@@ -94,8 +94,8 @@ class Tiny:
 
     def written(self, peft: Path, out: Path, weights: str = "a" * 64) -> Path:
         """Write an adapter that says it was made for the backbone `weights`."""
-        from tel_edge.export.adapters import adapter
         from tel_edge.export.onnx.adapter import write_adapter
+        from tel_edge.export.sources import adapter
         from tel_edge.runtime.bundles.manifest import BackboneInfo
         from tel_edge.runtime.files import digest
 

@@ -19,8 +19,8 @@ from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import Split, normalised, split
 from tel_edge.eval.folders import checkpoint
 from tel_edge.eval.scoring import router as routing
-from tel_edge.export.adapters import adapter
 from tel_edge.export.commands import export
+from tel_edge.export.sources import adapter
 from tel_edge.runtime.bundles.manifest import BackboneInfo
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest

@@ -29,8 +29,6 @@ torch = pytest.importorskip("torch")
 
 made = for_train_options.made
 one_thread = for_train_options.one_thread
-
-
 BOTH = ("--category", "oranbench,teleqna")
 
 

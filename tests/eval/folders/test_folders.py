@@ -220,8 +220,6 @@ BACKBONE: dict[str, tuple[str, Damage, tuple[str, ...]]] = {
     "added": ("base", added, ("tokenizer_config.json", "'<think>' is not in tokenizer.json")),
     "padding": ("base", config(pad_token_id=9999), ("pad_token_id 9999", "set it to null")),
 }
-
-
 CASES = [(who, name) for name in EVERY for who in READERS] + [
     (who, name) for name in BACKBONE for who in ("train", "export")
 ]

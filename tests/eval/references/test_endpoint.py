@@ -26,11 +26,7 @@ quick = for_reference.quick
 home = for_reference.home
 ask = for_reference.ask
 model = for_reference.model
-
-
 KEY = "sk-very-secret"
-
-
 ORAN = CATEGORIES["oranbench"]
 
 

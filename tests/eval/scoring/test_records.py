@@ -42,8 +42,6 @@ SUMMARY = Summary(
     made_with={"k": 4}, rejected=0, k=4, memory_anonymous=None, memory_file=1, memory_peak=2,
     **measures([record(0)], 0),
 )  # fmt: skip
-
-
 # Fields that summaries of older versions lack.
 YOUNG = (
     "rotated", "first_answer_ms", "kv_bytes_per_token", "context", "joules_per_question",

@@ -224,8 +224,6 @@ WRONG_BACKBONES: dict[str, Callable[[Path], None]] = {
     "a layer exchanged": weights(exchanged),
     "norm epsilon wrong": config(rms_norm_eps=1e-3),
 }
-
-
 # Each is a graph to be traced; these two are the nearest and the farthest.
 QUICK = ("norm epsilon wrong", "rope scaling dropped")
 

@@ -54,11 +54,7 @@ CHARACTERS = st.one_of(
     st.sampled_from(" \n\r\t'sStTlLdD!?/.,()aAbBzZ019éÉßǅЖж東한\u0301\u00a0\u04ff🙂\x04\x1d\u0093"),
     st.sampled_from(["'s", "'LL", "\r\n", "  ", "12345", "Ab", "aB", "\x04!", "!\x04\n", "!!"]),
 )
-
-
 TEXTS = st.lists(CHARACTERS, max_size=12).map("".join)
-
-
 OFTEN = settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

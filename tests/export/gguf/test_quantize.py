@@ -30,10 +30,7 @@ NAMES = (
     "blk.0.ffn_down.weight",
     "blk.1.attn_q.weight",
 )
-
-
 # What --tensor-type means.
-
 # Values of --tensor-type, what they mean.
 GOOD: tuple[tuple[list[str], tuple[Override, ...]], ...] = (
     ([], ()),

@@ -29,8 +29,6 @@ llama = for_onnx_command.llama
 no_tracing = for_onnx_command.no_tracing
 home = for_onnx_command.home
 empty = for_onnx_command.empty
-
-
 BACKBONES = [f"base-{quant}.onnx" for quant in QUANTS]
 
 

@@ -16,11 +16,7 @@ pytest.importorskip("onnxruntime")
 np = pytest.importorskip("numpy")
 
 made = for_onnx_graph.made
-
-
 WINDOW = 6
-
-
 # Longer than the window, and than the example that the tracer had.
 LONG = 40
 

@@ -21,8 +21,6 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 np = pytest.importorskip("numpy")
-
-
 made = for_onnx_graph.made
 
 

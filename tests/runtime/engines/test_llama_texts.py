@@ -29,8 +29,6 @@ folder = for_engine.folder
 new = for_engine.new
 engine = for_engine.engine
 careful = for_engine.careful
-
-
 # And so do the ways of flash attention, which rounds to F16 in between.
 ROUNDED = 2e-2
 

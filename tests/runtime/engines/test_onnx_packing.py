@@ -34,8 +34,6 @@ folder = for_onnx_engine.folder
 new = for_onnx_engine.new
 engine = for_onnx_engine.engine
 careful = for_onnx_engine.careful
-
-
 CONTEXT = 512
 
 

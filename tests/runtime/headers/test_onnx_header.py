@@ -97,8 +97,6 @@ def deep(made: bytes, levels: int) -> bytes:
 
 
 OUT = external(location="../x.onnx.data")
-
-
 BAD_GRAPHS: dict[str, tuple[bytes, str]] = {
     "absolute": (external(location="/etc/passwd"), "'/etc/passwd', a file name is allowed"),
     "above": (OUT, "a file name is allowed"),
@@ -138,8 +136,6 @@ BAD_GRAPHS: dict[str, tuple[bytes, str]] = {
     "name is a number": (message((8, 5)), "wire type 0 of field 8"),
     "not UTF-8": (message((8, b"\xff")), "no UTF-8"),
 }
-
-
 HIDDEN: dict[str, tuple[bytes, str]] = {
     "sparse": (model((15, message((1, OUT)))), "a file name is allowed"),
     "attribute": (model(in_a_node(OUT)), "a file name is allowed"),
@@ -163,8 +159,6 @@ HIDDEN: dict[str, tuple[bytes, str]] = {
     ),
     "too deep": (model() + message((20, message((1, deep(OUT, 400))))), "nested deeper than 32"),
 }  # fmt: skip
-
-
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "no ONNX model, 0 bytes"),
     "short": (b"\x08\x0a", "no ONNX model, 2 bytes"),

@@ -150,8 +150,6 @@ def padded(size: int) -> bytes:
 
 
 SET = ("__metadata__", "settings")
-
-
 NAN = np.array([np.nan], "<f4").tobytes()
 
 

@@ -25,8 +25,6 @@ torch = pytest.importorskip("torch")
 
 root = for_merge.root
 home = for_merge.home
-
-
 Command = Callable[..., tuple[int, str, str]]
 
 

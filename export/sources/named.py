@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 from tel_edge.eval.folders import checkpoint as checkpoints
 from tel_edge.eval.folders.checkpoint import Checkpoint
-from tel_edge.export.adapters import adapter, selection
-from tel_edge.export.adapters.adapter import AdapterExport
 from tel_edge.export.output import Output
 from tel_edge.export.progress import Step
 from tel_edge.export.request import ExportRequest
+from tel_edge.export.sources import adapter, selection
+from tel_edge.export.sources.adapter import AdapterExport
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tel_edge.export.adapters import foreign
-from tel_edge.export.adapters.adapter import CONFIG, TRAINING, WEIGHTS
+from tel_edge.export.sources import foreign
+from tel_edge.export.sources.adapter import CONFIG, TRAINING, WEIGHTS
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions import categories
 from tel_edge.runtime.questions.categories import CATEGORIES

@@ -13,8 +13,8 @@ import export_models as models
 import pytest
 
 from tel_edge.eval.folders import architectures
-from tel_edge.export.adapters import foreign, targets
 from tel_edge.export.commands import export
+from tel_edge.export.sources import foreign, targets
 from tel_edge.runtime import cli
 from tel_edge.runtime.errors import InputError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tel_edge.export.adapters import adapter
+from tel_edge.export.sources import adapter
 from tel_edge.runtime.errors import InputError
 
 LORA = {"peft_type": "LORA", "r": 8, "lora_alpha": 16}
@@ -32,7 +32,7 @@ def test_an_unknown_field_that_is_off_is_let_be(value: Any) -> None:
 
 def test_every_field_of_peft_is_in_one_table() -> None:
     peft = pytest.importorskip("peft")
-    from tel_edge.export.adapters import lora_fields
+    from tel_edge.export.sources import lora_fields
 
     defaults = {
         field.name: field.default_factory() if field.default is MISSING else field.default  # type: ignore[misc]

@@ -19,7 +19,7 @@ from tel_edge.eval.folders import architectures
 from tel_edge.eval.folders.architectures import Shape, Tensor
 from tel_edge.eval.folders.files import json_object
 from tel_edge.eval.folders.tensors import HALF_MOST, Stored, check, floats, listed
-from tel_edge.export.adapters import foreign, lora_fields, targets
+from tel_edge.export.sources import foreign, lora_fields, targets
 from tel_edge.runtime.bundles.manifest import BackboneInfo
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest

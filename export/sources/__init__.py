@@ -1,0 +1,1 @@
+"""What is exported: a backbone's folder and PEFT folders, chosen, opened and checked."""
