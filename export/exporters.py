@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from tel_edge.eval.folders.checkpoint import Checkpoint
 from tel_edge.export.gguf.quantize import QUANTS
 from tel_edge.export.onnx.quantize import ONNX_QUANTS
-from tel_edge.export.output import Output
-from tel_edge.export.request import ExportRequest
-from tel_edge.runtime.bundles.manifest import BundleFile
+
+if TYPE_CHECKING:
+    from tel_edge.eval.folders.checkpoint import Checkpoint
+    from tel_edge.export.output import Output
+    from tel_edge.export.request import ExportRequest
+    from tel_edge.runtime.bundles.manifest import BundleFile
 
 
 class ExportPlan(Protocol):

@@ -13,6 +13,8 @@ import export_models as models
 import fake_engine as fake
 import pytest
 
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks.split import split
 from tel_edge.eval.commands import evaluate
 from tel_edge.eval.folders import architectures
 from tel_edge.eval.folders.architectures import QV, Architecture
@@ -24,6 +26,7 @@ from tel_edge.export.gguf.quantize import Quant
 from tel_edge.export.onnx import quantize as onnx_quantize
 from tel_edge.export.onnx.quantize import OnnxQuant
 from tel_edge.runtime.bundles import formats, manifest
+from tel_edge.runtime.questions.categories import CATEGORIES
 
 for name in ("torch", "transformers", "peft", "llama_cpp", "gguf"):
     pytest.importorskip(name)
@@ -36,11 +39,13 @@ Run = Callable[..., dict[str, Any]]
 def path(tmp_path: Path, run_command: Command) -> Run:
     """Export a backbone's folder with an adapter, score the bundle, and return the summaries."""
     fake.dataset(tmp_path / "data", "oranbench", fake.rows(30))
+    questions = benchmark.read(str(tmp_path / "data"), CATEGORIES["oranbench"]).questions
+    known = {"split": split(questions).digest}
 
     def run(base: Path, *options: str) -> dict[str, Any]:
         adapter = tmp_path / "peft"
         if not adapter.is_dir():
-            models.bind(models.adapter(adapter, base, r=4), base, split=None)
+            models.bind(models.adapter(adapter, base, r=4), base, **known)
         common = ["--workspace", str(tmp_path), "--backbone", str(base), "--quiet"]
         code, said, err = run_command(
             export.parser(), export.work, *common, "--adapter", str(adapter), *options
@@ -106,11 +111,11 @@ def test_a_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Run) -> N
 def test_a_type_of_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Run) -> None:
     for module in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(module)
-    row = OnnxQuant("int4-all", 4, 4, False, 1.2, None, "a test")
+    row = OnnxQuant("dynamic-int8-tight", 8, 8, True, 0.5, None, "a test")
     monkeypatch.setitem(onnx_quantize.ONNX_QUANTS, row.name, row)
     base = models.backbone(tmp_path / "base", "llama")
-    assert set(path(base, "--format", "onnx", "--quant", "int4-all")) == {
-        "base-int4-all", "lora-int4-all",
+    assert set(path(base, "--format", "onnx", "--quant", row.name)) == {
+        f"base-{row.name}", f"lora-{row.name}",
     }  # fmt: skip
 
 

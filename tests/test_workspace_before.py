@@ -45,7 +45,9 @@ def engines(before: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")
+    )
     return {str(path): path.read_bytes() for path in files}
 
 

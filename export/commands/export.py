@@ -8,15 +8,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tel_edge.export.exporters import EXPORTERS
-from tel_edge.export.exporting import Exported, export
-from tel_edge.export.request import ExportRequest
 from tel_edge.runtime import cli, extras
-from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.bundles.formats import FIRST, FORMATS
-from tel_edge.runtime.bundles.manifest import NOT_MEASURED, BundleFile, total_bytes
+
+if TYPE_CHECKING:
+    from tel_edge.export.exporting import Exported
+    from tel_edge.export.request import ExportRequest
+    from tel_edge.runtime.bundles.manifest import BundleFile
 
 # Nats; an adapter of a single step that does something changes a hundred times as much.
 LITTLE = 1e-3
@@ -26,6 +27,9 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     """Check everything, then make what is missing; see `parser` for the arguments."""
     if args.check:
         return _check(args)
+    from tel_edge.export.exporting import export
+    from tel_edge.export.request import ExportRequest
+
     if args.router:
         extras.check("sklearn", "report")
     given = {field.name: getattr(args, field.name) for field in fields(ExportRequest)}
@@ -44,6 +48,8 @@ def _forecast(made: Exported) -> Mapping[str, Any]:
 
 
 def _report(request: ExportRequest, made: Exported) -> Mapping[str, Any]:
+    from tel_edge.runtime.bundles.manifest import total_bytes
+
     listed = [(file, "written" if new else "reused") for file, new in made.files]
     wide = max(len(file.path) for file, _ in listed)
     types = max(len(file.quant) for file, _ in listed)
@@ -66,6 +72,8 @@ def _report(request: ExportRequest, made: Exported) -> Mapping[str, Any]:
 
 
 def _figures(file: BundleFile) -> str:
+    from tel_edge.runtime.bundles.manifest import NOT_MEASURED
+
     if file.kind in NOT_MEASURED:
         return ""
     if file.parity is None:
@@ -100,6 +108,9 @@ def _earlier(asked: argparse.Namespace | cli.Quietable, files: Sequence[BundleFi
 
 def _check(args: argparse.Namespace) -> Mapping[str, Any]:
     """Verify every file of a bundle against its manifest and its own header."""
+    from tel_edge.runtime.bundles import bundle
+    from tel_edge.runtime.bundles.manifest import NOT_MEASURED
+
     made = bundle.read(args.check)
     for file in made.files:
         bundle.verify(args.check, made, [file], again=True)

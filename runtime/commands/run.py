@@ -11,15 +11,18 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import starmap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tel_edge.runtime import cli, clock
-from tel_edge.runtime.answerer import Answer, Answerer, Answering
-from tel_edge.runtime.bundles import backbones, bundle
+from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions import stream
 from tel_edge.runtime.questions.categories import CATEGORIES, category
-from tel_edge.runtime.questions.requests import Defaults, Request, from_arguments, from_lines
+
+if TYPE_CHECKING:
+    from tel_edge.runtime.answerer import Answer, Answerer, Answering
+    from tel_edge.runtime.bundles.bundle import Opener
+    from tel_edge.runtime.questions.requests import Defaults, Request
 
 # Lines that are read before the first is answered, so that questions of a category stand together.
 WINDOW = 256
@@ -50,8 +53,10 @@ def _line(record: dict[str, Any]) -> str:
     return json.dumps(record) if any("\ud800" <= c <= "\udfff" for c in text) else text
 
 
-def _loose(args: argparse.Namespace, how: Answering, opener: bundle.Opener) -> Answerer:
+def _loose(args: argparse.Namespace, how: Answering, opener: Opener) -> Answerer:
     """Open the files of `--backbone-file` and `--adapter-file`."""
+    from tel_edge.runtime.answerer import Answerer
+
     path: Path = args.backbone_file
     files: dict[str, Path] = {}
     for text in args.adapter_file:
@@ -74,8 +79,12 @@ def _loose(args: argparse.Namespace, how: Answering, opener: bundle.Opener) -> A
     return answerer
 
 
-def _opened(args: argparse.Namespace, opener: bundle.Opener) -> Answerer:
+def _opened(args: argparse.Namespace, opener: Opener | None) -> Answerer:
     """Open what the arguments name."""
+    from tel_edge.runtime.answerer import Answerer, Answering
+    from tel_edge.runtime.bundles import bundle
+
+    opener = opener or bundle.native
     generate = args.protocol == "generate"
     how = Answering(generate, args.k, args.temperature, args.seed, args.max_tokens)
     if args.backbone_file:
@@ -94,7 +103,7 @@ def _opened(args: argparse.Namespace, opener: bundle.Opener) -> Answerer:
     )
 
 
-def work(args: argparse.Namespace, opener: bundle.Opener = bundle.native) -> dict[str, Any]:
+def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, Any]:
     """Answer everything; the exit code is 1 if some line got an error record."""
     began, started = time.perf_counter(), clock.since_start()
     cli.check_draws(args)
@@ -112,7 +121,9 @@ def work(args: argparse.Namespace, opener: bundle.Opener = bundle.native) -> dic
     first = 0.0
     with _opened(args, opener) as answerer:
         opened = time.perf_counter()
-        windows, total = _windows(args, answerer.defaults(default and default.name, labels))
+        windows, total = _windows(
+            args, answerer.defaults(default.name if default else None, labels)
+        )
         with _bar(args, total) as bar:
             for window in windows:
                 for made in starmap(record, answerer.replies(window)):
@@ -139,6 +150,8 @@ def _windows(
     args: argparse.Namespace, defaults: Defaults
 ) -> tuple[Iterator[list[Request]], int | None]:
     """Return the requests in windows, and how many lines there are, where that is known."""
+    from tel_edge.runtime.questions.requests import from_arguments, from_lines
+
     if args.questions:
         made = from_arguments(args.questions, args.choice, defaults)
         return stream.windows(made, args.window), len(args.questions)

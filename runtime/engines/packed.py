@@ -83,6 +83,8 @@ class PackedEngine(ABC):
         self.timing: dict[str, float] = {}
         # Held by `close` too, which a method that is under way has to end before.
         self.lock = threading.RLock()
+        # Apart, so that reading a text does not wait for a decode.
+        self._reading = threading.Lock()
         self.shut = False
         self._adapters = dict(adapters or {})
         self._loaded: OrderedDict[str, Any] = OrderedDict()
@@ -94,7 +96,18 @@ class PackedEngine(ABC):
         work(*given)
         self.timing[name] = (time.perf_counter() - began) * 1000
 
+    def tokenize(self, text: str) -> list[int]:
+        """Return the ids of a text at the start of a sequence; see `Engine`."""
+        with self._reading:
+            if self.shut:
+                raise WorkError("the engine is closed")
+            return self.ids(text)
+
     # What an engine does
+
+    @abstractmethod
+    def ids(self, text: str) -> list[int]:
+        """Return the ids of `text`, with the tokens that belong to the start of a sequence."""
 
     @abstractmethod
     def open_adapter(self, file: Path) -> Any:
@@ -160,7 +173,7 @@ class PackedEngine(ABC):
 
     def close(self) -> None:
         """Free what the library holds; the engine is not usable after it."""
-        with self.lock:
+        with self.lock, self._reading:
             self.shut = True
             self._loaded.clear()
             self._used = None

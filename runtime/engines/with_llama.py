@@ -105,7 +105,7 @@ class LlamaEngine(PackedEngine):
         """Return the bytes of weights, kv, compute, output and adapters, where they are known."""
         return llama_native.buffers()
 
-    def tokenize(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
         """Return the ids of `text`, with BOS where the vocabulary asks for it."""
         return self._vocabulary.tokenize(text)
 

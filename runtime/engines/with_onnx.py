@@ -149,7 +149,7 @@ class OnnxEngine(PackedEngine):
         held = sum(handle[1] for handle in self._loaded.values())
         return {"kv": self.cache.kept_bytes(), "adapters": held}
 
-    def tokenize(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
         """Return the ids of `text`, with BOS where the tokenizer puts one."""
         ids: list[int] = self._tokenizer.encode(text).ids
         return ids

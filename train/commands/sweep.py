@@ -19,7 +19,6 @@ from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest, lock, ownership
 from tel_edge.runtime.workspace import Workspace
-from tel_edge.train.commands import train
 from tel_edge.train.sweeps import runners, sweep_report, sweep_row
 from tel_edge.train.sweeps.ray_runner import Cluster, on_ray
 from tel_edge.train.sweeps.runners import SweepOutcome, SweepTask
@@ -37,6 +36,8 @@ def work(args: argparse.Namespace, command: Sequence[str] = runners.TRAIN) -> di
         raise InputError(f"--name {name!r}: letters, digits, dots and dashes only")
     if args.watts is not None and not 0 < args.watts < math.inf:
         raise InputError(f"--watts {args.watts}: a number above 0 is needed")
+    from tel_edge.train.commands import train
+
     runs = plan(args, train.parser)
     home = Path(args.workspace) / "sweeps" / name
     say = partial(cli.say, args)

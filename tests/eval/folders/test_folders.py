@@ -249,7 +249,7 @@ def test_whole_folders_pass(made: Path) -> None:
 def test_nothing_heavy_is_imported_for_it(made: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from tel_edge.eval import with_transformers\n"
+        "from tel_edge.eval.references import with_transformers\n"
         "from tel_edge.eval.folders import checkpoint\n"
         "folder = Path(sys.argv[1])\n"
         "checkpoint.load(folder), with_transformers.checked(folder)\n"

@@ -244,7 +244,7 @@ def test_a_data_set_of_one_category_has_nothing_to_route(tmp_path: Path) -> None
 def test_the_runtime_side_needs_numpy_alone(tmp_path: Path) -> None:
     (tmp_path / "r.safetensors").write_bytes(GOLDEN)
     code = (
-        "import sys; from pathlib import Path; from tel_edge.runtime import router;"
+        "import sys; from pathlib import Path; from tel_edge.runtime.questions import router;"
         "early = 'numpy' in sys.modules;"
         "router.load(Path(sys.argv[1])).route('a request', ('a', 'b'));"
         "heavy = {'sklearn', 'scipy', 'safetensors', 'torch', 'pyarrow'} & set(sys.modules);"

@@ -89,7 +89,7 @@ def test_a_type_or_a_format_may_be_named(installed: set[str]) -> None:
     ("files", "quant", "format", "said"),
     [
         ("gguf F16 9", None, "onnx",
-         "no ONNX backbone (there: F16); run: tel-export --format onnx"),
+         "no ONNX backbone (there: F16); run: tel-export --format onnx --quant int4"),
         ("gguf F16 9", "int4", "onnx",
          "no int4 backbone (there: F16); run: tel-export --format onnx --quant int4"),
         ("onnx int4 9", None, "gguf",

@@ -143,7 +143,7 @@ def test_an_adapter_that_one_format_lacks_is_used_for_none(tel_bench: Command, h
 def test_a_machine_that_slows_down_favours_neither(
     tel_bench: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("test_bench.SLOWER", [])
+    monkeypatch.setattr("for_bench.SLOWER", [])
     opened: list[str] = []
 
     def opener(path: Path, *given: Any) -> Engine:

@@ -42,8 +42,11 @@ def sleeping(prompt: str, adapter: str | None, labels: int) -> list[float]:
     return fake.uniform(prompt, adapter, labels)
 
 
-# What parents do; each begins with the folder of this module.
-COMMAND = INTERRUPTIBLE + "import sys; sys.path.insert(0, sys.argv.pop(1)); import test_children\n"
+# What parents do; each begins with the folders of this module and of what it imports.
+PLACES = os.pathsep.join([str(Path(__file__).parent), str(MAKERS), str(ROOT / "tests")])
+COMMAND = INTERRUPTIBLE + (
+    "import os, sys; sys.path[:0] = sys.argv.pop(1).split(os.pathsep); import test_children\n"
+)
 PARENTS = {
     "measuring": COMMAND
     + """
@@ -77,10 +80,9 @@ def started(
     code: str, note: Path, *argv: str, group: bool = False
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start a parent; return it and the number of its child once that is there."""
-    tests = str(MAKERS)
-    path = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([PLACES, os.environ.get("PYTHONPATH", "")])
     parent = subprocess.Popen(
-        [sys.executable, "-c", code, tests, *argv],
+        [sys.executable, "-c", code, PLACES, *argv],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         env={**os.environ, NOTE: str(note), "PYTHONPATH": path},
@@ -140,7 +142,7 @@ def test_an_evaluation_that_is_ended_leaves_no_process_and_keeps_its_records(
     assert not out.with_suffix(".json").exists()
     code = EVAL.replace("test_children.sleeping", "fake.uniform")
     done = subprocess.run(
-        [sys.executable, "-c", code, str(MAKERS), *argv],
+        [sys.executable, "-c", code, PLACES, *argv],
         capture_output=True,
         check=False,
     )
@@ -174,7 +176,7 @@ sys.exit(cli.run(cli.parser("tel-eval", "x"), work))
 
 def test_a_child_with_a_bar_leaves_nothing_to_complain_of() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", BARRED, str(MAKERS), "0", "--json"],
+        [sys.executable, "-c", BARRED, PLACES, "0", "--json"],
         capture_output=True,
         check=False,
     )

@@ -13,13 +13,13 @@ from tel_edge.train.sweeps import runners
 
 pytest.importorskip("torch")
 SHOW = (
-    "import os, sys; from tel_edge.train import {module} as command; "
+    "import os, sys; from tel_edge.train.commands import {module} as command; "
     "before = 'torch' in sys.modules; "
     "command.work = lambda args: print(before, os.environ.get('GOMP_SPINCOUNT')); command.main()"
 )
 # The library that computes tells at its start, on stderr, what it has understood.
 LOAD = (
-    "import sys; from tel_edge.train import train as command; "
+    "import sys; from tel_edge.train.commands import train as command; "
     "command.work = lambda args: __import__('torch') and None; command.main()"
 )
 

@@ -161,11 +161,11 @@ def test_every_command_that_shares_a_place_has_the_option(name: str) -> None:
     import importlib
 
     module = {
-        "train": "train.train",
-        "merge": "train.merge",
-        "sweep": "train.sweep",
-        "export": "export.export",
-        "eval": "eval.evaluate",
+        "train": "train.commands.train",
+        "merge": "train.commands.merge",
+        "sweep": "train.commands.sweep",
+        "export": "export.commands.export",
+        "eval": "eval.commands.evaluate",
     }[name]
     parser = importlib.import_module(f"tel_edge.{module}").parser()
     # Exports and evaluations want what the other one makes.
