@@ -7,13 +7,11 @@ from pathlib import Path
 
 import export_models as models
 import fake_engine as fake
-import for_train as base
 import pytest
 
 torch = pytest.importorskip("torch")
 
 Command = Callable[..., tuple[int, str, str]]
-tel_train = base.tel_train
 
 
 @pytest.fixture(scope="module")

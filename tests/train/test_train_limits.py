@@ -25,6 +25,8 @@ torch = pytest.importorskip("torch")
 
 made = for_train_options.made
 one_thread = for_train_options.one_thread
+whole_numbers = base.whole_numbers
+tel_train = base.tel_train
 
 
 def test_the_loss_over_all_tokens_is_that_of_transformers(made: Path) -> None:

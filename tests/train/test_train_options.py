@@ -29,6 +29,8 @@ torch = pytest.importorskip("torch")
 
 made = for_train_options.made
 one_thread = for_train_options.one_thread
+whole_numbers = base.whole_numbers
+tel_train = base.tel_train
 BOTH = ("--category", "oranbench,teleqna")
 
 

@@ -217,7 +217,7 @@ def test_both_formats_in_one_bundle(tel_run: Command, home: Path, llama: Tiny, c
     only = manifest.Manifest(made.backbone, tuple(f for f in made.files if f.format == "gguf"))
     manifest.write(only, folder)
     assert tel_run(home, llama, *ASKED) == gguf
-    for more, hint in (([], "tel-export --format onnx"),
+    for more, hint in (([], "tel-export --format onnx --quant int4"),
                        (["--quant", "int4"], "tel-export --format onnx --quant int4")):  # fmt: skip
         code, _, err = tel_run(home, llama, *ASKED, "--format", "onnx", *more)
         assert code == 2

@@ -92,7 +92,7 @@ def test_a_sweep_that_is_killed_leaves_no_child_and_goes_on(
     data = behave(tmp_path / "data", seconds={"8": 60})
     code = INTERRUPTIBLE + (
         "import sys; from functools import partial; from tel_edge.runtime import cli; "
-        "from tel_edge.train import sweep; "
+        "from tel_edge.train.commands import sweep; "
         f"sys.exit(cli.run(sweep.parser(), partial(sweep.work, command=({FAKE[0]!r},))))"
     )
     argv = ["--workspace", str(tmp_path / "home"), "--category", "3gpp_tsg"]

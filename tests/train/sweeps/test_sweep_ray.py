@@ -147,7 +147,7 @@ def started(home: Path, data: Path, *argv: str) -> subprocess.Popen[str]:
     """A sweep in a process of its own, as Ray reads some settings when it is imported."""
     code = INTERRUPTIBLE + (
         "import sys; from functools import partial; from tel_edge.runtime import cli; "
-        "from tel_edge.train import sweep; "
+        "from tel_edge.train.commands import sweep; "
         f"sys.exit(cli.run(sweep.parser(), partial(sweep.work, command=({FAKE[0]!r},))))"
     )
     common = ["--workspace", str(home), "--dataset", str(data), "--category", "3gpp_tsg"]
