@@ -46,15 +46,44 @@ def share(right: int, of: int) -> Share:
     """
     if of == 0:
         return Share(0, 0, 0.0, 0.0, 1.0)
-    value = right / of
+    low, high = _wilson(right / of, of)
+    return Share(right, of, right / of, low if right else 0.0, high if right < of else 1.0)
+
+
+def _wilson(value: float, of: float) -> tuple[float, float]:
     spread = Z95 * math.sqrt(value * (1 - value) / of + Z95**2 / (4 * of**2))
     middle, scale = value + Z95**2 / (2 * of), 1 + Z95**2 / of
-    low, high = max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
-    return Share(right, of, value, low if right else 0.0, high if right < of else 1.0)
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def clustered_share(of: Sequence[tuple[int, int]]) -> Share:
+    """Return the share over groups of answers that belong together, (right, count) each.
+
+    The answers to one question in several orders are no independent ones: the interval is
+    Wilson's for as many independent answers as have the variance that the groups show, a few less
+    for few groups. Where all groups are alike it is that of one answer a group. Source: E. L. Korn
+    and B. I. Graubard, "Confidence intervals for proportions with small expected number of positive
+    counts estimated from survey data", Survey Methodology 24 (1998), with Wilson's interval in
+    place of the exact one.
+    """
+    right, count, groups = sum(r for r, _ in of), sum(n for _, n in of), len(of)
+    if groups < 2:
+        return share(right, count) if groups == 0 else Share(right, count, right / count, 0.0, 1.0)
+    value = right / count
+    squares = math.fsum((r - value * n) ** 2 for r, n in of)
+    variance = groups / (groups - 1) * squares / count**2
+    independent = value * (1 - value) / variance if variance else groups
+    # Student's t beside the normal quantile, by the first terms of its expansion.
+    wider = 1 + (Z95**2 + 1) / (4 * (groups - 1))
+    low, high = _wilson(value, min(count, independent) / wider**2)
+    return Share(right, count, value, low if right else 0.0, high if right < count else 1.0)
 
 
 def quantile(values: list[float], at: float) -> float:
-    """Return the value below which the share `at` of the values lies (nearest rank)."""
+    """Return the smallest of the values that no more than the share `at` of them lies before.
+
+    Of an even number the median is so the larger of the middle two.
+    """
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(at * len(ordered)))]
 

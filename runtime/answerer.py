@@ -123,14 +123,20 @@ class Answerer:
     ) -> Self:
         """Open a bundle as `tel-run` does: checked, with this machine's profile.
 
-        `quant` is the smallest type there is, `format` one whose engine is installed, unless named.
+        Without `quant` and `format` the file is the one that a report decided for, or else of the
+        smallest type and of a format whose engine is installed.
         `only` loads one category's adapter and no router, `bare` no adapter at all; `threshold` is
         the router's, unless given. `say` is told what there is to say. Raises `InputError` for a
         file that is not what it should be.
         """
         folder = Path(folder)
         made = bundle.read(folder)
-        backbone = bundle.backbone_file(folder, made, quant, format)
+        backbone = None
+        if quant is None and format is None:
+            backbone, said = bundle.deployed_file(made)
+            if said:
+                say(said)
+        backbone = backbone or bundle.backbone_file(folder, made, quant, format)
         names = [only] if only else list(made.adapters(backbone.format))
         if bare:
             names = []

@@ -230,6 +230,17 @@ def seconds(text: str) -> float:
     return value
 
 
+def above_zero(text: str) -> float:
+    """Return a finite number above 0, as the `type` of an option."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
+
+
 def share(text: str) -> float:
     """Return a number from 0 to 1, as the `type` of an option."""
     try:

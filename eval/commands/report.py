@@ -20,7 +20,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     """Print the tables, write the report and return the document of `report.json`."""
     # numpy and all that the report is made of; --help needs none of it.
     from tel_edge.eval.findings import findings
-    from tel_edge.eval.reports import harness, render, reporting
+    from tel_edge.eval.findings.decision import Budget
+    from tel_edge.eval.reports import deploying, harness, render, reporting
 
     workspace = cli.workspace(args)
     name = backbone_name(workspace, args.backbone)
@@ -29,10 +30,16 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"{out}: a file is in the way; choose another folder with --out")
     if args.compare:
         return reporting.compared(args.compare, workspace, name, out)
-    report = findings.collect(workspace, name, args.published)
+    budget = Budget(
+        args.margin / 100,
+        None if args.max_mb is None else round(args.max_mb * 1e6),
+        args.max_ms,
+        None if args.max_memory is None else round(args.max_memory * 1e6),
+    )
+    report = findings.collect(workspace, name, args.published, budget)
     texts = reporting.read_texts(args.dataset, report, lambda text: cli.say(args, text))
     report = replace(report, parts=texts.parts)
-    print(render.text(report))
+    print(render.text(report, args.full))
     # All files of a report are of one report.
     with lock.held(out, math.inf, lambda text: cli.say(args, text), inside=True):
         document, missing = reporting.write(
@@ -40,7 +47,6 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         )
         if missing:
             print(f"tel-report: no report.html: {missing}", file=sys.stderr)
-        chosen, *thoughts = render.verdict(report)
         try:
             harness.write(
                 out / "lm-eval",
@@ -52,7 +58,11 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
             )
         except InputError as error:
             print(f"tel-report: not in lm-evaluation-harness's form: {error}", file=sys.stderr)
-    print("\n".join([*thoughts, f"report in {out}; {chosen}"]))
+    if args.write:
+        folder = args.bundle or workspace.bundle(name)
+        made = deploying.write(report, folder, lambda text: cli.say(args, text))
+        print(f"written to {folder}: tel-run takes {made.variant} by default")
+    print(f"report in {out}; {report.decision.headline}")
     return document
 
 
@@ -101,6 +111,25 @@ def parser() -> cli.Parser:
     )
     made.add_argument(
         "--out", type=Path, metavar="DIR", help="where the report goes (WORKSPACE/reports)"
+    )
+    made.add_argument("--full", action="store_true", help="print all tables, not only the decision")
+    made.add_argument(
+        "--margin",
+        type=cli.above_zero,
+        default=1.0,
+        metavar="POINTS",
+        help="of accuracy that may be lost against the reference (%(default)g)",
+    )
+    made.add_argument("--max-mb", type=cli.above_zero, metavar="MB", help="on disk, 10^6 bytes")
+    made.add_argument("--max-ms", type=cli.above_zero, metavar="MS", help="for a question")
+    made.add_argument("--max-memory", type=cli.above_zero, metavar="MB", help="of the process")
+    made.add_argument(
+        "--write",
+        action="store_true",
+        help="put the decision into the bundle, so that tel-run takes that file by default",
+    )
+    made.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="for --write (that of the workspace)"
     )
     return made
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from tel_edge.eval.benchmarks import duplicates
 from tel_edge.eval.findings import (
@@ -22,10 +19,12 @@ from tel_edge.eval.findings import (
 from tel_edge.eval.findings.answers import Answers
 from tel_edge.eval.findings.calibration import Bin
 from tel_edge.eval.findings.checks import Finding, Trained
-from tel_edge.eval.findings.ladder import Best, Recommendation, Rung
+from tel_edge.eval.findings.decision import Budget, Decision, Evidence, decide
+from tel_edge.eval.findings.ladder import Best, Rung
 from tel_edge.eval.findings.leakage import Leakage
 from tel_edge.eval.findings.paired import Change
 from tel_edge.eval.findings.paper import Paper
+from tel_edge.eval.findings.settings import settings
 from tel_edge.eval.findings.sizes import Footprint
 from tel_edge.eval.scoring import baselines, records, router, trainings
 from tel_edge.eval.scoring.baselines import Baseline, Baselines
@@ -86,7 +85,7 @@ class Report:
     reference: str
     sections: tuple[Section, ...]
     ladder: tuple[Rung, ...]
-    recommendation: Recommendation
+    decision: Decision
     footprints: tuple[Footprint, ...]
     formats: tuple[Best, ...]
     reliability: Mapping[str, tuple[Bin, ...]]
@@ -100,8 +99,10 @@ class Report:
     parts: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
 
-def collect(workspace: Workspace, backbone: str, published: bool = False) -> Report:
-    """Read the results of a backbone, a pure function of the files.
+def collect(
+    workspace: Workspace, backbone: str, published: bool = False, budget: Budget | None = None
+) -> Report:
+    """Read the results of a backbone, a pure function of the files and the budget.
 
     They are its records and summaries, the trivial baselines and near-duplicates, each adapter's
     `training.json`, the router's figures, and for the paper's tables those of other backbones; all
@@ -116,9 +117,9 @@ def collect(workspace: Workspace, backbone: str, published: bool = False) -> Rep
         )
     part = min((summary.part for summary in plain), key=_part)
     summaries = [summary for summary in plain if summary.part == part]
-    reference = sizes.reference(s.variant for s in summaries)
     names = [name for name in CATEGORIES if any(s.category == name for s in summaries)]
     names += sorted({s.category for s in summaries} - set(names))
+    reference, decided_on = sizes.held_against(summaries, names)
     known = {name: _answers(workspace, summaries, name) for name in names}
     rotated = [summary for summary in every if summary.rotated and summary.part == part]
     moved = {name: _answers(workspace, rotated, name) for name in names}
@@ -133,30 +134,33 @@ def collect(workspace: Workspace, backbone: str, published: bool = False) -> Rep
         for row in section.rows:
             if row.same_questions and row.same_training:
                 results.setdefault(row.summary.variant.name, {})[section.category] = row.summary
-    rungs = ladder.rungs(results, changes, reference)
-    recommendation = ladder.recommend(rungs, reference)
+    rungs = ladder.rungs(results, changes, decided_on)
+    found = _all_checks(workspace, every, part, known, reference, trained)
+    decided = decide(
+        Evidence(
+            reference,
+            rungs,
+            {name: known[name] for name in decided_on},
+            {s.variant.name: tuple(results.get(s.variant.name, ())) for s in summaries},
+            {section.category: section.baselines for section in sections},
+            {s.category: s.leakage.rotations if s.leakage else () for s in sections},
+            found,
+        ),
+        budget,
+    )
     return Report(
         backbone=backbone,
         part=part,
         reference=reference,
         sections=sections,
         ladder=rungs,
-        recommendation=recommendation,
+        decision=decided,
         footprints=sizes.footprints(summaries),
         formats=ladder.by_format(rungs, results, reference),
-        reliability=_reliability(known, (reference, recommendation.variant)),
+        reliability=_reliability(known, (reference, decided.variant or reference)),
         trainings=trained,
-        settings=_settings(summaries),
-        checks=(
-            *_checks(known, reference, trained),
-            # Of the other parts and orders only figures are shown; they are those of the records.
-            *(
-                finding
-                for summary in every
-                if summary.rotated or summary.part != part
-                for finding in checks.of_records(_read(workspace, summary))
-            ),
-        ),
+        settings=settings(summaries),
+        checks=found,
         paper=paper.collect(workspace, None, published),
         answers=known,
         router=router.read(routed) if (routed := router.report_path(workspace)).is_file() else None,
@@ -211,6 +215,26 @@ def _checks(
         )
         found += checks.findings(category, variants, reference, base, measured.get(category))
     return (*found, *checks.across(known, reference, measured))
+
+
+def _all_checks(
+    workspace: Workspace,
+    every: Sequence[Summary],
+    part: str,
+    known: Mapping[str, Sequence[Answers]],
+    reference: str,
+    trained: Sequence[Training],
+) -> tuple[Finding, ...]:
+    return (
+        *_checks(known, reference, trained),
+        # Of the other parts and orders only figures are shown; they are those of the records.
+        *(
+            finding
+            for summary in every
+            if summary.rotated or summary.part != part
+            for finding in checks.of_records(_read(workspace, summary))
+        ),
+    )
 
 
 def _reliability(
@@ -364,32 +388,6 @@ def _notes(
     if adrift:
         notes.append(f"less than half of the probability is on the labels: {', '.join(adrift)}")
     return tuple(notes)
-
-
-def _settings(summaries: Sequence[Summary]) -> dict[str, str]:
-    """Return what the results were made with, by name; of more than three values their number."""
-    found: dict[str, list[str]] = {}
-    for summary in summaries:
-        made = {"data set": summary.dataset, "part": summary.part, "k": summary.k}
-        # The groups of `made_with` are flattened; the split is a category's own.
-        made |= {**summary.made_with, "split": {summary.category: summary.split}}
-        for name, text in _flat(made):
-            found.setdefault(name, []).append(text)
-    unique = {name: tuple(dict.fromkeys(texts)) for name, texts in found.items()}
-    return {
-        name: " or ".join(texts) if len(texts) <= 3 else f"{len(texts)} different values"
-        for name, texts in unique.items()
-    }
-
-
-def _flat(made: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in made.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, "" if name == "settings" else f"{name} ")
-        elif value is not None:
-            text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-            # A SHA-256 is told apart by its beginning; the summaries hold it whole.
-            yield prefix + name, text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
 
 
 def _order(summary: Summary) -> tuple[bool, tuple[int, str], int, str]:

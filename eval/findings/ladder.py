@@ -1,15 +1,15 @@
-"""The quantization ladder: every variant's size and loss, and the one to deploy."""
+"""The quantization ladder: every variant's size and loss over all categories."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, median
 
 from tel_edge.eval.findings import sizes
 from tel_edge.eval.findings.paired import BOUND, Change, pooled
 from tel_edge.eval.scoring.records import Summary, Variant
-from tel_edge.eval.statistics import smallest_bound
+from tel_edge.eval.statistics import Interval
 
 # The order of the ladder.
 KINDS = ("lora", "merged", "base", "reference")
@@ -19,13 +19,23 @@ Changes = Mapping[str, Mapping[str, Change]]
 
 
 @dataclass(frozen=True)
+class Lowest:
+    """The category with the lowest bound, its change in points and its number of questions."""
+
+    category: str
+    points: Interval
+    of: int
+
+
+@dataclass(frozen=True)
 class Rung:
-    """One variant over all the reference's categories; shares are plain means over them.
+    """One variant over all categories; shares are plain means over them.
 
     `bytes` is the disk of the backbone and all adapters, or of all merged models. `change` is over
     the questions of all categories together, None without records. `worst` names the categories
-    with a significant loss of their own. `front` says that no smaller variant has a higher Pass@1;
-    a large reference model is no part of it, as it is nothing to deploy.
+    with a significant loss of their own, `lowest` is the one whose bound is the lowest. `front`
+    says that no smaller variant has a higher Pass@1; a large reference model is no part of it, as
+    it is nothing to deploy.
     """
 
     variant: str
@@ -39,14 +49,19 @@ class Rung:
     memory: int | None
     change: Change | None
     worst: tuple[str, ...]
+    lowest: Lowest | None = None
     front: bool = False
 
     @property
     def verdict(self) -> str:
+        """Return that of `judged` with the usual margin."""
+        return self.judged(BOUND)
+
+    def judged(self, margin: float) -> str:
         """Return that of the change; a significant loss in one category is a loss too."""
         if self.change is None:
             return "no records"
-        return "loss" if self.worst else self.change.verdict
+        return "loss" if self.worst else self.change.judged(margin)
 
 
 @dataclass(frozen=True)
@@ -68,30 +83,21 @@ class Best:
         return median(self.milliseconds.values())
 
 
-@dataclass(frozen=True)
-class Recommendation:
-    """The smallest variant without a loss, and the sentences that say what it rests on.
-
-    `variant` is the reference where no smaller one is shown to be as good.
-    """
-
-    variant: str
-    bytes: int
-    sentences: tuple[str, ...]
-
-
-def rungs(results: Results, changes: Changes, reference: str) -> tuple[Rung, ...]:
-    """Return the variants that were scored on all of the reference's questions, large first."""
-    wanted = results[reference].keys()
+def rungs(results: Results, changes: Changes, categories: Collection[str]) -> tuple[Rung, ...]:
+    """Return the variants that were scored on the reference's questions in all `categories`."""
     made = [
-        _rung(name, rows, changes.get(name, {}))
+        _rung(name, {at: rows[at] for at in categories}, _only(changes.get(name, {}), categories))
         for name, rows in results.items()
-        if rows.keys() == wanted
+        if rows.keys() >= set(categories)
     ]
     made.sort(key=lambda rung: (KINDS.index(rung.kind), -rung.bytes, rung.variant))
     own = [rung for rung in made if rung.kind != "reference"]
     fronts = {rung.variant for rung in own if not any(_beats(other, rung) for other in own)}
     return tuple(replace(rung, front=rung.variant in fronts) for rung in made)
+
+
+def _only(changes: Mapping[str, Change], categories: Collection[str]) -> dict[str, Change]:
+    return {at: each for at, each in changes.items() if at in categories}
 
 
 def _rung(name: str, rows: Mapping[str, Summary], changes: Mapping[str, Change]) -> Rung:
@@ -111,72 +117,18 @@ def _rung(name: str, rows: Mapping[str, Summary], changes: Mapping[str, Change])
         max(memory, default=None),
         pooled(list(changes.values())) if all_there else None,
         tuple(at for at, each in changes.items() if each.verdict == "loss"),
+        _lowest(changes) if all_there else None,
     )
+
+
+def _lowest(changes: Mapping[str, Change]) -> Lowest | None:
+    at = min(changes, key=lambda name: changes[name].points.low, default=None)
+    return None if at is None else Lowest(at, changes[at].points, changes[at].of)
 
 
 def _beats(one: Rung, other: Rung) -> bool:
     no_worse = one.bytes <= other.bytes and one.pass1 >= other.pass1
     return no_worse and (one.bytes < other.bytes or one.pass1 > other.pass1)
-
-
-def recommend(made: Sequence[Rung], reference: str) -> Recommendation:
-    """Return the smallest variant whose loss is not significant and bounded below one point."""
-    to = next(rung for rung in made if rung.variant == reference)
-    adapted = [rung for rung in made if rung.kind in ("lora", "merged")]
-    sound = [rung for rung in adapted if rung.verdict in ("no loss", "gain")]
-    best = min([*sound, to], key=lambda rung: (rung.bytes, rung.variant))
-    sentences = [_sentence(best, to)]
-    smaller = [rung for rung in adapted if rung.bytes < best.bytes]
-    if smaller:
-        sentences.append(_why(smaller))
-    compared = [rung for rung in made if rung.kind == "base" and rung.change]
-    bare = [rung.variant for rung in compared if rung.verdict != "loss"]
-    if bare and to.kind != "base" and to.change is not None:
-        sentences.append(
-            f"without an adapter {', '.join(bare)} shows no significant loss either: these results "
-            "do not show that the adapters help"
-        )
-    return Recommendation(best.variant, best.bytes, tuple(sentences))
-
-
-def _sentence(best: Rung, to: Rung) -> str:
-    size = f"{best.bytes / 1e6:,.1f} MB"
-    if best.change is None:
-        return f"{best.variant}, {size}: there are no records to compare others by"
-    if best is to:
-        return (
-            f"recommended: {best.variant}, {size}, the reference itself; no smaller variant is "
-            f"shown to lose less than {100 * BOUND:.0f} point"
-        )
-    if best.verdict == "gain":
-        return (
-            f"recommended: {best.variant}, {size}, the smallest variant without a loss; it answers "
-            f"better than {to.variant} (p {best.change.p:.2g}, of {best.change.of:,} questions)"
-        )
-    return (
-        f"recommended: {best.variant}, {size}, the smallest variant whose loss against "
-        f"{to.variant} is not significant at 5 % (p {best.change.p:.2g}) and whose upper bound is "
-        f"below {100 * BOUND:.0f} point ({max(0.0, -100 * best.change.points.low):.2f}, of "
-        f"{best.change.of:,} questions)"
-    )
-
-
-def _why(smaller: Sequence[Rung]) -> str:
-    known = [rung for rung in smaller if rung.change is not None]
-    if not known:
-        return "smaller variants have no records"
-    if any(rung.verdict == "n too small" for rung in known):
-        of = min(rung.change.of for rung in known if rung.change)
-        return (
-            f"n too small: {of:,} questions bound a loss at {100 * smallest_bound(of):.1f} points "
-            "at best, even if no answer changes"
-        )
-    return "smaller variants: " + "; ".join(
-        f"{rung.variant} {rung.verdict}, "
-        f"up to {max(0.0, -100 * rung.change.points.low):.1f} points lost"
-        for rung in known
-        if rung.change
-    )
 
 
 def by_format(made: Sequence[Rung], results: Results, reference: str) -> tuple[Best, ...]:

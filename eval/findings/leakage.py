@@ -10,9 +10,12 @@ import numpy as np
 
 from tel_edge.eval.benchmarks.duplicates import Duplicates
 from tel_edge.eval.findings.answers import Answers
-from tel_edge.eval.statistics import Share, share
+from tel_edge.eval.statistics import Share, clustered_share, share
 from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.questions.prompt import LETTERS
+
+# Random orders that `Rotations.spread_by_chance` is taken of.
+SHUFFLES = 400
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class Rotations:
 
     `mean` is Pass@1 over all orders, `by_shift` that of each number of places the options were
     moved by, from 0, over the questions that can be moved so; `spread` is the largest of them less
-    the smallest. `steady` is the share of questions whose answer is the same option in every order.
+    the smallest, and `spread_by_chance` what noise alone seldom exceeds. `steady` is the share of
+    questions whose answer is the same option in every order. The orders of a question belong
+    together, so the interval of `mean` is one of questions (`clustered_share`).
     """
 
     variant: str
@@ -42,6 +47,7 @@ class Rotations:
     mean: Share
     by_shift: tuple[Share, ...]
     spread: float
+    spread_by_chance: float
     steady: Share
 
 
@@ -116,25 +122,50 @@ def rotations(plain: Answers, moved: Answers) -> Rotations:
         shift = int(moved.gold[at] - plain.gold[first]) % count
         option = int(moved.pick[at] - shift) % count
         orders[first].append((shift, option, bool(moved.right[at])))
-    right: dict[int, list[bool]] = defaultdict(list)
+    hits: list[list[bool]] = []
     steady = []
     for first, answered in orders.items():
         every = [(0, int(plain.pick[first]), bool(plain.right[first])), *answered]
         if len({shift for shift, _, _ in every}) < np.isfinite(plain.logprobs[first]).sum():
             continue
-        for shift, _, hit in every:
-            right[shift].append(hit)
+        hits.append([hit for _, _, hit in sorted(every)])
         steady.append(len({option for _, option, _ in every}) == 1)
-    by_shift = tuple(share(sum(hits), len(hits)) for _, hits in sorted(right.items()))
+    by_shift = tuple(share(sum(column), len(column)) for column in _columns(hits))
     values = [each.value for each in by_shift] or [0.0]
     return Rotations(
         plain.summary.variant.name,
         len(steady),
-        share(sum(each.right for each in by_shift), sum(each.of for each in by_shift)),
+        clustered_share([(sum(row), len(row)) for row in hits]),
         by_shift,
         max(values) - min(values),
+        _spread_by_chance(hits),
         share(sum(steady), len(steady)),
     )
+
+
+def _columns(hits: Sequence[Sequence[bool]]) -> list[list[bool]]:
+    """Return the answers by the places moved; questions with fewer options have fewer of them."""
+    widest = max(map(len, hits), default=0)
+    return [[row[at] for row in hits if at < len(row)] for at in range(widest)]
+
+
+def _spread_by_chance(hits: Sequence[Sequence[bool]]) -> float:
+    """Return the spread that one of twenty models exceeds to which the order is all the same.
+
+    Each question's answers are put into a random order, again and again, with a fixed seed.
+    """
+    rng = np.random.default_rng(0)
+    sums = np.zeros((SHUFFLES, max(map(len, hits), default=0)))
+    counts = np.zeros(sums.shape[1])
+    for width in {len(row) for row in hits}:
+        rows = np.array([row for row in hits if len(row) == width])
+        counts[:width] += len(rows)
+        for turn in range(SHUFFLES):
+            sums[turn, :width] += rng.permuted(rows, axis=1).sum(axis=0)
+    if not len(counts):
+        return 0.0
+    shares = sums / counts
+    return float(np.quantile(shares.max(axis=1) - shares.min(axis=1), 0.95))
 
 
 def seen(answers: Answers, duplicates: Duplicates) -> Seen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,19 @@ def rank(format: str) -> tuple[int, str]:
     """Return the place of a format in tables and legends, one that is not known last."""
     known = list(FORMATS)
     return (known.index(format) if format in known else len(known)), format
+
+
+def held_against(summaries: Sequence[Summary], names: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the variant that others are held against, and the categories that a decision is on.
+
+    Those are the ones in which a variant with an adapter was scored, all of `names` where there is
+    none. The variant is one that was scored on the most of them.
+    """
+    adapted = [s for s in summaries if s.variant.adapter] or list(summaries)
+    wanted = [name for name in names if any(s.category == name for s in adapted)]
+    counts = Counter(summary.variant.name for summary in adapted)
+    most = max(counts.values())
+    return reference(s.variant for s in adapted if counts[s.variant.name] == most), wanted
 
 
 def reference(variants: Iterable[Variant]) -> str:

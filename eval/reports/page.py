@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 
 from tel_edge.eval.findings.findings import Report
-from tel_edge.eval.reports import browse, render
+from tel_edge.eval.reports import browse, card, render
 from tel_edge.eval.reports.plots import Plot
 from tel_edge.eval.reports.tables import Table
 
@@ -18,8 +18,7 @@ def page(report: Report, plots: Iterable[Plot], browser: str = "") -> str:
     """
     title = f"{report.backbone}: accuracy and footprint"
     parts = [f"<h1>{escape(title)}</h1>"]
-    sentences = "".join(f"<p>{escape(_sentence(line))}.</p>" for line in render.verdict(report))
-    parts.append(f'<div class="verdict">{sentences}</div>')
+    parts.append(_card(report))
     figures = "".join(_figure(plot) for plot in plots)
     parts.append(f'<div class="plots">{figures}</div>')
     for chapter in render.chapters(report):
@@ -36,6 +35,21 @@ def page(report: Report, plots: Iterable[Plot], browser: str = "") -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{browse.style()}\n</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _card(report: Report) -> str:
+    first, *others = render.verdict(report)
+    made = card.table(report)
+    items = "".join(f"<li>{escape(_sentence(line))}.</li>" for line in others)
+    typed = "\n".join(card.commands(report))
+    kind = report.decision.verdict.replace(" ", "-")
+    return (
+        f'<div class="verdict {kind}"><p class="headline">{escape(_sentence(first))}.</p>'
+        + (_table(made) if made.rows else "")
+        + f"<ul>{items}</ul>"
+        + (f"<p>To ship it:</p><pre>{escape(typed)}</pre>" if typed else "")
+        + "</div>"
     )
 
 

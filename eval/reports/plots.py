@@ -200,7 +200,7 @@ def _ladder(canvas: Any, report: Report) -> None:
     for rung in report.ladder:
         at = max(rung.bytes, 1) / 1e6
         axes.plot(at, rung.pass1 * 100, **_mark(report, rung.variant, size=8))
-        if rung.variant == report.recommendation.variant:
+        if rung.variant == report.decision.variant:
             axes.plot(at, rung.pass1 * 100, "o", markersize=16, color=INK, markerfacecolor="none")
     axes.set_ylim(0, 100)
     axes.grid(axis="y", color="#888888", alpha=0.3, linewidth=0.5)
@@ -313,7 +313,7 @@ def drawn(report: Report) -> tuple[str, ...]:
     known = _known(report)
     telling = {
         report.reference,
-        report.recommendation.variant,
+        *filter(None, (report.decision.variant,)),
         *(best.variant for best in report.formats),
         *(rung.variant for rung in report.ladder if rung.front),
         *[name for name in names if known[name].kind == "base"][:1],

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from tel_edge.eval.findings import sizes
 from tel_edge.eval.findings.findings import Report, formats
 from tel_edge.eval.findings.ladder import Best
-from tel_edge.eval.reports import paper_tables, report_tables
+from tel_edge.eval.reports import card, paper_tables, report_tables
 from tel_edge.eval.reports.report_tables import MARK, floor
 from tel_edge.eval.reports.tables import Table, aligned, escaped, megabytes, number, tabled
 
-WIDTH = 110
+# Columns of the terminal's tables, and of what is shown without being asked for all.
+WIDTH, NARROW = 110, 80
 
 
 @dataclass(frozen=True)
@@ -135,22 +136,7 @@ def units(report: Report) -> str:
 
 def verdict(report: Report) -> tuple[str, ...]:
     """Return which variant to deploy and what that rests on, a sentence each."""
-    lines = list(report.recommendation.sentences)
-    marked = [
-        section.category
-        for section in report.sections
-        if any(row.trivial for row in section.rows if row.summary.variant.name == report.reference)
-    ]
-    if marked:
-        lines.append(
-            f"a trivial baseline does as well as {report.reference} in {', '.join(marked)}"
-        )
-    if report.checks:
-        count = len(report.checks)
-        lines.append(
-            f"the report's own checks found {count} thing{'s' if count > 1 else ''} that "
-            "should not be so: look at them before you trust any number"
-        )
+    lines = [card.headline(report), *card.sentences(report)]
     own = {rung.format for rung in report.ladder if rung.kind in ("lora", "merged")}
     if len(own) > 1:
         lines += _formats(report, sorted(own, key=sizes.rank))
@@ -196,8 +182,42 @@ def _named(made: Best) -> str:
     return f"{made.variant} ({made.format.upper()})"
 
 
-def text(report: Report) -> str:
-    """Return what the terminal shows."""
+def text(report: Report, full: bool = False) -> str:
+    """Return what the terminal shows: the decision and a narrow table, or with `full` all tables."""
+    shown = [*_card(report), ""]
+    shown += _full(report) if full else _narrow(report)
+    if report.checks:
+        shown.append("THE REPORT'S OWN CHECKS")
+        for finding in report.checks:
+            doubt = "" if finding.certain else "perhaps: "
+            where = " ".join(filter(None, (finding.category, finding.variant)))
+            shown += _wrapped(f"{where}: {doubt}{finding.text}", "    ")
+        shown.append("")
+    return "\n".join(shown).rstrip()
+
+
+def _card(report: Report) -> list[str]:
+    said, made = card.sentences(report), card.table(report)
+    lines = _wrapped(card.headline(report).upper(), "", NARROW)
+    if made.rows:
+        lines += ["", *aligned(made)]
+    lines.append("")
+    for sentence in said:
+        lines += _wrapped(f"- {sentence}", "", NARROW)
+    if commands := card.commands(report):
+        lines += ["", "to ship it:", *(f"    {line}" for line in commands)]
+    return lines
+
+
+def _narrow(report: Report) -> list[str]:
+    """Return every variant over all categories in 80 columns."""
+    made = report_tables.short(report)
+    return (
+        [*aligned(made), "", "all tables: tel-report --full, or report.md", ""] if made.rows else []
+    )
+
+
+def _full(report: Report) -> list[str]:
     tables = [report_tables.results(report, section) for section in report.sections]
     rows = tuple(row for table in tables for row in table.rows)
     head, *lines = aligned(Table(tables[0].header, rows, tables[0].words))
@@ -224,21 +244,19 @@ def text(report: Report) -> str:
     ):  # fmt: skip
         if table.rows:
             shown += [title, "", *aligned(table), ""]
-    if report.checks:
-        shown.append("THE REPORT'S OWN CHECKS")
-        for finding in report.checks:
-            doubt = "" if finding.certain else "perhaps: "
-            where = " ".join(filter(None, (finding.category, finding.variant)))
-            shown += _wrapped(f"{where}: {doubt}{finding.text}", "    ")
-        shown.append("")
-    return "\n".join(shown).rstrip()
+    return shown
 
 
 def markdown(report: Report, figures: bool) -> str:
     """Return `report.md`; `figures` says that report.html with its plots lies beside it."""
+    first, *others = verdict(report)
+    made = card.table(report)
     parts = [
         f"# {escaped(report.backbone)}: accuracy and footprint",
-        *map(escaped, verdict(report)),
+        f"**{escaped(first[:1].upper() + first[1:])}**",
+        tabled(made) if made.rows else "",
+        "\n".join(f"- {escaped(each)}" for each in others),
+        "\n".join(("```", *card.commands(report), "```")) if card.commands(report) else "",
     ]
     for chapter in chapters(report):
         parts += [f"## {escaped(chapter.title)}", escaped(chapter.text)]
@@ -251,7 +269,8 @@ def markdown(report: Report, figures: bool) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _wrapped(sentence: str, indent: str) -> list[str]:
+def _wrapped(sentence: str, indent: str, width: int = WIDTH) -> list[str]:
+    rest = indent + "  " * sentence.startswith("- ")
     return textwrap.wrap(
-        sentence, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+        sentence, width, initial_indent=indent, subsequent_indent=rest, break_on_hyphens=False
     )

@@ -9,16 +9,18 @@ from tel_edge.eval.findings.findings import Report, Section, VariantRow, best
 from tel_edge.eval.findings.ladder import Rung
 from tel_edge.eval.findings.paired import Change
 from tel_edge.eval.findings.paper import Line, Paper
+from tel_edge.eval.reports import card
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def document(report: Report) -> dict[str, Any]:
-    """Return `report.json`, version 2; its JSON Schema is docs/report.schema.json.
+    """Return `report.json`, version 3; its JSON Schema is docs/report.schema.json.
 
     - `schema_version`, `backbone`, `part`, `reference` (the name of a variant)
     - `settings`: name to text, what the results were made with
-    - `recommendation`: `variant`, `bytes`, `sentences`
+    - `decision`: of fields of `decision.Decision`, and `commands`, the lines to type
+    - `recommendation`: `variant` (null: none), `bytes`, `sentences`, the same in words
     - `ladder`: every variant over all categories, of fields of `ladder.Rung` and its `verdict`
     - `categories`: `category`, `title`, `chance`, `baselines` (`name`, `share`), `best_baseline`,
       `leakage` (`leakage.Leakage` or null), `notes`, and `variants`: all fields of the summary,
@@ -37,7 +39,15 @@ def document(report: Report) -> dict[str, Any]:
         "part": report.part,
         "reference": report.reference,
         "settings": dict(report.settings),
-        "recommendation": asdict(report.recommendation),
+        "decision": {
+            **asdict(report.decision),
+            "commands": list(card.commands(report)),
+        },
+        "recommendation": {
+            "variant": report.decision.variant if card.commands(report) else None,
+            "bytes": report.decision.bytes if card.commands(report) else 0,
+            "sentences": [card.headline(report), *card.sentences(report)],
+        },
         "ladder": [_rung(rung) for rung in report.ladder],
         "categories": [_category(section) for section in report.sections],
         "footprint": [asdict(footprint) for footprint in report.footprints],

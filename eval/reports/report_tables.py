@@ -6,6 +6,7 @@ from statistics import median
 
 from tel_edge.eval.findings.findings import Report, Section, VariantRow, best, formats, variants
 from tel_edge.eval.findings.ladder import Rung
+from tel_edge.eval.findings.leakage import Rotations
 from tel_edge.eval.findings.sizes import Footprint
 from tel_edge.eval.reports.tables import Table, megabytes, number, percent, points, probability
 from tel_edge.eval.scoring.records import Summary
@@ -95,6 +96,19 @@ def ladder(report: Report) -> Table:
     )  # fmt: skip
 
 
+def short(report: Report) -> Table:
+    """Return every variant over all categories in few columns."""
+    return Table(
+        ("variant", "MB", "Pass@1", "points (95 %)", "verdict", "memory MB", "ms"),
+        tuple(_short(report, rung) for rung in report.ladder),
+    )
+
+
+def _short(report: Report, rung: Rung) -> tuple[str, ...]:
+    name, size, right, _, change, *_, verdict, _, memory, time = _rung(report, rung)
+    return name, size, right, change, verdict, memory, time
+
+
 def _rung(report: Report, rung: Rung) -> tuple[str, ...]:
     change = rung.change
     own = rung.variant == report.reference
@@ -164,7 +178,7 @@ def leakage(report: Report) -> Table:
     """Return the trivial baselines and the checks of each category beside the reference's score."""
     return Table(
         ("category", report.reference, "chance", "best trivial baseline", "near-duplicates",
-         "Pass@1 on them", "on the rest", "all orders", "spread of orders", "same option"),
+         "Pass@1 on them", "on the rest", "all orders", "spread (by chance)", "same option"),
         tuple(_leakage(report, section) for section in report.sections),
     )  # fmt: skip
 
@@ -187,12 +201,16 @@ def _leakage(report: Report, section: Section) -> tuple[str, ...]:
     )  # fmt: skip
     turned = [r for r in (leaks.rotations if leaks else ()) if r.variant == report.reference]
     cells += (
-        [percent(turned[0].mean), f"{100 * turned[0].spread:.1f}",
-         f"{100 * turned[0].steady.value:.1f}"]
+        [percent(turned[0].mean), _spread(turned[0]), f"{100 * turned[0].steady.value:.1f}"]
         if turned
         else ["-"] * 3
     )  # fmt: skip
     return tuple(cells)
+
+
+def _spread(made: Rotations) -> str:
+    """Return the spread of the orders beside the one that noise alone seldom exceeds."""
+    return f"{100 * made.spread:.1f} ({100 * made.spread_by_chance:.1f})"
 
 
 def positions(report: Report) -> Table:
@@ -216,13 +234,14 @@ def positions(report: Report) -> Table:
 def rotations(report: Report) -> Table:
     """Return Pass@1 over all cyclic orders of the options, a row for each variant that has it."""
     return Table(
-        ("category", "variant", "questions", "all orders (95 %)", "by places moved", "spread",
+        ("category", "variant", "questions", "all orders (95 %)", "by places moved",
+         "spread (by chance)",
          "same option in all"),
         tuple(
             (
                 section.category, each.variant, f"{each.questions:,}", percent(each.mean),
                 " ".join(f"{100 * one.value:.1f}" for one in each.by_shift),
-                f"{100 * each.spread:.1f}", percent(each.steady),
+                _spread(each), percent(each.steady),
             )
             for section in report.sections
             if section.leakage

@@ -106,7 +106,8 @@ class Summary:
     `rotated` says that every question was asked with its options in every cyclic order, a record
     each. `first_answer_ms` is from opening the engine to the first answers, `kv_bytes_per_token`
     what the engine keeps for a token of its `context`, `joules_per_question` what the counters of
-    the machine measured (None: no counter), `power_mode` that of a Jetson.
+    the machine measured (None: no counter), `power_mode` that of a Jetson. `measured` says where
+    the times are from: `machine`, `threads`, `date` and `load`, what else ran there before.
     """
 
     backbone: str
@@ -139,6 +140,7 @@ class Summary:
     context: int | None = None
     joules_per_question: float | None = None
     power_mode: str | None = None
+    measured: Mapping[str, Any] | None = None
 
 
 def measures(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from tel_edge.eval.benchmarks.source import CategorySource
@@ -21,11 +23,13 @@ from tel_edge.eval.scoring.records import (
 )
 from tel_edge.eval.scoring.scored import ScoringTask, Used
 from tel_edge.eval.statistics import Share
+from tel_edge.runtime.device import profile
 from tel_edge.runtime.device.energy import Meter, power_mode
 from tel_edge.runtime.device.memory import Memory
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files import lock
 from tel_edge.runtime.files.atomic import replacing
+from tel_edge.runtime.processors import cores
 
 
 def complete(
@@ -80,6 +84,7 @@ def _completed(
     with replacing(task.out) as partial:
         partial.write_text("".join(map(line, kept.values())), encoding="utf-8")
     rest = tuple(question for question in task.questions if question.id not in kept)
+    where = _where(task, variant)
     if meter:
         # Only what is read from here on is this run's.
         meter.read()
@@ -110,6 +115,7 @@ def _completed(
         context=used.context,
         joules_per_question=None if joules is None or not scored else joules / scored,
         power_mode=power_mode(),
+        measured=where,
         **measures(found, used.too_long, how.k, how.temperature),
     )
     if summary.questions != len(task.questions) or not whole(summary, [r.id for r in found]):
@@ -119,6 +125,18 @@ def _completed(
         )
     write_summary(task.out, summary)
     return summary
+
+
+def _where(task: ScoringTask, variant: Variant) -> dict[str, Any] | None:
+    """Return where the answers are timed, None where that is elsewhere."""
+    if variant.format == "endpoint":
+        return None
+    return {
+        "machine": profile.machine().partition(", features")[0],
+        "threads": task.engine.threads or cores(),
+        "date": datetime.now().astimezone().date().isoformat(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
 
 
 def finished(task: ScoringTask) -> Summary | None:
@@ -149,7 +167,7 @@ def told(summary: Summary, width: int, reused: bool) -> str:
 
 def which(part: str, rotated: bool) -> list[str]:
     """Return what is said of questions that are not the test part's as they are."""
-    return [part] * (part != "test") + ["rotations"] * rotated
+    return [part] * (part != "test") + ["other orders of the options"] * rotated
 
 
 def shown(of: Share) -> str:

@@ -62,6 +62,28 @@ def backbone_file(
     )
 
 
+def deployed_file(made: Manifest) -> tuple[BundleFile | None, str | None]:
+    """Return the backbone that a report decided for, and what there is to say of it.
+
+    The file is None where none was decided for, or the one that was is not to be had here.
+    """
+    if made.deploy is None:
+        return None, None
+    file = next((f for f in made.files if f.sha256 == made.deploy.sha256), None)
+    if file is None or file.kind != "backbone":
+        return None, (
+            f"warning: the report decided for {made.deploy.variant}, whose file is not in this "
+            "bundle any more; evaluate again, then tel-report --write"
+        )
+    if not FORMATS[file.format].installed():
+        return None, (
+            f"warning: the report decided for {made.deploy.variant}, but "
+            f"{FORMATS[file.format].package[1]} is not installed here; run: "
+            f"pip install 'tel-edge[{FORMATS[file.format].extra}]'"
+        )
+    return file, None
+
+
 def adapter_files(
     bundle: Path, made: Manifest, category: str, format: str = "gguf"
 ) -> tuple[BundleFile, ...]:

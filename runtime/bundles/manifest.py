@@ -82,12 +82,28 @@ YOUNGER = ("tokenization", "inputs", "made_by")
 
 
 @dataclass(frozen=True)
+class Deployed:
+    """What was decided: a variant's name, and the SHA-256 of its backbone's file.
+
+    `categories` are those that it is worth deploying for.
+    """
+
+    variant: str
+    sha256: str
+    categories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """The bundle's contents; at most one file for each (kind, format, quant, category)."""
+    """The bundle's contents; at most one file for each (kind, format, quant, category).
+
+    `deploy` is what a report decided for this bundle, None where none did.
+    """
 
     backbone: BackboneInfo
     files: tuple[BundleFile, ...] = ()
     schema_version: int = SCHEMA_VERSION
+    deploy: Deployed | None = None
 
     def with_file(self, file: BundleFile) -> Manifest:
         """Return the manifest with `file` added, or put in the place of the one of its key."""
@@ -146,6 +162,8 @@ def _order(file: BundleFile) -> tuple[int, str, int, str]:
 def dumps(manifest: Manifest) -> str:
     """Return the manifest as JSON text, the same bytes for the same contents."""
     document = asdict(manifest)
+    if manifest.deploy is None:
+        del document["deploy"]
     for part in (document["backbone"], *document["files"]):
         for name in YOUNGER:
             if part.get(name, "") is None:
@@ -197,7 +215,26 @@ def _parse(document: Any) -> Manifest:
     places = [_place(file.path) for file in files]
     if path := next((f.path for f in files if places.count(_place(f.path)) > 1), None):
         raise InputError(f"files: path {path!r} is there twice; export the bundle again")
-    return Manifest(backbone, files, version)
+    return Manifest(backbone, files, version, _deployed(document))
+
+
+def _deployed(document: Any) -> Deployed | None:
+    if document.get("deploy") is None:
+        return None
+    entry = _field(document, "deploy", dict)
+    try:
+        made = Deployed(
+            _field(entry, "variant", str),
+            _field(entry, "sha256", str),
+            tuple(_field(entry, "categories", list)),
+        )
+        if not PLAIN.fullmatch(made.variant.replace("+", "-")) or not DIGEST.fullmatch(made.sha256):
+            raise InputError("variant or sha256 is no possible value")
+        if not all(isinstance(name, str) and PLAIN.fullmatch(name) for name in made.categories):
+            raise InputError("categories are no plain names")
+    except InputError as error:
+        raise InputError(f"deploy: {error}") from None
+    return made
 
 
 def _file(entry: Any, at: int) -> BundleFile:
