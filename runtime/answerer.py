@@ -43,8 +43,9 @@ class Answer:
     """What came of a question: the index of the choice that was picked, and of each vote's.
 
     They are None where a generated `text` names none. `logprobs` are those of the labels over the
-    whole vocabulary, empty where a text was generated. `tokens` is the prompt's length and
-    `milliseconds` the question's share of what was computed together.
+    whole vocabulary, empty where a text was generated. `tokens` is the prompt's length,
+    `milliseconds` the question's share of what was computed together, and `adapter` the one that
+    answered, None for the bare backbone.
     """
 
     question: Question
@@ -54,6 +55,7 @@ class Answer:
     milliseconds: float
     logprobs: tuple[float, ...] = ()
     text: str | None = None
+    adapter: str | None = None
 
     @property
     def choice(self) -> str | None:
@@ -76,14 +78,21 @@ class Answer:
         return votes.mass(self.logprobs)
 
 
-def answered(question: Question, made: Score | Generation, how: Answering) -> Answer:
-    """Return what an engine's result says of a question."""
+def answered(
+    question: Question, made: Score | Generation, how: Answering, adapter: str | None
+) -> Answer:
+    """Return what the result of an engine with that adapter says of a question."""
     if isinstance(made, Score):
         drawn = votes.draws(made.logprobs, how.k, how.temperature, how.seed, question.id)
         picked = votes.pick(made.logprobs)
-        return Answer(question, picked, drawn, made.tokens, made.milliseconds, made.logprobs)
+        return Answer(
+            question, picked, drawn, made.tokens, made.milliseconds, made.logprobs, adapter=adapter
+        )
     index, *rest = (protocol.parse(text, question) for text in made.texts)
-    return Answer(question, index, tuple(rest), made.tokens, made.milliseconds, text=made.texts[0])
+    return Answer(
+        question, index, tuple(rest), made.tokens, made.milliseconds, text=made.texts[0],
+        adapter=adapter,
+    )  # fmt: skip
 
 
 class Answerer:
@@ -290,4 +299,5 @@ def answers(
         if isinstance(made, InputError):
             yield index, made
         else:
-            yield index, answered(asked[index][0], made, how)
+            question, adapter = asked[index]
+            yield index, answered(question, made, how, adapter)
