@@ -37,6 +37,7 @@ KINDS: Mapping[str, str] = {
     "options": "look at the order of the options of these questions",
     "adapter": "look at the adapter that the engine was given and at its prefix cache",
     "digests": "export the bundle again and evaluate all of it",
+    "split": "evaluate with the --dataset and --seed of the training",
     "training": "look at the parity figures in the manifest, then at the adapter's scale",
     "trainings": "export all types of one adapter and evaluate all of them",
     "swapped": "compare the adapters' categories and digests in the manifest",
@@ -88,8 +89,16 @@ def findings(
     for one in variants:
         for text in _contradictions(one):
             say("records", one, text, certain=True)
+        if trained_split := _made(one, "trained_split"):
+            text = f"trained on another split ({trained_split[:12]}): it may know these questions"
+            say("split", one, text, certain=True)
     for name, text in _digests(variants):
         say("digests", name, text, certain=True)
+    lengths = {one.summary.too_long for one in variants if not one.summary.rotated}
+    if len(lengths) > 1:
+        names = ", ".join(name_of(one) for one in variants if one.summary.too_long)
+        text = "questions that others were asked are too long for it, and count as wrong"
+        say("questions", names, text, certain=True)
     plain = {name_of(one): one for one in variants if not one.summary.rotated and one.ids}
     to, bare = plain.get(reference), plain.get(base or "")
     if several := _trainings(variants):
@@ -107,6 +116,22 @@ def findings(
         say("adapter", to, same)
     if trained and (lost := _worse(to, trained)):
         say("training", to, lost)
+    return tuple(found)
+
+
+def between(category: str, before: Answers, after: Answers) -> tuple[Finding, ...]:
+    """Return what is wrong with one variant beside another on the same questions."""
+    found: list[Finding] = []
+
+    def say(kind: str, one: Answers, text: str, certain: bool = False) -> None:
+        name = name_of(one)
+        found.append(Finding(kind, category, name, f"{name}: {text}; {KINDS[kind]}", certain))
+
+    for one in (before, after):
+        for text in _contradictions(one):
+            say("records", one, text, certain=True)
+    if before.ids and after.ids:
+        _compare(LikePair(after, before), None, bool(likeness.flipped_gold(before)), say)
     return tuple(found)
 
 

@@ -84,7 +84,7 @@ def chosen(report: Report) -> Rung | None:
 def table(report: Report) -> Table:
     """Return what the chosen variant is worth in each category."""
     return Table(
-        ("category", "Pass@1 (95 %)", "guess", "over bare", "over trivial", "all orders", "verdict"),
+        ("category", "Pass@1 (95 %)", "guess", "to bare", "to trivial", "all orders", "verdict"),
         tuple(_row(each) for each in report.decision.categories),
     )  # fmt: skip
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval.findings import answers, paired
+from tel_edge.eval.findings import answers, checks, paired
+from tel_edge.eval.findings.answers import Answers
+from tel_edge.eval.findings.checks import Finding
 from tel_edge.eval.findings.paired import Change
 from tel_edge.eval.reports.report_document import change_document
 from tel_edge.eval.reports.tables import Table, megabytes, number, percent, points, probability
@@ -43,13 +45,14 @@ class Comparison:
     """`pairs` by variant, named as `before -> after` where the names differ.
 
     `pooled` is over all questions of a variant's pairs. `left_out` says in a sentence each what
-    could not be compared.
+    could not be compared, `checks` are what a sound pipeline does not do.
     """
 
     names: tuple[str, str]
     pairs: Mapping[str, tuple[ComparedPair, ...]]
     pooled: Mapping[str, Change]
     left_out: tuple[str, ...]
+    checks: tuple[Finding, ...] = ()
 
 
 def runs(named: str, workspace: Workspace, backbone: str) -> list[ComparedRun]:
@@ -117,10 +120,12 @@ def compare(
     paired_up = {name for pair in together for name in pair}
     alone = [name for name in (*ours, *theirs) if together and name not in paired_up]
     left_out = [f"{name}: in one of the two only" for name in alone]
+    checked: list[Finding] = []
     for first, second in together:
         title = first if first == second else f"{first} -> {second}"
-        made, said = _pairs(title, ours[first], theirs[second])
+        made, said, found = _pairs(title, ours[first], theirs[second])
         left_out += said
+        checked += found
         if made:
             pairs[title] = made
             changes = [pair.change for pair in made]
@@ -132,7 +137,7 @@ def compare(
             f"variants {', '.join(ours)} against {', '.join(theirs)} have no name in common"
         )
         raise InputError(f"nothing of {names[0]} and {names[1]} can be compared: {reasons}")
-    return Comparison(names, pairs, pooled, tuple(left_out))
+    return Comparison(names, pairs, pooled, tuple(left_out), tuple(checked))
 
 
 def _adapted(of: Mapping[str, Mapping[str, ComparedRun]]) -> str | None:
@@ -154,8 +159,9 @@ def _by_variant(of: Sequence[ComparedRun]) -> dict[str, dict[str, ComparedRun]]:
 
 def _pairs(
     title: str, before: Mapping[str, ComparedRun], after: Mapping[str, ComparedRun]
-) -> tuple[tuple[ComparedPair, ...], list[str]]:
+) -> tuple[tuple[ComparedPair, ...], list[str], list[Finding]]:
     changes: dict[str, Change] = {}
+    found: list[Finding] = []
     alone = [name for name in (*before, *after) if (name in before) != (name in after)]
     said = [f"{title}, {name}: scored in one of the two only" for name in alone]
     both = [name for name in before if name in after]
@@ -168,7 +174,14 @@ def _pairs(
             said.append(
                 f"{title}, {name}: adapters of two trainings, so more than the type differs"
             )
+        if one.records.resolve() == other.records.resolve():
+            raise InputError(
+                f"{title}, {name}: both are {one.records}, so there is nothing to compare; the "
+                "results of one bundle took the place of the other's: evaluate them in two "
+                "--workspace folders"
+            )
         first, second = (answers.read(run.records, run.summary) for run in (one, other))
+        found += checks.between(name, _called(first, "before"), _called(second, "after"))
         if first.ids and second.ids:
             changes[name] = paired.change(first, second)
         else:
@@ -179,7 +192,13 @@ def _pairs(
         for name in both
         if records.same_questions(before[name].summary, after[name].summary)
     ]
-    return tuple(made), said
+    return tuple(made), said, found
+
+
+def _called(of: Answers, name: str) -> Answers:
+    """Return the answers of a variant that is called `name` from here on."""
+    summary = replace(of.summary, variant=replace(of.summary.variant, name=name))
+    return replace(of, summary=summary)
 
 
 def table(made: Comparison) -> Table:
@@ -233,12 +252,15 @@ def document(made: Comparison) -> dict[str, Any]:
         },
         "pooled": {title: change_document(change) for title, change in made.pooled.items()},
         "left_out": list(made.left_out),
+        "checks": [asdict(finding) for finding in made.checks],
     }
 
 
 def sentence(made: Comparison) -> str:
     """Return what became of all of it, in one line."""
-    parts = []
+    if certain := [finding for finding in made.checks if finding.certain]:
+        return f"nothing can be concluded: {certain[0].text}"
+    parts = ["look at the checks first"] if made.checks else []
     for title, pairs in made.pairs.items():
         change = made.pooled.get(title)
         if change is None:

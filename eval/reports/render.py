@@ -183,7 +183,7 @@ def _named(made: Best) -> str:
 
 
 def text(report: Report, full: bool = False) -> str:
-    """Return what the terminal shows: the decision and a narrow table, or with `full` all tables."""
+    """Return what the terminal shows: the decision and a narrow table, with `full` all tables."""
     shown = [*_card(report), ""]
     shown += _full(report) if full else _narrow(report)
     if report.checks:

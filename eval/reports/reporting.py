@@ -55,10 +55,11 @@ def compared(
         compare.runs(second, workspace, backbone),
     )
     shown = compare.table(made)
-    print("\n".join([*tables.aligned(shown), *made.left_out]))
+    found = [f"{each.category}: {each.text}" for each in made.checks]
+    print("\n".join([*tables.aligned(shown), *made.left_out, *found]))
     document = compare.document(made)
     title = f"# {tables.escaped(first)} and {tables.escaped(second)}"
-    notes = [tables.escaped(note) for note in (*made.left_out, compare.sentence(made))]
+    notes = [tables.escaped(note) for note in (*made.left_out, *found, compare.sentence(made))]
     text = "\n\n".join([title, tables.tabled(shown), *notes]) + "\n"
     # Written in a moment, so nobody need be told of waiting.
     with lock.held(out, math.inf, lambda _: None, inside=True):

@@ -43,6 +43,7 @@ def made_with(task: ScoringTask, source: CategorySource) -> dict[str, Any]:
         engine.pop("providers", None)
     if task.settings.protocol != "letters":
         engine["protocol_prompt"] = protocol.digest()
+    trained = (task.adapter or task.backbone).split
     # An ONNX backbone's weights and tokenizer are files of their own.
     parts = task.manifest.parts(task.backbone)
     return {
@@ -55,6 +56,7 @@ def made_with(task: ScoringTask, source: CategorySource) -> dict[str, Any]:
         "engine_settings": engine,
         "split": source.parts.digest,
         "settings": asdict(task.settings),
-        # Only where it is so: other digests are older than the field.
+        # Only where it is so: other digests are older than the fields.
         **({"rotations": True} if task.rotated else {}),
+        **({"trained_split": trained} if trained not in (None, source.parts.digest) else {}),
     }

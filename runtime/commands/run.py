@@ -35,7 +35,8 @@ def record(asked: Request, made: Answer | InputError) -> dict[str, Any]:
         return id | {"line": asked.line, "error": str(made)}
     head: dict[str, Any] = {"id": asked.id}
     if asked.route:
-        head["category"] = asked.route.category
+        # What was sent to a category without an adapter was answered by the bare backbone.
+        head["category"] = made.adapter
         head["route_probability"] = round(asked.route.probability, 6)
     body: dict[str, Any] = {"text": made.text}
     if made.text is None:
@@ -43,7 +44,7 @@ def record(asked: Request, made: Answer | InputError) -> dict[str, Any]:
             "probabilities": [round(value, 6) for value in made.probabilities],
             "mass": round(made.mass, 6),
         }
-    votes = {"votes": list(made.votes), "majority": made.majority}
+    votes = {"votes": list(made.votes), "majority": made.majority, "adapter": made.adapter}
     return head | {"answer": made.choice, "index": made.index} | body | votes
 
 
