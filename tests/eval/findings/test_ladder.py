@@ -1,4 +1,4 @@
-"""The ladder's variants and which of them is recommended, with the sentences that say why."""
+"""The ladder's variants, and which of them may stand for the reference."""
 
 from __future__ import annotations
 
@@ -53,12 +53,13 @@ def test_a_clear_case(tmp_path: Path) -> None:
         *("lora-F16", "lora-Q8_0", "lora-Q4_K_M", "base-F16")
     ]
     assert [each.verdict for each in made.ladder] == ["no loss", "no loss", "loss", "loss"]
-    assert (made.recommendation.variant, made.recommendation.bytes) == ("lora-Q8_0", 5_500_000)
-    assert made.recommendation.sentences == (
-        "recommended: lora-Q8_0, 5.5 MB, the smallest variant whose loss against lora-F16 is not "
-        "significant at 5 % (p 0.25) and whose upper bound is below 1 point (0.44, of 2,000 "
-        "questions)",
-        "smaller variants: lora-Q4_K_M loss, up to 2.7 points lost",
+    assert (made.decision.variant, made.decision.bytes) == ("lora-Q8_0", 5_500_000)
+    assert made.decision.passed == ("lora-F16", "lora-Q8_0")
+    assert made.decision.stopped == (
+        "lora-Q4_K_M: loss in oranbench, up to 2.7 points where 1 may be lost"
+    )
+    assert made.decision.sentences[0] == (
+        "against lora-F16 it loses at most 0.44 points of all 2,000 answers (95 %)"
     )
     bound = -100 * paired_difference(0, 3, N).low
     assert f"{bound:.2f}" == "0.44"
@@ -72,18 +73,19 @@ def test_too_few_questions(tmp_path: Path) -> None:
     """Without a single changed answer, 300 questions leave more than a point open."""
     made = collect(tmp_path, result("lora-F16"), result("lora-Q8_0"))
     assert rung(made, "lora-Q8_0").verdict == "n too small"
-    assert made.recommendation.variant == "lora-F16"
-    assert made.recommendation.sentences == (
-        "recommended: lora-F16, 9.5 MB, the reference itself; no smaller variant is shown to lose "
-        "less than 1 point",
-        "n too small: 300 questions bound a loss at 1.3 points at best, even if no answer changes",
+    assert made.decision.passed == ("lora-F16",)
+    assert made.decision.stopped == (
+        "lora-Q8_0: 300 questions bound a loss at 1.3 points at best, even if no answer changes"
+    )
+    assert made.decision.sentences[0] == (
+        "it is the reference itself: no smaller one is shown to lose less than 1 point"
     )
 
 
 def test_a_loss_that_is_seen_is_not_called_too_few_questions(tmp_path: Path) -> None:
     made = collect(tmp_path, result("lora-F16"), result("lora-Q8_0", right=200))
-    assert made.recommendation.sentences[1] == (
-        "smaller variants: lora-Q8_0 loss, up to 17.6 points lost"
+    assert made.decision.stopped == (
+        "lora-Q8_0: loss in oranbench, up to 17.6 points where 1 may be lost"
     )
 
 
@@ -99,10 +101,8 @@ def test_an_unclear_loss(tmp_path: Path) -> None:
     assert change
     assert (change.lost, change.won) == (20, 10)
     assert rung(made, "lora-Q8_0").verdict == "unclear"
-    assert made.recommendation.variant == "lora-F16"
-    assert made.recommendation.sentences[1] == (
-        "smaller variants: lora-Q8_0 unclear, up to 1.1 points lost"
-    )
+    assert made.decision.passed == ("lora-F16",)
+    assert made.decision.stopped == "lora-Q8_0: unclear, up to 1.1 points where 1 may be lost"
 
 
 def test_a_loss_in_one_category_only(tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ def test_a_loss_in_one_category_only(tmp_path: Path) -> None:
     assert (small.change.verdict, small.worst, small.verdict) == (
         "no loss", ("oranbench",), "loss"
     )  # fmt: skip
-    assert made.recommendation.variant == "lora-F16"
+    assert made.decision.passed[-1] == "lora-F16"
     verdicts = [row.change and row.change.verdict for s in made.sections for row in s.rows]
     assert verdicts == [None, "loss", None, "gain"]
-    table = render.text(made).partition("all categories together")[2]
+    table = render.text(made, full=True).partition("all categories together")[2]
     assert "loss in 1 of 2" in table
 
 
@@ -134,7 +134,7 @@ def test_holm_over_the_categories_decides_what_a_loss_is(tmp_path: Path) -> None
         result("lora-Q8_0", of=N, wrong=lost(6)),
     ]
     made = collect(tmp_path, *rows)
-    assert (rung(made, "lora-Q8_0").worst, made.recommendation.variant) == (
+    assert (rung(made, "lora-Q8_0").worst, made.decision.passed[-1]) == (
         ("oranbench",), "lora-F16"
     )  # fmt: skip
     even = missed(0, 1)
@@ -146,7 +146,7 @@ def test_holm_over_the_categories_decides_what_a_loss_is(tmp_path: Path) -> None
     change = made.sections[0].rows[1].change
     assert change
     assert (change.lost, change.p, change.adjusted) == (6, 0.03125, 0.0625)
-    assert (rung(made, "lora-Q8_0").worst, made.recommendation.variant) == ((), "lora-Q8_0")
+    assert (rung(made, "lora-Q8_0").worst, made.decision.passed[-1]) == ((), "lora-Q8_0")
 
 
 def test_a_gain_is_not_called_a_loss(tmp_path: Path) -> None:
@@ -156,54 +156,31 @@ def test_a_gain_is_not_called_a_loss(tmp_path: Path) -> None:
         result("lora-Q8_0", of=N, wrong=missed() - set(range(0, 100, 5))),
     )
     assert rung(made, "lora-Q8_0").verdict == "gain"
-    assert made.recommendation.sentences == (
-        "recommended: lora-Q8_0, 5.5 MB, the smallest variant without a loss; it answers better "
-        "than lora-F16 (p 1.9e-06, of 2,000 questions)",
-    )
-
-
-BARE = (
-    "without an adapter base-F16 shows no significant loss either: these results do not show that "
-    "the adapters help"
-)
-
-
-def test_a_bare_backbone_that_does_as_well(tmp_path: Path) -> None:
-    rows = (result("base-F16", right=239), result("lora-F16"), result("lora-Q8_0"))
-    made = collect(tmp_path, *rows)
-    # It is never recommended itself.
-    assert made.recommendation.variant == "lora-F16"
-    assert made.recommendation.sentences[-1] == BARE
-    made = collect(tmp_path, result("base-F16", right=60))
-    assert BARE not in made.recommendation.sentences
+    assert made.decision.passed == ("lora-F16", "lora-Q8_0")
 
 
 def test_a_bare_backbone_without_records_says_nothing(tmp_path: Path) -> None:
     bare = result("base-F16", right=239)
     made = collect(tmp_path, Result(bare.summary, ()), result("lora-F16"), result("lora-Q8_0"))
     assert rung(made, "base-F16").verdict == "no records"
-    assert BARE not in made.recommendation.sentences
+    assert [each.reason for each in made.decision.categories] == [
+        "the bare backbone was not scored beside it"
+    ]
 
 
 def test_without_any_records_the_report_is_made(tmp_path: Path) -> None:
     rows = (result("base-F16", right=80), result("lora-F16"), result("lora-Q8_0", right=238))
     made = collect(tmp_path, *(Result(each.summary, ()) for each in rows))
     assert {each.verdict for each in made.ladder} == {"no records"}
-    assert made.recommendation.variant == "lora-F16"
-    assert made.recommendation.sentences == (
-        "lora-F16, 9.5 MB: there are no records to compare others by",
-        "smaller variants have no records",
-    )
+    assert made.decision.passed == ("lora-F16",)
+    assert made.decision.stopped == "lora-Q8_0: no records to compare it by"
     assert made.formats == ()
-    assert "no records" in render.text(made)
+    assert "no records" in render.text(made, full=True)
 
 
 def test_the_only_variant_is_recommended_by_name_alone(tmp_path: Path) -> None:
     made = collect(tmp_path, result("lora-F16", of=N, wrong=missed()))
-    assert made.recommendation.sentences == (
-        "recommended: lora-F16, 9.5 MB, the reference itself; no smaller variant is shown to lose "
-        "less than 1 point",
-    )
+    assert (made.decision.passed, made.decision.stopped) == (("lora-F16",), None)
 
 
 def test_a_large_reference_model_is_neither_deployed_nor_a_bare_backbone(tmp_path: Path) -> None:
@@ -219,8 +196,7 @@ def test_a_large_reference_model_is_neither_deployed_nor_a_bare_backbone(tmp_pat
     )
     assert [each.kind for each in made.ladder] == ["lora", "lora", "base", "reference"]
     assert [each.variant for each in made.ladder if each.front] == ["lora-Q8_0"]
-    assert made.recommendation.variant == "lora-Q8_0"
-    assert len(made.recommendation.sentences) == 1
+    assert made.decision.passed[-1] == "lora-Q8_0"
     assert not any("formats" in line or "ENDPOINT" in line for line in render.verdict(made))
 
 
@@ -233,7 +209,7 @@ def test_a_variant_that_misses_a_category_has_no_rung(tmp_path: Path) -> None:
     )
     assert [each.variant for each in made.ladder] == ["lora-F16"]
     made = collect(tmp_path, result("lora-tiny", "teletables", of=N, wrong=missed()))
-    assert made.recommendation.variant == "lora-tiny"
+    assert made.decision.passed[-1] == "lora-tiny"
 
 
 def test_a_rung_is_worked_by_hand(tmp_path: Path) -> None:
@@ -273,7 +249,7 @@ def test_merged_models_are_one_for_each_category(tmp_path: Path) -> None:
         "merged", 3 * 2_500_000
     )  # fmt: skip
     assert rung(made, "lora-Q4_K_M").bytes == 2_500_000 + 3 * ADAPTER
-    assert made.recommendation.variant == "lora-Q4_K_M"
+    assert made.decision.passed[-1] == "lora-Q4_K_M"
     # The disk table sets adapters against merged models and has no row for these themselves.
     assert [(each.quant, each.merged) for each in made.footprints] == [
         ("F16", 24_000_000), ("Q4_K_M", 7_500_000)
@@ -284,14 +260,14 @@ def test_merged_models_are_one_for_each_category(tmp_path: Path) -> None:
 def test_of_one_category_a_merged_model_is_smaller(tmp_path: Path) -> None:
     names = ("lora-F16", "lora-Q4_K_M", "merged-Q4_K_M")
     made = collect(tmp_path, *(result(name, of=N, wrong=missed()) for name in names))
-    assert (made.recommendation.variant, made.recommendation.bytes) == ("merged-Q4_K_M", 2_500_000)
+    assert (made.decision.variant, made.decision.bytes) == ("merged-Q4_K_M", 2_500_000)
 
 
 def test_adapters_of_another_type_are_variants_of_their_own(tmp_path: Path) -> None:
     names = ("lora-F16", "lora-Q4_K_M", "lora-Q4_K_M+Q8_0")
     made = collect(tmp_path, *(result(name, of=N, wrong=missed()) for name in names))
     assert rung(made, "lora-Q4_K_M+Q8_0").bytes == 2_500_000 + ADAPTER // 2
-    assert made.recommendation.variant == "lora-Q4_K_M+Q8_0"
+    assert made.decision.passed[-1] == "lora-Q4_K_M+Q8_0"
     # The disk table is about the usual adapters.
     assert [(each.quant, each.adapters) for each in made.footprints] == [
         ("F16", ADAPTER), ("Q4_K_M", ADAPTER)

@@ -160,7 +160,7 @@ def test_a_format_without_records_is_not_compared(home: Path) -> None:
 def test_answers_read_from_texts_stand_beside_those_by_letters(home: Path) -> None:
     put(home, result("lora-F16-generate", right=500, of=N, unparsed=20))
     made = collect(home)
-    assert (made.reference, made.recommendation.variant) == ("lora-F16", "lora-Q8_0")
+    assert (made.reference, made.decision.passed[-1]) == ("lora-F16", "lora-Q8_0")
     rows = {row.summary.variant.name: row for row in made.sections[0].rows}
     texts = rows["lora-F16-generate"]
     assert texts.change
