@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+import tel_edge
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.engines.packing import BRANCHES
 from tel_edge.runtime.errors import REMEDIES, InputError, Terminated, WorkError
@@ -82,6 +83,7 @@ def parser(prog: str, description: str, *options: str) -> Parser:
             help="how long to wait for another command that writes the same place, without a "
             "number for as long as it takes, 0 not at all (%(default)g)",
         )
+    made.add_argument("--version", action="version", version=f"{prog} {tel_edge.__version__}")
     made.add_argument(
         "--json", action="store_true", help="end stdout with one line of JSON that says it all"
     )

@@ -95,7 +95,7 @@ class Watch(TrainerCallback):
     def __init__(self, work: Path, quiet: bool) -> None:
         from tqdm import tqdm
 
-        self.bar: Any = tqdm(disable=quiet, file=sys.stderr, unit="step", leave=False)
+        self.bar: Any = tqdm(disable=quiet or None, file=sys.stderr, unit="step", leave=False)
         self.kept = work / "spent.json"
         known = json.loads(self.kept.read_text()) if self.kept.exists() else {}
         self.before = float(known.get("seconds", 0))

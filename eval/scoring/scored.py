@@ -121,7 +121,11 @@ def append(task: ScoringTask, scorer: Scores) -> tuple[int, float | None]:
             yield index, record
 
     bar = tqdm(
-        total=len(task.questions), desc=task.title, disable=task.quiet, leave=False, unit="question"
+        total=len(task.questions),
+        desc=task.title,
+        disable=task.quiet or None,
+        leave=False,
+        unit="question",
     )
     with named(task.out), task.out.open("a", encoding="utf-8") as file, bar:
         for window in stream.windows(task.questions, WINDOW):

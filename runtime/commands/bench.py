@@ -97,7 +97,7 @@ def _ms(value: float) -> str:
 
 
 def _mib(value: int | None) -> str:
-    return "-" if value is None else f"{value / 2**20:,.1f} MiB"
+    return "-" if value is None else f"{value / 1e6:,.1f} MB"
 
 
 def subjects(args: argparse.Namespace) -> tuple[Subject, ...]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tel_edge.runtime import cli, clock
 from tel_edge.runtime.bundles import backbones
-from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.errors import InputError, named
 from tel_edge.runtime.questions import stream
 from tel_edge.runtime.questions.categories import CATEGORIES, category
 
@@ -114,7 +114,8 @@ def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, An
     labels = tuple(part.strip() for part in args.labels.split(",")) if args.labels else ()
     if args.choice and labels:
         raise InputError("both --labels and --choice; give one")
-    if args.questions and not (default and default.labels) and not (args.choice or labels):
+    asked = args.questions and not _file(args)
+    if asked and not (default and default.labels) and not (args.choice or labels):
         raise InputError(
             "questions given as arguments need their answers: --choice TEXT, twice or more"
         )
@@ -153,6 +154,11 @@ def _windows(
     """Return the requests in windows, and how many lines there are, where that is known."""
     from tel_edge.runtime.questions.requests import from_arguments, from_lines
 
+    if file := _file(args):
+        seen = not args.quiet and sys.stderr.isatty()
+        with named(file):
+            total = sum(1 for _ in file.open("rb")) if seen else None
+        return stream.windows(from_lines(_lines(file), defaults), args.window), total
     if args.questions:
         made = from_arguments(args.questions, args.choice, defaults)
         return stream.windows(made, args.window), len(args.questions)
@@ -170,6 +176,26 @@ def _windows(
     total = stream.count_lines(fd) if fd is not None and seen else None
     lines = sys.stdin if fd is None else stream.raw_lines(fd)
     return stream.windows(from_lines(lines, defaults), args.window), total
+
+
+def _file(args: argparse.Namespace) -> Path | None:
+    """Return the file that the one argument names, None where it is a question."""
+    given = args.questions
+    # A question is hardly ever the name of a file that is there.
+    return Path(given[0]) if len(given) == 1 and _there(given[0]) else None
+
+
+def _there(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        # Longer than any name, or with characters that no name has.
+        return False
+
+
+def _lines(file: Path) -> Iterator[str]:
+    with named(file), file.open(encoding="utf-8", errors="surrogateescape") as lines:
+        yield from lines
 
 
 def _bar(args: argparse.Namespace, total: int | None) -> Any:
@@ -195,7 +221,10 @@ def parser() -> cli.Parser:
         f"{', '.join(CATEGORIES)} (the one that the bundle's router finds)",
     )
     made.add_argument(
-        "questions", nargs="*", metavar="QUESTION", help="read from stdin as JSONL if none is given"
+        "questions",
+        nargs="*",
+        metavar="QUESTION|FILE",
+        help="questions, or a file of JSONL; read from stdin if none is given",
     )
     made.add_argument(
         "--choice", action="append", default=[], metavar="TEXT", help="an answer, once for each"
