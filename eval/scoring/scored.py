@@ -120,12 +120,10 @@ def append(task: ScoringTask, scorer: Scores) -> tuple[int, float | None]:
                 first = time.perf_counter()
             yield index, record
 
+    # None: off where stderr is no terminal.
+    off = task.quiet or None
     bar = tqdm(
-        total=len(task.questions),
-        desc=task.title,
-        disable=task.quiet or None,
-        leave=False,
-        unit="question",
+        total=len(task.questions), desc=task.title, disable=off, leave=False, unit="question"
     )
     with named(task.out), task.out.open("a", encoding="utf-8") as file, bar:
         for window in stream.windows(task.questions, WINDOW):
