@@ -181,8 +181,8 @@ def _pairs(
                 "--workspace folders"
             )
         first, second = (answers.read(run.records, run.summary) for run in (one, other))
-        found += checks.between(name, _called(first, "before"), _called(second, "after"))
         if first.ids and second.ids:
+            found += checks.between(name, _called(first, "before"), _called(second, "after"))
             changes[name] = paired.change(first, second)
         else:
             said.append(f"{title}, {name}: no records, only the summaries are shown")

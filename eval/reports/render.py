@@ -197,8 +197,8 @@ def text(report: Report, full: bool = False) -> str:
 
 
 def _card(report: Report) -> list[str]:
-    said, made = card.sentences(report), card.table(report)
-    lines = _wrapped(card.headline(report).upper(), "", NARROW)
+    first, *said = verdict(report)
+    made, lines = card.table(report), _wrapped(first.upper(), "", NARROW)
     if made.rows:
         lines += ["", *aligned(made)]
     lines.append("")

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import made_reports
 import pytest
 from made_reports import Result, floor, put, result
 
@@ -14,7 +15,6 @@ from tel_edge.eval.findings import decision, findings
 from tel_edge.eval.findings.decision import Budget, Decision
 from tel_edge.eval.findings.findings import Report
 from tel_edge.eval.reports import card, render
-from tel_edge.eval.scoring import records
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
 
@@ -61,7 +61,7 @@ def test_what_is_worth_it_is_deployed(tmp_path: Path) -> None:
         (1000, 500, 1360, "do not deploy",
          "options only alone reaches 68.0 %, it beats this by 18.0 points"),
         (1000, 500, 980, "not shown", "not shown to beat options only (49.0 %)"),
-        (1010, 1000, 700, "not shown", "not shown to be better than the bare backbone"),
+        (1000, 1000, 700, "not shown", "not shown to be better than the bare backbone"),
     ],
 )  # fmt: skip
 def test_what_is_worse_than_nothing_is_not(
@@ -185,8 +185,11 @@ def turned(plain: Result, moves: bool) -> Result:
         for moved in rotations(question):
             gold = moved.answer or 0
             pick = (gold + each.pick - each.gold) % 4 if moves else each.pick
-            rows.append(replace(each, id=moved.id, gold=gold, pick=pick))
-    fields = records.measures(rows[:0], 0) | {"questions": len(rows)}
+            look = made_reports.RIGHT if pick == gold else made_reports.WRONG
+            logprobs = tuple(look[(label - pick) % 4] for label in range(4))
+            new = {"id": moved.id, "gold": gold, "pick": pick, "draws": (pick,) * 4}
+            rows.append(replace(each, **new, logprobs=logprobs))
+    fields = made_reports.measures(rows, 0)
     return Result(replace(plain.summary, rotated=True, **fields), tuple(rows))
 
 

@@ -50,7 +50,7 @@ def test_rotations_by_hand() -> None:
     moved = columns(*turned(THREE, (0, 2)), *turned(FOUR, (0, 0, 0)))
     made = leakage.rotations(plain, moved)
     assert (made.variant, made.questions) == ("lora-F16", 2)
-    assert made.mean == share(4, 7)
+    assert (made.mean.right, made.mean.of) == (4, 7)
     # d a b c is one place on; no question of three options has an order three places on.
     assert made.by_shift == (share(1, 2), share(2, 2), share(1, 2), share(0, 1))
     assert made.spread == 1.0
@@ -67,10 +67,20 @@ def test_the_order_of_the_rotated_records_is_nothing() -> None:
 def test_questions_without_all_orders_are_left_out() -> None:
     plain = columns(answered(THREE, 1), answered(FOUR, 0))
     made = leakage.rotations(plain, columns(*turned(THREE, (0, 2)), *turned(FOUR, (0, 0, 0))[1:]))
-    assert (made.questions, made.mean, made.steady) == (1, share(3, 3), share(1, 1))
+    assert (made.questions, made.mean.right, made.mean.of) == (1, 3, 3)
+    # One question says next to nothing, in however many orders.
+    assert (made.mean.low, made.mean.high, made.steady) == (0.0, 1.0, share(1, 1))
     # Nor is there anything to say of a question that the plain answers do not have.
     assert leakage.rotations(columns(answered(FOUR, 0)), columns(*turned(THREE, (0, 2)))) == (
-        replace(made, questions=0, mean=share(0, 0), by_shift=(), spread=0.0, steady=share(0, 0))
+        replace(
+            made,
+            questions=0,
+            mean=share(0, 0),
+            by_shift=(),
+            spread=0.0,
+            spread_by_chance=0.0,
+            steady=share(0, 0),
+        )
     )
 
 
@@ -133,13 +143,13 @@ def test_rotated_results_stand_beside_the_plain_ones(home: Path) -> None:
     assert made.checks == ()
     assert section.leakage
     first, second = section.leakage.rotations
-    assert (first.variant, first.mean, first.steady) == ("lora-F16", share(76, 80), share(20, 20))
-    assert first.spread == 0
+    # The interval is that of 20 questions, not of 80 answers.
+    assert (first.variant, first.mean.right, first.mean.of) == ("lora-F16", 76, 80)
+    assert first.mean.low == pytest.approx(share(19, 20).low, abs=0.03)
+    assert (first.steady, first.spread) == (share(20, 20), 0)
     # By its letter a question is right in the one order in which the answer is there.
-    assert (second.variant, second.mean, second.steady) == (
-        "lora-Q8_0", share(20, 80), share(0, 20)
-    )  # fmt: skip
-    assert report_tables.leakage(made).rows[0][-3:] == ("95.0 [87.8-98.0]", "0.0", "100.0")
+    assert (second.variant, second.mean.right, second.steady) == ("lora-Q8_0", 20, share(0, 20))
+    assert report_tables.leakage(made).rows[0][-3:] == ("95.0 [74.0-99.2]", "0.0 (0.0)", "100.0")
     assert [row[1] for row in report_tables.rotations(made).rows] == ["lora-F16", "lora-Q8_0"]
 
 

@@ -53,9 +53,12 @@ def tel_report(home: Path, run_command: Command) -> Command:
 
 
 def test_the_table_and_the_last_lines(tel_report: Command, home: Path) -> None:
-    code, said, err = tel_report("--quiet")
+    code, said, err = tel_report("--quiet", "--full")
     lines = said.splitlines()
     assert (code, err) == (0, "")
+    assert lines[0] == "DEPLOY LORA-Q8_0, 7.0 MB"
+    begins = [at for at, line in enumerate(lines) if re.match(r"category +variant", line)]
+    lines = lines[begins[0] :]
     cells = [re.split(r"\s{2,}", line) for line in lines]
     assert cells[0] == [
         "category", "variant", "n", "Pass@1 (95 %)", "Maj@4 (95 %)", "points (95 %)", "lost/won",
@@ -73,17 +76,14 @@ def test_the_table_and_the_last_lines(tel_report: Command, home: Path) -> None:
     ]  # fmt: skip
     assert lines[6] == "    chance 25.0%, best trivial baseline options only 43.0%"
     assert max(map(len, lines[:12])) <= 120
-    assert lines[-2:] == [
-        "smaller variants: lora-Q4_K_M loss, up to 11.7 points lost",
-        f"report in {home / 'reports'}; recommended: lora-Q8_0, 7.0 MB, the smallest variant whose "
-        "loss against lora-F16 is not significant at 5 % (p 1) and whose upper bound is below 1 "
-        "point (0.28, of 2,000 questions)",
-    ]
+    assert lines[-1] == f"report in {home / 'reports'}; deploy lora-Q8_0, 7.0 MB"
     assert shown(home / "reports") == [*("lm-eval", "report.html", "report.json", "report.md")]
 
 
 def test_all_categories_together(tel_report: Command) -> None:
-    table = tel_report("--quiet")[1].partition("all categories together")[2].split("\n\n")[1]
+    table = (
+        tel_report("--quiet", "--full")[1].partition("all categories together")[2].split("\n\n")[1]
+    )
     header, *rows = [re.split(r"\s{2,}", line) for line in table.splitlines()]
     assert header[:8] == [
         "variant", "disk MB", "Pass@1", "Maj@k", "points (95 %)", "p", "same answer", "KL mean"
@@ -118,8 +118,6 @@ def test_a_baseline_that_does_as_well_is_marked_and_named(
     cells = [row[3] for row in report_tables.results(made, made.sections[0]).rows]
     assert [cell.endswith("]!") for cell in cells] == [False, remarked]
     assert report_tables.leakage(made).rows[0][1].endswith("!") == remarked
-    line = "a trivial baseline does as well as lora-F16 in oranbench"
-    assert (line in render.verdict(made)) == remarked
     if remarked:
         assert found == [
             f"a trivial baseline does as well: options only {trivial / 300:.1%} against lora-F16"
@@ -190,7 +188,7 @@ def test_baselines_of_other_questions_are_left_out(tmp_path: Path) -> None:
 def test_the_seen_part_stands_beside_the_unseen_one(home: Path) -> None:
     """The results on the train part have files of their own and a place of their own."""
     plain = collect(home)
-    before = render.text(plain).splitlines()
+    before = render.text(plain, full=True).splitlines()
     seen = result("lora-F16", right=900, of=1000, part="train")
     put(home, seen, result("lora-F16", right=800, of=1000, part="validation"))
     assert (home / "results" / "tel-nano" / "lora-F16" / "oranbench.train.jsonl").is_file()
@@ -201,7 +199,7 @@ def test_the_seen_part_stands_beside_the_unseen_one(home: Path) -> None:
     gaps = [line.gap.value for line in made.paper.lines if line.gap]
     assert gaps == [pytest.approx(0.1)]
     # All that the report said before is still there.
-    said = render.text(made).splitlines()
+    said = render.text(made, full=True).splitlines()
     assert [line for line in before if line not in said] == []
     # Where nothing else was scored the train part is the report's.
     for file in (home / "results" / "tel-nano").glob("*/*.json*"):
@@ -273,10 +271,7 @@ def test_a_summary_that_its_records_contradict_is_told(tel_report: Command, home
     assert told[0].startswith("    oranbench lora-Q8_0: ")
     assert "998 of 1000" in told[0]
     assert checks.KINDS["records"] in " ".join(part.strip() for part in told)
-    assert any(
-        line.startswith("the report's own checks found 1 thing that should not be so")
-        for line in said.splitlines()
-    )
+    assert "the report's own checks found 1 thing that should not be so" in " ".join(said.split())
     for name in ("report.md", "report.html"):
         text = (home / "reports" / name).read_text()
         assert "The report's own checks" in text.replace("&#x27;", "'")

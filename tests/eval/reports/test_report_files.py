@@ -68,7 +68,7 @@ def test_json_is_the_last_line_and_the_file(tel_report: Command, home: Path) -> 
     document = json.loads(said.splitlines()[-1])
     assert code == 0
     assert document == json.loads((home / "reports" / "report.json").read_text())
-    assert (document["schema_version"], document["reference"]) == (2, "lora-F16")
+    assert (document["schema_version"], document["reference"]) == (3, "lora-F16")
     assert document["recommendation"]["variant"] == "lora-Q8_0"
     assert document["recommendation"]["bytes"] == 7_000_000
     first = document["categories"][0]
@@ -196,7 +196,7 @@ def test_the_page_is_whole_and_loads_nothing(tel_report: Command, home: Path) ->
     assert plots.INK not in text
     assert "60.0 [56.9-63.0]" in page.texts
     # The verdict stands before everything else.
-    assert text.index("lora-Q8_0, 7.0 MB, the smallest") < text.index("<svg")
+    assert text.index("Deploy lora-Q8_0, 7.0 MB") < text.index("<svg")
 
 
 def test_names_are_text_and_never_markup(tmp_path: Path, run_command: Command) -> None:
@@ -212,7 +212,7 @@ def test_names_are_text_and_never_markup(tmp_path: Path, run_command: Command) -
     first, other = (
         result(name, "teletables", of=20, wrong={3}) for name in ("lora-F16", "lora-Q8_0")
     )
-    put(tmp_path, Result(first.summary, rows))
+    put(tmp_path, Result(first.summary, rows), result("lora-F16", of=20))
     put(tmp_path, Result(other.summary, (moved, *rows[1:])))
     code, said, _ = run_command(
         report.parser(), report.work, "--workspace", str(tmp_path), "--quiet"
@@ -251,7 +251,7 @@ def test_markdown_has_all_chapters_and_equal_rows(tel_report: Command, home: Pat
     ]  # fmt: skip
     assert "| oranbench | lora-F16 | 1,000 | 80.0 \\[77.4-82.4\\]" in markdown
     assert "| lora-Q8\\_0 | 7.0 | 73.0 |" in markdown
-    assert markdown.splitlines()[2].startswith("recommended: lora-Q8\\_0, 7.0 MB")
+    assert markdown.splitlines()[2] == "**Deploy lora-Q8\\_0, 7.0 MB**"
     assert "[report.html](report.html)" in markdown
 
 
@@ -267,7 +267,7 @@ def test_without_matplotlib_all_but_the_page_is_made(
         "tel-report: no report.html: matplotlib is not installed; "
         "run: pip install 'tel-edge[report]'\n"
     )
-    assert "recommended: lora-Q8_0, 7.0 MB" in said.splitlines()[-1]
+    assert "; deploy lora-Q8_0, 7.0 MB" in said.splitlines()[-1]
     # The page of the run before is gone too, since nothing keeps it in step with the table.
     assert shown(home / "reports") == [
         "lm-eval", "report.json", "report.md"

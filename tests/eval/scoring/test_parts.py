@@ -82,7 +82,11 @@ def test_every_order_of_the_options_is_asked(tel_eval: Command, home: Path) -> N
     assert tel_eval()[0] == 0
     opener = fake.FakeOpener()
     code, said, _ = tel_eval("--rotations", opener=opener)
-    assert (code, said.count("(scored before)"), said.count("(rotations)")) == (0, 3, 3)
+    assert (code, said.count("(scored before)"), said.count("(other orders of the options)")) == (
+        0,
+        3,
+        3,
+    )
     # The questions as they are come first, and are not asked again.
     assert [len(engine.asked) for engine in opener.engines] == [18, 18, 18]
     test = parts(home).test
@@ -103,7 +107,10 @@ def test_orders_are_scored_on_from_where_they_ended(tel_eval: Command, home: Pat
     argv = ("--rotations", "--quant", "F16", "--part", "validation")
     code, said, _ = tel_eval(*argv)
     lines = said.splitlines()[:-1]
-    assert (code, ["(rotations)" in line for line in lines]) == (0, [False, False, True, True])
+    assert (code, ["(other orders of the options)" in line for line in lines]) == (
+        0,
+        [False, False, True, True],
+    )
     path = out(home, "lora-F16", "validation", True)
     whole = path.read_text()
     path.write_text("".join(whole.splitlines(keepends=True)[:7]))
@@ -124,5 +131,5 @@ def test_fixed_labels_have_one_order(tel_eval: Command, home: Path) -> None:
     fake.dataset(home / "data", "3gpp_tsg", rows)
     fake.bundle(folder(home), ("3gpp_tsg",), split=parts(home, "3gpp_tsg").digest)
     code, said, err = tel_eval("--rotations", quiet=False)
-    assert (code, "(rotations)" in said, len(said.splitlines())) == (0, False, 4)
+    assert (code, "(other orders of the options)" in said, len(said.splitlines())) == (0, False, 4)
     assert err.count("3gpp_tsg: its options are fixed labels, no other orders") == 1
