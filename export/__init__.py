@@ -25,3 +25,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(exporting, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the names of `__all__` among the others."""
+    return sorted({*globals(), *__all__})

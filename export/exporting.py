@@ -40,6 +40,10 @@ def export(request: ExportRequest) -> Exported:
     the gate does not accept.
     """
     request = request.resolved()
+    if request.push:
+        from tel_edge.export import push
+
+        push.check(request.push)
     half = EXPORTERS[request.format].half
     plan = half.plan(request)
     parameters = plan.checkpoint.parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tel_edge.export import card
 from tel_edge.runtime.bundles import bundle, manifest
@@ -11,20 +12,28 @@ from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
 
 
+def check(repository: str) -> Any:
+    """Return the hub's client; raise `InputError` for a name that is no repository."""
+    hub = need("huggingface_hub", "train")
+    # What lies in the package is loaded when it is named, and not through the package.
+    utils = need("huggingface_hub.utils", "train")
+    try:
+        utils.validate_repo_id(repository)
+    except ValueError as error:
+        raise InputError(f"--push: {error}") from None
+    if repository.count("/") != 1:
+        raise InputError(f"--push: {repository!r} is no repository; owner/name is needed")
+    return hub
+
+
 def push(folder: Path, made: Manifest, repository: str) -> str:
     """Upload the files of the manifest, it and the card; return the address of the commit.
 
     What else lies in the folder stays there. Raises `InputError` for a damaged file or a name that
     is no repository, `WorkError` with what the hub said.
     """
-    hub = need("huggingface_hub", "train")
+    hub = check(repository)
     bundle.verify(folder, made, made.files)
-    try:
-        hub.utils.validate_repo_id(repository)
-    except ValueError as error:
-        raise InputError(f"--push: {error}") from None
-    if repository.count("/") != 1:
-        raise InputError(f"--push: {repository!r} is no repository; owner/name is needed")
     api = hub.HfApi()
     try:
         api.create_repo(repository, exist_ok=True)

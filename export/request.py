@@ -7,7 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tel_edge.runtime.bundles.formats import FIRST, FORMATS
+from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.workspace import Workspace
+
+# Of the matrices of adapters in GGUF; those of ONNX are float32.
+ADAPTER_TYPES = ("F16", "F32", "Q8_0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,25 @@ class ExportRequest:
     seed: int = 42
     wait: float = math.inf
     quiet: bool = False
+
+    def __post_init__(self) -> None:
+        """Take texts for paths and lists for texts with commas; raise `InputError` for the rest."""
+        for name in ("workspace", "from_onnx", "out"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, Path(value))
+        for name in ("adapter", "category", "quant"):
+            value = getattr(self, name)
+            if isinstance(value, (list, tuple)):
+                object.__setattr__(self, name, ",".join(map(str, value)))
+            elif isinstance(value, Path):
+                object.__setattr__(self, name, str(value))
+        object.__setattr__(self, "tensor_type", tuple(self.tensor_type))
+        if self.format not in FORMATS:
+            raise InputError(f"format {self.format!r}; there are: {' '.join(FORMATS)}")
+        if self.adapter_quant not in (None, *ADAPTER_TYPES):
+            raise InputError(f"adapter_quant {self.adapter_quant!r}; one of {ADAPTER_TYPES}")
+        if not self.wait >= 0:
+            raise InputError(f"wait {self.wait!r}: a number of seconds from 0 is needed")
 
     @property
     def home(self) -> Workspace:

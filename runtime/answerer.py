@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
 from tel_edge.runtime.device import profile
 from tel_edge.runtime.engines.engine import Engine, EngineSettings, Generation, Score
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions import protocol, stream, votes
 from tel_edge.runtime.questions import router as routers
 from tel_edge.runtime.questions.categories import category
@@ -36,6 +38,15 @@ class Answering:
     temperature: float = 0.7
     seed: int = 42
     limit: int = 64
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` for what means nothing."""
+        if not 1 <= self.k <= votes.MOST_DRAWS:
+            raise InputError(f"k {self.k}: 1 to {votes.MOST_DRAWS} votes can be drawn")
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature {self.temperature}: a number above 0 is needed")
+        if self.limit < 1:
+            raise InputError(f"limit {self.limit}: a text has at least one token")
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,8 @@ class Answer:
 
     @property
     def mass(self) -> float:
-        """Return the probability that any of the labels comes next."""
-        return votes.mass(self.logprobs)
+        """Return the probability that any of the labels comes next; 0 of a generated text."""
+        return votes.mass(self.logprobs) if self.logprobs else 0.0
 
 
 def answered(
@@ -99,7 +110,8 @@ class Answerer:
     """An open engine and what it is asked with; `close` it, or use it in a `with` statement.
 
     `adapters` are the categories that have one, None asks the bare backbone whatever the category.
-    `router` finds the category of a question that names none. Several threads may ask at a time.
+    A question that names no category is of the category `only`, or of the one that `router` finds.
+    Several threads may ask at a time.
     """
 
     def __init__(
@@ -110,9 +122,10 @@ class Answerer:
         name: str = "",
         adapters: Sequence[str] | None = (),
         router: Router | None = None,
+        only: str | None = None,
     ) -> None:
         self.engine, self.scorer, self.how = engine, Scorer(engine), how or Answering()
-        self.name, self.router = name, router
+        self.name, self.router, self.only = name, router, only
         self.adapters = None if adapters is None else tuple(adapters)
 
     @classmethod
@@ -167,6 +180,7 @@ class Answerer:
             folder, made, backbone, adapters, how, engine=settings, opener=opener, lazily=not only
         )
         opened.adapters, opened.router = None if bare else tuple(names), router
+        opened.only = only
         return opened
 
     @classmethod
@@ -231,10 +245,14 @@ class Answerer:
     ) -> Answer:
         """Return the answer to one question, of the router's category where none is named.
 
-        `choices` may be left out for a category with fixed labels; the votes of a question depend
-        on its `id`. Raises `InputError` for what cannot be answered.
+        `choices` may be left out for a category with fixed labels. The votes of a question depend
+        on its `id`, by default a digest of the question. Raises `InputError` for what cannot be
+        answered.
         """
-        row = {"question": question, "category": category, "id": id}
+        if isinstance(choices, str):
+            raise InputError(f"choices {choices[:40]!r}: a list of texts is needed")
+        own = digest.of_value([question, list(choices)])[:16] if id is None else id
+        row = {"question": question, "category": category, "id": own}
         asked = request(1, row | ({"choices": list(choices)} if choices else {}), self.defaults())
         [(_, made)] = self.replies([asked])
         if isinstance(made, InputError):
@@ -247,8 +265,8 @@ class Answerer:
         `only` is the category of those that name none, `labels` the answers of those that bring
         none.
         """
-        route = self.router.route if self.router else None
-        of = category(only) if only else None
+        route, named = self.router.route if self.router else None, only or self.only
+        of = category(named) if named else None
         return Defaults(of, route, self.adapters is None, tuple(labels))
 
     def replies(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer | InputError]]:
@@ -271,7 +289,8 @@ class Answerer:
             if self.adapters is None or (named and one.route and named not in self.adapters):
                 named = None
             if named and self.adapters is not None and named not in self.adapters:
-                yield at, (at, InputError(f"no adapter for {named}"))
+                there = " ".join(self.adapters) or "none"
+                yield at, (at, InputError(f"no adapter for {named} (there: {there})"))
                 continue
             asked.append((one.question, named))
             places.append(at)

@@ -19,6 +19,16 @@ FLOORS: dict[str, set[str]] = {
     "export": {"runtime", "eval"},
 }
 Arrows = Mapping[str, set[str]]
+# Names that a floor's own file hands on, and where they are.
+HANDED_ON = {
+    **{f"runtime.{name}": "runtime.answerer" for name in ("Answer", "Answerer", "Answering")},
+    "runtime.EngineSettings": "runtime.engines.engine",
+    "runtime.InputError": "runtime.errors",
+    "runtime.WorkError": "runtime.errors",
+    "export.ExportRequest": "export.request",
+    "export.Exported": "export.exporting",
+    "export.export": "export.exporting",
+}
 
 
 def modules() -> dict[str, Path]:
@@ -38,7 +48,21 @@ def imports(file: Path, known: Mapping[str, Path]) -> Iterator[str]:
             base = str(node.module).removeprefix("tel_edge.")
             for name in node.names:
                 inner = f"{base}.{name.name}"
-                yield inner if inner in known else base
+                yield inner if inner in known else HANDED_ON.get(inner, base)
+        elif isinstance(node, ast.Import):
+            yield from (
+                name.name.removeprefix("tel_edge.")
+                for name in node.names
+                if name.name.startswith("tel_edge.")
+            )
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Exporter":
+            # A row names the module that it loads.
+            yield from (
+                argument.value.removeprefix("tel_edge.")
+                for argument in node.args
+                if isinstance(argument, ast.Constant)
+                and str(argument.value).startswith("tel_edge.")
+            )
 
 
 def arrows() -> dict[str, set[str]]:

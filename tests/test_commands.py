@@ -57,7 +57,7 @@ def test_help_imports_nothing_heavy(name: str) -> None:
 
 
 def test_the_runtime_imports_nothing_heavy() -> None:
-    code, _, err, _ = started(LISTING + "import tel_edge.runtime.commands.run")
+    code, _, err, _ = started(LISTING + "import tel_edge.runtime.answerer")
     loaded = set(err.split())
     assert code == 0
     assert "tel_edge.runtime.bundles.bundle" in loaded

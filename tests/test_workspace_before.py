@@ -1,8 +1,9 @@
 """A workspace that was made before modules stood in wings is accepted, and its files made again.
 
-`fixtures/workspace.tar.xz` holds it: `scored` questions of an engine without a model, and a tiny
-backbone with its adapter, exported in both formats. A change that makes other digests of the same
-inputs fails here, and would have everybody train, export and score again.
+`fixtures/workspace.tar.xz` holds it: questions that an engine without a model was scored on, and a
+tiny backbone with its adapter, exported in both formats; its report is of a later version, which
+decides. A change that makes other digests of the same inputs fails here, and would have everybody
+train, export and score again.
 """
 
 from __future__ import annotations

@@ -240,3 +240,7 @@ def _parts(text: str) -> tuple[str, ...]:
 def main() -> None:
     """Run the command."""
     sys.exit(cli.run(parser(), work))
+
+
+if __name__ == "__main__":
+    main()

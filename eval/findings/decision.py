@@ -140,18 +140,18 @@ def decide(of: Evidence, budget: Budget | None = None) -> Decision:
     passed, stopped = sequence(of.rungs, of.reference, budget.margin)
     fitting = [rung for rung in passed if budget.exceeded(rung) is None]
     certain = [finding for finding in of.checks if finding.certain]
-    about = {"passed": tuple(rung.variant for rung in passed), "stopped": stopped}
+    names = tuple(rung.variant for rung in passed)
     if certain:
         kinds = ", ".join(dict.fromkeys(finding.kind for finding in certain))
         said = (
             f"the report's own checks found what cannot be ({kinds}), so the figures do not decide"
         )
-        return _undecided(budget, said, (), left_out, **about)
+        return _undecided(budget, said, (), left_out, names, stopped)
     if not fitting:
         over = "; ".join(f"{rung.variant}: {budget.exceeded(rung)}" for rung in passed)
         return Decision(
             NOT, None, 0, budget.margin, f"do not deploy: nothing fits the budget ({over})",
-            tuple(_doubts(of, to, None, stopped, budget)), (), left_out=left_out, **about,
+            tuple(_doubts(of, to, None, stopped, budget)), (), names, stopped, left_out,
         )  # fmt: skip
     best = min(fitting, key=lambda rung: (rung.bytes, rung.variant))
     worth = tuple(_worths(of, best.variant))
@@ -169,8 +169,8 @@ def decide(of: Evidence, budget: Budget | None = None) -> Decision:
         headline = f"do not deploy: {best.variant} is not shown to be worth it {which}"
     sentences = tuple(_doubts(of, to, best, stopped, budget))
     return Decision(
-        verdict, best.variant, best.bytes, budget.margin, headline, sentences, worth,
-        left_out=left_out, **about,
+        verdict, best.variant, best.bytes, budget.margin, headline, sentences, worth, names,
+        stopped, left_out,
     )  # fmt: skip
 
 

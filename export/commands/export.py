@@ -35,11 +35,11 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     given = {field.name: getattr(args, field.name) for field in fields(ExportRequest)}
     request = ExportRequest(**given | {"tensor_type": tuple(args.tensor_type)})
     made = export(request)
-    return _forecast(made) if request.dry_run else _report(request, made)
+    return _forecast(request, made) if request.dry_run else _report(request, made)
 
 
-def _forecast(made: Exported) -> Mapping[str, Any]:
-    wide = max(8, *map(len, made.forecast))
+def _forecast(request: ExportRequest, made: Exported) -> Mapping[str, Any]:
+    wide = max(8, *map(len, EXPORTERS[request.resolved().format].types))
     print(f"{'quant':<{wide}} {'MB':>9}")
     for name, size in made.forecast.items():
         print(f"{name:<{wide}} {size / 1e6:>9,.2f}")
@@ -131,6 +131,8 @@ def _check(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def parser() -> cli.Parser:
     """Return the options of `tel-export`."""
+    from tel_edge.export.request import ADAPTER_TYPES
+
     made = cli.parser(
         "tel-export",
         "Export a backbone and its adapters to a bundle of GGUF or ONNX files.",
@@ -163,7 +165,7 @@ def parser() -> cli.Parser:
     )
     made.add_argument(
         "--adapter-quant",
-        choices=("F16", "F32", "Q8_0"),
+        choices=ADAPTER_TYPES,
         help="(F16; ONNX adapters are float32)",
     )
     made.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -239,9 +240,9 @@ def _adapter(
 def forecast(request: ExportRequest, made: GgufPlan) -> dict[str, int]:
     """Return the bytes that each type's file would have; nothing is left behind."""
     shapes = _shapes(made)
-    made.output.folder.mkdir(parents=True, exist_ok=True)
     sizes = {}
-    with made.output.scratch("dry-run") as hollow:
+    with tempfile.TemporaryDirectory() as passing:
+        hollow = Path(passing) / "hollow.gguf"
         model = made.models[0]
         _plain(request, made, model, HALF, hollow, hollow=True)
         names = dict.fromkeys(shapes, HALF.name)

@@ -48,6 +48,8 @@ def backbone_file(
 
     Where `quant` is None it is the smallest, where `format` is None one whose engine is installed.
     """
+    if format not in (None, *FORMATS):
+        raise InputError(f"no format {format!r}; there are: {' '.join(FORMATS)}")
     there = made.formats()
     for name in [format] if format else sorted(there, key=lambda one: not FORMATS[one].installed()):
         quants = made.quants(format=name)

@@ -271,3 +271,7 @@ def parser() -> cli.Parser:
 def main() -> None:
     """Run the command."""
     sys.exit(cli.run(parser(), work))
+
+
+if __name__ == "__main__":
+    main()

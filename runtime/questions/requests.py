@@ -115,7 +115,10 @@ def _category(row: Mapping[str, Any], defaults: Defaults) -> tuple[Category, Rou
     if defaults.router is None:
         if defaults.bare:
             return PLAIN, None
-        raise InputError("no category in the line, none in --category, and no router in the bundle")
+        raise InputError(
+            "no category, and no router in the bundle that finds one; name it with --category or "
+            "in the line"
+        )
     if not isinstance(text, str) or not all(isinstance(choice, str) for choice in choices):
         # Whatever the category: the reader says what is wrong.
         return PLAIN, None

@@ -124,6 +124,68 @@ def test_threads_get_the_answers_of_one_alone(real: Path) -> None:
         answerer.answer(*asked[0], "oranbench")
 
 
+def test_closing_ends_who_is_asking_in_order(real: Path) -> None:
+    """Nobody reads what the engine has freed: an answer is whole, or the engine is closed."""
+    answerer = Answerer.of_bundle(real / "tel-workspace/bundles/tel-nano")
+
+    def ask(at: int) -> str:
+        try:
+            for turn in range(40):
+                answerer.answer(f"Which {at}, {turn}?", ("A1", "E2"), "oranbench")
+        except WorkError as error:
+            return str(error)
+        return "answered"
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask, at) for at in range(4)]
+        answerer.close()
+        answerer.close()
+        assert {each.result(timeout=60) for each in asking} <= {"the engine is closed", "answered"}
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"temperature": 0.0}, "temperature 0.0: a number above 0"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"k": 0}, "k 0: 1 to 128 votes"),
+        ({"k": 1000}, "k 1000"),
+        ({"limit": 0}, "limit 0: a text has at least one token"),
+    ],
+)
+def test_what_means_nothing_is_refused(how: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Answering(**how)
+
+
+def test_requests_take_what_a_notebook_has(tmp_path: Path) -> None:
+    made = ExportRequest(
+        workspace=str(tmp_path), adapter=[tmp_path / "a", "b"], quant=["F16", "Q8_0"]
+    )  # type: ignore[arg-type]
+    assert (made.workspace, made.adapter, made.quant) == (
+        tmp_path, f"{tmp_path}/a,b", "F16,Q8_0"
+    )  # fmt: skip
+    for wrong in ({"format": "ggml"}, {"adapter_quant": "Q4_0"}, {"wait": -1.0}):
+        with pytest.raises(InputError):
+            ExportRequest(**wrong)  # type: ignore[arg-type]
+
+
+def test_votes_of_questions_without_an_id_are_not_the_same(bundle: Path) -> None:
+    with opened(bundle) as answerer:
+        made = [answerer.answer(f"Item {at}, gold 2?", CHOICES, bare_or(at)) for at in range(4)]
+    assert len({each.question.id for each in made}) == 4
+
+
+def bare_or(at: int) -> str:
+    return ("oranbench", "teleqna")[at % 2]
+
+
+def test_only_is_the_category_of_those_that_name_none(bundle: Path) -> None:
+    with opened(bundle, only="teleqna") as answerer:
+        made = answerer.answer("Item, gold 2?", CHOICES)
+    assert (made.question.category, made.adapter) == ("teleqna", "teleqna")
+
+
 def test_the_lines_of_the_readme_answer_a_question(
     real: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -269,3 +269,7 @@ def _amount(text: str) -> float:
 def main() -> None:
     """Run the command."""
     sys.exit(cli.run(parser(), work))
+
+
+if __name__ == "__main__":
+    main()

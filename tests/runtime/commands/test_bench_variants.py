@@ -72,8 +72,8 @@ def test_the_smallest_of_each_format_are_compared_in_one_table(tel_bench: Comman
         "faster on this machine: int4 (onnx), 8,000.00 questions/s, 2.00 times Q4_K_M (gguf)"
     )
     shown = {line[:20].strip(): line[20:].split() for line in lines}
-    assert shown["KV cache"] == ["0.0", "MiB", "0.0", "MiB"]
-    assert shown["compute"] == ["0.0", "MiB", "-"]
+    assert shown["KV cache"] == ["0.0", "MB", "0.0", "MB"]
+    assert shown["compute"] == ["0.0", "MB", "-"]
     assert shown["rest"][-1] == "-"
     # The rows are those of one variant.
     alone = tel_bench("--questions", "8", "--repeat", "1", "--quant", "int4")[1].splitlines()

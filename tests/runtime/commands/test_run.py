@@ -32,6 +32,7 @@ def test_a_question_from_arguments(tel_run: Command) -> None:
         logprobs = [math.log(share) for share in head["probabilities"]]  # type: ignore[attr-defined]
         drawn = votes.draws(logprobs, 4, 0.7, 42, str(head["id"]))
         tail = {"mass": 1.0, "votes": list(drawn), "majority": votes.majority(drawn)}
+        tail["adapter"] = "oranbench"
         assert record == head | tail
         assert list(record) == [*head, *tail]
     assert err == "2 answered with nano-Q4_K_M.gguf, 0 refused\n"
@@ -105,7 +106,10 @@ def test_lines_are_answered_in_order_with_their_ids_and_categories(tel_run: Comm
 def test_a_line_without_category_is_told_where_to_name_one(tel_run: Command) -> None:
     code, out, _ = tel_run(lines=jsonl(ASK))
     assert code == 1
-    said = "no category in the line, none in --category, and no router in the bundle"
+    said = (
+        "no category, and no router in the bundle that finds one; name it with --category or in "
+        "the line"
+    )
     assert records(out) == [{"line": 1, "error": said}]
 
 

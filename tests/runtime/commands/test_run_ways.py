@@ -58,6 +58,7 @@ def test_answers_are_read_from_generated_texts(tel_run: Command) -> None:
             "text": "Well.\nANSWER: C",
             "votes": [2, None, 2, 2],
             "majority": 2,
+            "adapter": "oranbench",
         }
     ]
     code, out, _ = tel_run("--no-adapter", *argv[2:], "-k", "2", lines=jsonl(ASK))
@@ -70,6 +71,7 @@ def test_answers_are_read_from_generated_texts(tel_run: Command) -> None:
             "text": "Hard to say.",
             "votes": [None, None],
             "majority": None,
+            "adapter": None,
         }
     ]
 
@@ -158,10 +160,10 @@ def test_a_request_sent_to_a_category_without_adapter_is_the_bare_backbones(
     code, out, _ = tel_run(lines=jsonl(ASK, {**ASK, "category": "oranbench"}), opener=opener)
     assert code == 1
     first, second = records(out)
-    assert first["category"] == "oranbench"
+    assert (first["category"], first["adapter"]) == (None, None)
     assert [adapter for _, adapter in opener.engines[0].asked] == [None]
     # Who names the category means its adapter.
-    assert second == {"id": "2", "line": 2, "error": "no adapter for oranbench"}
+    assert second == {"id": "2", "line": 2, "error": "no adapter for oranbench (there: 3gpp_tsg)"}
 
 
 def test_a_damaged_router_is_refused(tel_run: Command, home: Path) -> None:

@@ -82,7 +82,8 @@ def test_a_router_may_choose_a_category_with_labels_of_its_own() -> None:
 def test_without_any_category() -> None:
     assert asked(ASK, Defaults(bare=True)).category == ""
     assert refused(ASK, Defaults()) == (
-        "no category in the line, none in --category, and no router in the bundle"
+        "no category, and no router in the bundle that finds one; name it with --category or in "
+        "the line"
     )
     assert refused({**ASK, "category": "poetry"}).startswith("unknown category 'poetry'; there are")
     # What is no name at all is none that there is.
