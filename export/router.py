@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tel_edge.eval.benchmarks.split import apart
 from tel_edge.eval.scoring import router as training
+from tel_edge.eval.scoring import router_figures
 from tel_edge.runtime.bundles import manifest as manifests
 from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
 from tel_edge.runtime.errors import InputError
@@ -36,7 +37,7 @@ def make(
     """
     splits = training.sources(dataset, seed, strict, say)
     file = None if force else _kept(folder, manifest, training.source(splits))
-    report = training.report_path(workspace)
+    report = router_figures.report_path(workspace)
     if file and _reported(report, file):
         return file, False
     anew = file is None
@@ -57,11 +58,12 @@ def make(
     measured = training.evaluate(
         router.load(path), path, splits, dataset=dataset, seed=seed, seconds=seconds
     )
-    training.write(workspace, measured)
+    router_figures.write(workspace, measured)
     say(
         f"router {'written' if anew else 'measured'}: {measured.whole.right.value:.1%} of "
         f"{measured.whole.right.of:,} {measured.part} requests went right, "
         f"{measured.whole.abstained.value:.1%} to the bare backbone"
+        + (f", as did {measured.others.value:.0%} of other fields'" if measured.others else "")
     )
     return file, anew
 
@@ -79,6 +81,6 @@ def _kept(folder: Path, manifest: Manifest, source: str) -> BundleFile | None:
 
 def _reported(path: Path, file: BundleFile) -> bool:
     try:
-        return training.read(path).sha256 == file.sha256
+        return router_figures.read(path).sha256 == file.sha256
     except InputError:
         return False

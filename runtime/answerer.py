@@ -148,18 +148,23 @@ class Answerer:
         Without `quant` and `format` the file is the one that a report decided for, or else of the
         smallest type and of a format whose engine is installed.
         `only` loads one category's adapter and no router, `bare` no adapter at all; `threshold` is
-        the router's, unless given. `say` is told what there is to say. Raises `InputError` for a
+        the router's, unless given; it chooses among the bundle's adapters that were decided for.
+        `say` is told what there is to say. Raises `InputError` for a
         file that is not what it should be.
         """
         folder = Path(folder)
         made = bundle.read(folder)
-        backbone = None
+        decided, worth = None, None
         if quant is None and format is None:
-            backbone, said = bundle.deployed_file(made)
+            decided, said = bundle.deployed_file(made)
             if said:
                 say(said)
-        backbone = backbone or bundle.backbone_file(folder, made, quant, format)
+            if decided and made.deploy:
+                worth = made.deploy.categories
+        backbone = decided or bundle.backbone_file(folder, made, quant, format)
         names = [only] if only else list(made.adapters(backbone.format))
+        if worth is not None and not bare and (doubted := [n for n in names if n not in worth]):
+            say(_doubted(doubted, worth))
         if bare:
             names = []
         adapters = [bundle.adapter_file(folder, made, name, backbone.format) for name in names]
@@ -168,6 +173,8 @@ class Answerer:
         router = None
         if only is None and names and (file := made.find("router", format=routers.FORMAT)):
             router = routers.load(bundle.verified(folder, made, file))
+            among = tuple(name for name in names if worth is None or name in worth)
+            router = replace(router, among=among)
             if threshold is not None:
                 router = replace(router, threshold=threshold)
         settings, note = profile.settings(
@@ -303,6 +310,13 @@ class Answerer:
         `asked` are questions with the name of the adapter to ask, None being the bare backbone.
         """
         yield from answers(self.scorer, asked, self.how)
+
+
+def _doubted(names: Sequence[str], worth: Sequence[str]) -> str:
+    """Return what there is to say of adapters that the report did not decide for."""
+    decided = f"the report decided for {', '.join(worth)} only"
+    which = f"{', '.join(names)}: {'its' if len(names) == 1 else 'their'} adapter"
+    return f"warning: {decided}; {which}{'s' * (len(names) > 1)} may be worse than none"
 
 
 def answers(

@@ -19,7 +19,7 @@ from tel_edge.eval.scoring.provenance import evaluate, made_with
 from tel_edge.eval.scoring.records import Variant, baselines_path, duplicates_path
 from tel_edge.eval.scoring.resumed import finished, shown, told, which
 from tel_edge.eval.scoring.scored import ScoringTask, Settings
-from tel_edge.eval.scoring.variants import Types, trained, types, variants
+from tel_edge.eval.scoring.variants import Types, before_and_after, trained, types, variants
 from tel_edge.eval.scoring.variants import categories as trained_categories
 from tel_edge.runtime import cli, extras
 from tel_edge.runtime.bundles import backbones, bundle
@@ -64,16 +64,20 @@ def tasks(
         for file in known:
             if warning := trainings.check_tokenizer(cli.workspace(args), made, file):
                 cli.say(args, warning)
-        parts = list(asked(args, source))
-        for (part, rotated, questions), (variant, model, adapter) in product(parts, there):
+        decisive = {variant.name for variant, _, _ in before_and_after(there)}
+        for of_part, (variant, model, adapter) in product(asked(args, source), there):
+            part, rotated = of_part.part, of_part.rotated
+            if rotated and args.rotations is None and variant.name not in decisive:
+                continue
             settings = Settings(
                 part, args.k, args.temperature, args.seed, args.protocol, args.max_tokens
             )
             out = cli.workspace(args).results(made.backbone.name, variant.name, name, part, rotated)
             title = " ".join([name, variant.name, *which(part, rotated)])
             task = ScoringTask(
-                folder, made, model, adapter, questions, out, "", settings,
+                folder, made, model, adapter, of_part.questions, out, "", settings,
                 _engine(args, made, model, said), title, args.quiet, rotated, args.wait,
+                of_part.left_out,
             )  # fmt: skip
             run = digest.of_value(made_with(task, source))[:16]
             found.append((replace(task, run=run), source, variant))
@@ -202,8 +206,15 @@ def parser() -> cli.Parser:
     )
     made.add_argument(
         "--rotations",
-        action="store_true",
-        help="ask every question with its options in every cyclic order too",
+        action=argparse.BooleanOptionalAction,
+        help="ask with the options in every cyclic order too: every variant, or none (the bare "
+        "backbone and its adapter, at the largest type, on the test part)",
+    )
+    made.add_argument(
+        "--limit",
+        type=cli.positive,
+        metavar="N",
+        help="of each category's questions (all); with more later, these are not asked again",
     )
     made.add_argument(
         "--ladder",

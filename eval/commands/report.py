@@ -20,6 +20,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     """Print the tables, write the report and return the document of `report.json`."""
     # numpy and all that the report is made of; --help needs none of it.
     from tel_edge.eval.findings import findings
+    from tel_edge.eval.findings.benched import read
     from tel_edge.eval.findings.decision import Budget
     from tel_edge.eval.reports import deploying, harness, render, reporting
 
@@ -36,10 +37,12 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         args.max_ms,
         None if args.max_memory is None else round(args.max_memory * 1e6),
     )
-    report = findings.collect(workspace, name, args.published, budget)
+    benched = [one for path in args.bench for one in read(path)] if args.bench else None
+    report = findings.collect(workspace, name, args.published, budget, benched)
     texts = reporting.read_texts(args.dataset, report, lambda text: cli.say(args, text))
     report = replace(report, parts=texts.parts)
-    print(render.text(report, args.full))
+    usual = workspace.root == Path("tel-workspace")
+    print(render.text(report, args.full, None if usual else workspace.root))
     # All files of a report are of one report.
     with lock.held(out, math.inf, lambda text: cli.say(args, text), inside=True):
         document, missing = reporting.write(
@@ -62,7 +65,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         folder = args.bundle or workspace.bundle(name)
         made = deploying.write(report, folder, lambda text: cli.say(args, text))
         print(f"written to {folder}: tel-run takes {made.variant} by default")
-    print(f"report in {out}; {report.decision.headline}")
+    print(f"report in {out}; {report.decision.verdict} {report.decision.variant or ''}".rstrip())
     return document
 
 
@@ -115,14 +118,23 @@ def parser() -> cli.Parser:
     made.add_argument("--full", action="store_true", help="print all tables, not only the decision")
     made.add_argument(
         "--margin",
-        type=cli.above_zero,
+        type=_points,
         default=1.0,
         metavar="POINTS",
         help="of accuracy that may be lost against the reference (%(default)g)",
     )
     made.add_argument("--max-mb", type=cli.above_zero, metavar="MB", help="on disk, 10^6 bytes")
-    made.add_argument("--max-ms", type=cli.above_zero, metavar="MS", help="for a question")
+    made.add_argument(
+        "--max-ms", type=cli.above_zero, metavar="MS", help="for a question, in every category"
+    )
     made.add_argument("--max-memory", type=cli.above_zero, metavar="MB", help="of the process")
+    made.add_argument(
+        "--bench",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="what tel-bench --json printed on the target device: the limits are about that",
+    )
     made.add_argument(
         "--write",
         action="store_true",
@@ -132,6 +144,14 @@ def parser() -> cli.Parser:
         "--bundle", type=Path, metavar="DIR", help="for --write (that of the workspace)"
     )
     return made
+
+
+def _points(text: str) -> float:
+    """Return points of accuracy, above 0 and at most 100, as the `type` of an option."""
+    value = cli.above_zero(text)
+    if value > 100:
+        raise argparse.ArgumentTypeError(f"{text}: more than 100 points")
+    return value
 
 
 def main() -> None:

@@ -40,6 +40,7 @@ KINDS: Mapping[str, str] = {
     "split": "evaluate with the --dataset and --seed of the training",
     "training": "look at the parity figures in the manifest, then at the adapter's scale",
     "trainings": "export all types of one adapter and evaluate all of them",
+    "mixed": "evaluate all categories again with one bundle, engine and data set",
     "swapped": "compare the adapters' categories and digests in the manifest",
 }
 
@@ -189,7 +190,27 @@ def across(
             f"{KINDS['swapped']}"
         )
         found.append(Finding("swapped", ", ".join(own), reference, text, False))
-    return tuple(found)
+    return (*found, *_mixed(by_category))
+
+
+def _mixed(by_category: Mapping[str, Sequence[Answers]]) -> Iterator[Finding]:
+    """Yield what is not the same in all categories of one variant, and should be."""
+    known: dict[str, list[Answers]] = {}
+    for variants in by_category.values():
+        for one in variants:
+            known.setdefault(name_of(one), []).append(one)
+    for name, own in known.items():
+        merged = own[0].summary.variant.merged
+        for what, read, certain in MIXTURES:
+            groups: dict[str, list[str]] = {}
+            for one in own:
+                if (value := read(one)) and not (merged and what == "backbone's file"):
+                    groups.setdefault(value, []).append(one.summary.category)
+            if len(groups) > 1:
+                where = " and ".join(f"{listed(at)} ({value[:40]})" for value, at in groups.items())
+                categories = ", ".join(category for at in groups.values() for category in at)
+                text = f"{name}: not of one {what}: {where}; {KINDS['mixed']}"
+                yield Finding("mixed", categories, name, text, certain)
 
 
 def _compare(pair: LikePair, bare: Answers | None, blamed: bool, say: Callable[..., None]) -> None:
@@ -312,6 +333,22 @@ def _worse(to: Answers, trained: Trained) -> str | None:
 
 def _made(one: Answers, what: str) -> str:
     return str(one.summary.made_with.get(what) or "")
+
+
+def _settings(one: Answers) -> str:
+    known = one.summary.made_with.get("engine_settings") or {}
+    return f"{known['context']} tokens" if known.get("context") else ""
+
+
+# What all categories of one variant share, how it is read, and whether another one decides.
+MIXTURES: Sequence[tuple[str, Callable[[Answers], str], bool]] = (
+    ("backbone's weights", lambda one: _made(one, "weights"), True),
+    ("backbone's file", lambda one: _made(one, "backbone"), True),
+    ("prompt", lambda one: _made(one, "prompt"), True),
+    ("engine", lambda one: _made(one, "engine"), False),
+    ("context", _settings, False),
+    ("data set", lambda one: one.summary.dataset, False),
+)
 
 
 def _adapter(one: Answers) -> str:

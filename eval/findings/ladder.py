@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from statistics import mean, median
 
 from tel_edge.eval.findings import sizes
-from tel_edge.eval.findings.paired import BOUND, Change, pooled
+from tel_edge.eval.findings.paired import Change, pooled
 from tel_edge.eval.scoring.records import Summary, Variant
 from tel_edge.eval.statistics import Interval
+from tel_edge.runtime.bundles.formats import FORMATS
 
 # The order of the ladder.
 KINDS = ("lora", "merged", "base", "reference")
@@ -31,11 +32,13 @@ class Lowest:
 class Rung:
     """One variant over all categories; shares are plain means over them.
 
-    `bytes` is the disk of the backbone and all adapters, or of all merged models. `change` is over
-    the questions of all categories together, None without records. `worst` names the categories
-    with a significant loss of their own, `lowest` is the one whose bound is the lowest. `front`
-    says that no smaller variant has a higher Pass@1; a large reference model is no part of it, as
-    it is nothing to deploy.
+    `bytes` is the disk of the backbone and all adapters, or of all merged models. `milliseconds` is
+    the median of the categories' p50, `slowest` the largest. `change` is over the questions of all
+    categories together, None without records. `losses` are points by category, where the loss of
+    one is significant; `lowest` is the one whose bound is the lowest. `usual` says that the
+    adapter, if any, is of the format's usual type, `texts` that answers were read from texts.
+    `front` says that no smaller variant has a higher Pass@1; a large reference model is no part of
+    it, as it is nothing to deploy.
     """
 
     variant: str
@@ -48,20 +51,24 @@ class Rung:
     milliseconds: float
     memory: int | None
     change: Change | None
-    worst: tuple[str, ...]
+    losses: Mapping[str, float]
     lowest: Lowest | None = None
     front: bool = False
+    usual: bool = True
+    texts: bool = False
+    slowest: float = 0.0
+
+    @property
+    def worst(self) -> tuple[str, ...]:
+        """Return the categories with a significant loss of their own."""
+        return tuple(self.losses)
 
     @property
     def verdict(self) -> str:
-        """Return that of `judged` with the usual margin."""
-        return self.judged(BOUND)
-
-    def judged(self, margin: float) -> str:
         """Return that of the change; a significant loss in one category is a loss too."""
         if self.change is None:
             return "no records"
-        return "loss" if self.worst else self.change.judged(margin)
+        return "loss" if self.losses else self.change.verdict
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,9 @@ def _only(changes: Mapping[str, Change], categories: Collection[str]) -> dict[st
 def _rung(name: str, rows: Mapping[str, Summary], changes: Mapping[str, Change]) -> Rung:
     summaries = list(rows.values())
     first = summaries[0].variant
-    memory = [s.memory_anonymous for s in summaries if s.memory_anonymous is not None]
+    memory = [s.memory_anonymous for s in summaries]
+    known = [each for each in memory if each is not None]
+    row = FORMATS.get(first.format)
     all_there = changes.keys() == rows.keys()
     return Rung(
         name,
@@ -114,10 +123,14 @@ def _rung(name: str, rows: Mapping[str, Summary], changes: Mapping[str, Change])
         mean(s.pass1.value for s in summaries),
         mean(s.majority.value for s in summaries),
         median(s.milliseconds_p50 for s in summaries),
-        max(memory, default=None),
+        # One that is not known may be the largest.
+        max(known) if len(known) == len(memory) else None,
         pooled(list(changes.values())) if all_there else None,
-        tuple(at for at, each in changes.items() if each.verdict == "loss"),
+        {at: 100 * each.points.value for at, each in changes.items() if each.verdict == "loss"},
         _lowest(changes) if all_there else None,
+        usual=row is None or first.adapter_quant in (None, row.usual),
+        texts=bool(_suffix(first)),
+        slowest=max(s.milliseconds_p50 for s in summaries),
     )
 
 

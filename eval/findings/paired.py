@@ -51,21 +51,17 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """Return that of `judged` with the usual margin."""
-        return self.judged(BOUND)
-
-    def judged(self, margin: float) -> str:
         """Return `loss`, `gain`, `no loss`, `unclear` or `n too small`.
 
-        `no loss` takes a difference that is not significant and a bound of the loss below `margin`,
-        a share; `n too small` says that so few questions could not show that if no answer changed:
-        a bound that is met by answers that happened to be won says nothing.
+        `no loss` takes a difference that is not significant and a bound of the loss below `BOUND`,
+        `n too small` says that so few questions could not show that if no answer changed: a bound
+        that is met by answers that happened to be won says nothing.
         """
         if self.adjusted < LEVEL:
             return "loss" if self.lost > self.won else "gain"
-        if smallest_bound(self.of) >= margin:
+        if smallest_bound(self.of) >= BOUND:
             return "n too small"
-        return "no loss" if -self.points.low < margin else "unclear"
+        return "no loss" if -self.points.low < BOUND else "unclear"
 
 
 def change(reference: Answers, other: Answers) -> Change:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.eval.benchmarks.source import CategorySource
+from tel_edge.eval.benchmarks.source import Asked, CategorySource
 from tel_edge.eval.benchmarks.source import asked as questions_of
 from tel_edge.eval.references import with_transformers
 from tel_edge.eval.references.located import Reference, find
@@ -29,7 +29,6 @@ from tel_edge.runtime.device import memory, profile
 from tel_edge.runtime.engines.engine import Engine, EngineSettings, LoraFile
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions import prompt, protocol
-from tel_edge.runtime.questions.question import Question
 
 if TYPE_CHECKING:
     # Its HTTP client is a tenth of what --help takes.
@@ -72,8 +71,10 @@ def work(
     asked = endpoint.Endpoint(server, of.model, args.parallel) if server else None
     variant, summaries, before = of.variant(args.protocol), [], 0
     for source in all_of:
-        for part, rotated, questions in questions_of(args, source):
-            task = _task(args, source, of, part, rotated, questions)
+        for of_part in questions_of(args, source):
+            if of_part.rotated and not args.rotations:
+                continue
+            task = _task(args, source, of, of_part)
             if of.format == "gguf":
                 task = replace(task, run=digest.of_value(provenance.made_with(task, source))[:16])
                 summary, reused = provenance.evaluate(task, source, variant, opener, isolated)
@@ -126,9 +127,7 @@ def _task(
     args: argparse.Namespace,
     source: CategorySource,
     of: Reference,
-    part: str,
-    rotated: bool,
-    questions: tuple[Question, ...],
+    of_part: Asked,
 ) -> ScoringTask:
     made, variant, category = of.manifest(), of.variant(args.protocol), source.category.name
     engine = cli.engine_settings(args)
@@ -139,17 +138,20 @@ def _task(
         manifest=made,
         backbone=made.files[0],
         adapter=None,
-        questions=questions,
-        out=cli.workspace(args).results(of.name, variant.name, category, part, rotated),
+        questions=of_part.questions,
+        out=cli.workspace(args).results(
+            of.name, variant.name, category, of_part.part, of_part.rotated
+        ),
         run="",
         settings=Settings(
-            part, args.k, args.temperature, args.seed, args.protocol, args.max_tokens
+            of_part.part, args.k, args.temperature, args.seed, args.protocol, args.max_tokens
         ),
         engine=engine,
         title=f"{category} {of.name}",
         quiet=args.quiet,
-        rotated=rotated,
+        rotated=of_part.rotated,
         wait=args.wait,
+        left_out=of_part.left_out,
     )
 
 

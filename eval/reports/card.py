@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from tel_edge.eval.findings.decision import DEPLOY, IN_PART, WORTH, Worth
+from tel_edge.eval.findings.decision import DEPLOY, IN_PART, UNDECIDED
 from tel_edge.eval.findings.findings import Report
 from tel_edge.eval.findings.ladder import Rung
+from tel_edge.eval.findings.worth import WORTH, Worth
 from tel_edge.eval.reports.tables import Table, megabytes, number, percent, points
 from tel_edge.runtime.bundles import formats
+
+# Columns of the card's table, in the words of `columns`.
+COLUMNS = ("category", "Pass@1 (95 %)", "guess", "bare", "trivial", "all orders", "verdict")
 
 
 def headline(report: Report) -> str:
@@ -39,7 +44,7 @@ def _sentences(report: Report) -> Iterator[str]:
     decided = {each.category for each in made.categories}
     if made.categories and (bare := [name for name in without if name not in decided]):
         yield f"no adapter in {', '.join(bare)}: the bare backbone answers there"
-    if report.checks:
+    if report.checks and made.verdict != UNDECIDED:
         count = len(report.checks)
         yield (
             f"the report's own checks found {count} thing{'s' if count > 1 else ''} that should "
@@ -49,12 +54,23 @@ def _sentences(report: Report) -> Iterator[str]:
 
 def cost(report: Report, rung: Rung) -> str:
     """Return disk, memory and time of a variant, and on which machine that was."""
-    memory = f", {megabytes(rung.memory)} MB of memory" if rung.memory is not None else ""
-    where = machine(report, rung.variant)
+    there = report.device.get(rung.variant)
+    used = there.memory if there else rung.memory
+    memory = f", {megabytes(used)} MB of memory" if used is not None else ""
+    disk = f"{megabytes(rung.bytes)} MB on disk{memory}"
+    if there:
+        where = _where(there.machine, there.threads, there.date)
+        return f"{disk}, {number(there.milliseconds)} ms a question (tel-bench on {where})"
+    slowest = f" to {number(rung.slowest)}" if rung.slowest > rung.milliseconds else ""
     return (
-        f"{megabytes(rung.bytes)} MB on disk{memory}, {number(rung.milliseconds)} ms a question "
-        f"(p50, median over the categories; {where})"
+        f"{disk}, {number(rung.milliseconds)}{slowest} ms a question (p50, median and largest of "
+        f"the categories; {machine(report, rung.variant)})"
     )
+
+
+def _where(machine: str, threads: object, date: object) -> str:
+    said = [machine, f"{threads} threads" if threads else "", str(date or "")]
+    return ", ".join(filter(None, said))
 
 
 def machine(report: Report, variant: str) -> str:
@@ -67,13 +83,14 @@ def machine(report: Report, variant: str) -> str:
     ]
     if not found:
         return "nobody noted on which machine"
-    said = []
-    for key, form in (("machine", "{}"), ("threads", "{} threads"), ("date", "{}")):
-        values = list(dict.fromkeys(str(each[key]) for each in found if each.get(key) is not None))
-        if values:
-            said.append(form.format(" or ".join(values)))
+
+    def joined(key: str) -> str:
+        values = (str(each[key]) for each in found if each.get(key) is not None)
+        return " or ".join(dict.fromkeys(values))
+
     busy = max((each.get("load") or 0 for each in found), default=0)
-    return ", ".join(said) + (f", beside a load of {busy:.1f} by others" if busy >= 1 else "")
+    where = _where(joined("machine"), joined("threads"), joined("date"))
+    return where + (f", beside a load of {busy:.1f} by others" if busy >= 1 else "")
 
 
 def chosen(report: Report) -> Rung | None:
@@ -83,10 +100,22 @@ def chosen(report: Report) -> Rung | None:
 
 def table(report: Report) -> Table:
     """Return what the chosen variant is worth in each category."""
-    return Table(
-        ("category", "Pass@1 (95 %)", "guess", "to bare", "to trivial", "all orders", "verdict"),
-        tuple(_row(each) for each in report.decision.categories),
-    )  # fmt: skip
+    return Table(COLUMNS, tuple(_row(each) for each in report.decision.categories))
+
+
+def columns(report: Report) -> str:
+    """Return what the columns of `table` mean, "" where it has no row."""
+    made = report.decision.categories
+    if not made:
+        return ""
+    bare = " or ".join(dict.fromkeys(each.bare for each in made if each.bare)) or "none"
+    orders = " or ".join(dict.fromkeys(each.orders_of for each in made if each.orders_of))
+    asked = f"over all orders of the options ({orders})" if orders else "not asked"
+    return (
+        f"Pass@1 of {report.decision.variant} in the benchmark's order of options; guess: of "
+        f"guessing; bare, trivial: points over the backbone without adapter ({bare}) and over the "
+        f"best rule without a model; all orders: Pass@1 {asked}"
+    )
 
 
 def _row(each: Worth) -> tuple[str, ...]:
@@ -97,16 +126,33 @@ def _row(each: Worth) -> tuple[str, ...]:
         "-" if each.over_bare is None else points(each.over_bare).split(" ")[0],
         "-" if each.over_trivial is None else points(each.over_trivial).split(" ")[0],
         "-" if each.all_orders is None else f"{100 * each.all_orders.value:.1f}",
-        each.verdict,
+        "no deploy" if each.verdict == "do not deploy" else each.verdict,
     )
 
 
-def commands(report: Report) -> tuple[str, ...]:
-    """Return what to type to ship it, nothing where there is nothing to ship."""
-    rung = chosen(report)
+def commands(report: Report, home: Path | None = None) -> tuple[str, ...]:
+    """Return what to type to ship it, nothing where there is nothing to ship.
+
+    `home` is the workspace, None one in its usual place.
+    """
+    rung, budget = chosen(report), report.decision.budget
     if rung is None or report.decision.verdict not in (DEPLOY, IN_PART):
         return ()
+    bundle = (home or Path("tel-workspace")) / "bundles" / report.backbone
+    if rung.texts:
+        # A bundle's decision is about letters.
+        option = f"{formats.option(rung.format)} --quant {rung.quant}"
+        return (f"tel-run --bundle {bundle}{option} --protocol generate questions.jsonl",)
+    limits = (
+        ("--margin", 100 * budget.margin if budget != type(budget)() else None),
+        ("--max-mb", None if budget.bytes is None else budget.bytes / 1e6),
+        ("--max-ms", budget.milliseconds),
+        ("--max-memory", None if budget.memory is None else budget.memory / 1e6),
+    )
+    asked = "".join(f" {name} {value:g}" for name, value in limits if value is not None)
+    bench = " --bench FILE" if report.device else ""
+    place = f" --workspace {home}" if home else ""
     return (
-        f"tel-report --backbone {report.backbone} --write",
-        f"tel-run --bundle {report.backbone}{formats.option(rung.format)} --quant {rung.quant}",
+        f"tel-report --backbone {report.backbone}{place}{asked}{bench} --write",
+        f"tel-run --bundle {bundle} questions.jsonl",
     )

@@ -13,7 +13,7 @@ from tel_edge.eval.findings.checks import Finding
 from tel_edge.eval.findings.paired import Change
 from tel_edge.eval.reports.report_document import change_document
 from tel_edge.eval.reports.tables import Table, megabytes, number, percent, points, probability
-from tel_edge.eval.scoring import records
+from tel_edge.eval.scoring import earlier, records
 from tel_edge.eval.scoring.records import Summary
 from tel_edge.runtime.bundles import manifest
 from tel_edge.runtime.errors import InputError
@@ -64,8 +64,10 @@ def runs(named: str, workspace: Workspace, backbone: str) -> list[ComparedRun]:
     """
     path = Path(named)
     if (path / manifest.NAME).is_file():
-        digests = {file.sha256 for file in manifest.read(path).files}
-        found = [run for run in _of(workspace, backbone) if _made_of(run.summary, digests)]
+        made = manifest.read(path)
+        digests = {file.sha256 for file in made.files}
+        every = [*_of(workspace, made.backbone.name), *_earlier(workspace, made.backbone.name)]
+        found = [run for run in every if _made_of(run.summary, digests)]
         remedy = f"score it: tel-eval --bundle {named}"
     elif (path / "results").is_dir():
         found, remedy = _of(Workspace(path), backbone), f"tel-eval --workspace {named}"
@@ -90,6 +92,16 @@ def _of(workspace: Workspace, backbone: str) -> list[ComparedRun]:
     return [
         ComparedRun(s, workspace.results(s.backbone, s.variant.name, s.category, s.part, s.rotated))
         for s in records.summaries(workspace, backbone)
+    ]
+
+
+def _earlier(workspace: Workspace, backbone: str) -> list[ComparedRun]:
+    """Return the runs whose place others have taken."""
+    folders = sorted((workspace.root / "results" / backbone).glob(f"*/{earlier.FOLDER}"))
+    return [
+        ComparedRun(summary, path)
+        for folder in folders
+        for path, summary in earlier.summaries(folder.parent)
     ]
 
 
@@ -153,7 +165,8 @@ def _adapted(of: Mapping[str, Mapping[str, ComparedRun]]) -> str | None:
 def _by_variant(of: Sequence[ComparedRun]) -> dict[str, dict[str, ComparedRun]]:
     found: dict[str, dict[str, ComparedRun]] = {}
     for run in of:
-        found.setdefault(run.summary.variant.name, {})[run.summary.category] = run
+        # Runs whose place others have taken come last.
+        found.setdefault(run.summary.variant.name, {}).setdefault(run.summary.category, run)
     return found
 
 
@@ -165,6 +178,7 @@ def _pairs(
     alone = [name for name in (*before, *after) if (name in before) != (name in after)]
     said = [f"{title}, {name}: scored in one of the two only" for name in alone]
     both = [name for name in before if name in after]
+    compared: list[str] = []
     for name in both:
         one, other = before[name], after[name]
         if not records.same_questions(one.summary, other.summary):
@@ -175,11 +189,9 @@ def _pairs(
                 f"{title}, {name}: adapters of two trainings, so more than the type differs"
             )
         if one.records.resolve() == other.records.resolve():
-            raise InputError(
-                f"{title}, {name}: both are {one.records}, so there is nothing to compare; the "
-                "results of one bundle took the place of the other's: evaluate them in two "
-                "--workspace folders"
-            )
+            said.append(f"{title}, {name}: both are {one.records}, so there is nothing to compare")
+            continue
+        compared.append(name)
         first, second = (answers.read(run.records, run.summary) for run in (one, other))
         if first.ids and second.ids:
             found += checks.between(name, _called(first, "before"), _called(second, "after"))
@@ -189,8 +201,7 @@ def _pairs(
     corrected = paired.corrected(changes)
     made = [
         ComparedPair(name, before[name].summary, after[name].summary, corrected.get(name))
-        for name in both
-        if records.same_questions(before[name].summary, after[name].summary)
+        for name in compared
     ]
     return tuple(made), said, found
 

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tel_edge.eval.findings.decision import DEPLOY, IN_PART, WORTH
+from tel_edge.eval.findings.decision import DEPLOY, IN_PART, NOT
 from tel_edge.eval.findings.findings import Report
+from tel_edge.eval.findings.worth import WORTH
+from tel_edge.eval.reports import card
+from tel_edge.eval.scoring.records import Summary
 from tel_edge.runtime.bundles import bundle, manifest
-from tel_edge.runtime.bundles.manifest import Deployed
+from tel_edge.runtime.bundles.manifest import BundleFile, Deployed, Manifest
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import lock
 
@@ -18,27 +21,64 @@ from tel_edge.runtime.files import lock
 def write(report: Report, folder: Path, say: Callable[[str], None]) -> Deployed:
     """Put the decision into the manifest of the bundle that was evaluated.
 
-    Raises `InputError` where there is nothing to deploy, or the bundle has other files than those
-    that the results are of.
+    Where it is to deploy nothing, an earlier one is taken out. Raises `InputError` then, and where
+    the bundle has other files than those that the results are of.
     """
     made = report.decision
-    if made.verdict not in (DEPLOY, IN_PART) or made.variant is None:
-        raise InputError(f"--write: {made.headline}; nothing was written")
-    digests = {
-        str(row.summary.made_with.get("backbone"))
-        for section in report.sections
-        for row in section.rows
-        if row.summary.variant.name == made.variant
-    }
     with lock.held(folder, math.inf, say, inside=True):
         there = bundle.read(folder)
-        file = next((f for f in there.files if f.kind == "backbone" and f.sha256 in digests), None)
-        if file is None or len(digests) != 1:
+        if made.verdict not in (DEPLOY, IN_PART) or made.variant is None:
+            raise InputError(f"--write: {made.headline}; {_refused(made.verdict, there, folder)}")
+        rung = card.chosen(report)
+        if rung is not None and rung.texts:
             raise InputError(
-                f"--write: {folder} does not hold the file that {made.variant} was evaluated with; "
-                "evaluate this bundle, then report again"
+                f"--write: {made.variant} answers in texts, and what tel-run takes by itself "
+                "answers by letters; pass --protocol generate there, nothing was written"
             )
         worth = tuple(each.category for each in made.categories if each.verdict == WORTH)
+        file = _file(report, there, folder)
         deployed = Deployed(made.variant, file.sha256, worth)
         manifest.write(replace(there, deploy=deployed), folder)
     return deployed
+
+
+def _refused(verdict: str, there: Manifest, folder: Path) -> str:
+    if there.deploy is None:
+        return "nothing was written"
+    if verdict != NOT:
+        return f"that {there.deploy.variant} was decided for before still stands in the bundle"
+    manifest.write(replace(there, deploy=None), folder)
+    return f"that {there.deploy.variant} was decided for before was taken out of the bundle"
+
+
+def _file(report: Report, there: Manifest, folder: Path) -> BundleFile:
+    """Return the backbone that was decided for, after checking it and what it answers with."""
+    made = report.decision
+    decided = {each.category for each in made.categories}
+    own = [
+        row.summary
+        for section in report.sections
+        for row in section.rows
+        if row.summary.variant.name == made.variant and section.category in decided
+    ]
+    digests = {str(summary.made_with.get("backbone")) for summary in own}
+    files = [f for f in there.files if f.kind == "backbone" and f.sha256 in digests]
+    if len(digests) != 1 or not files:
+        raise _another(folder, f"the file that {made.variant} was evaluated with")
+    for summary in own:
+        if _adapter(there, summary, files[0].format, folder) != summary.made_with.get("adapter"):
+            raise _another(folder, f"the {summary.category} adapter that was evaluated")
+    return files[0]
+
+
+def _adapter(there: Manifest, summary: Summary, format: str, folder: Path) -> str | None:
+    if summary.category not in there.adapters(format):
+        return ""
+    return bundle.adapter_file(folder, there, summary.category, format).sha256
+
+
+def _another(folder: Path, what: str) -> InputError:
+    return InputError(
+        f"--write: {folder} does not hold {what}, or tel-run would take another there; evaluate "
+        "this bundle, then report again"
+    )

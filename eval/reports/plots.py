@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tel_edge.eval.findings.findings import Report, Section, VariantRow, best, formats, variants
+from tel_edge.eval.findings.findings import Report, formats, variants
 from tel_edge.eval.findings.paired import BOUND
+from tel_edge.eval.findings.sections import Section, VariantRow, best
 from tel_edge.eval.scoring.records import Variant
 from tel_edge.runtime.extras import need
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tel_edge.eval.findings import sizes
 from tel_edge.eval.findings.findings import Report, formats
@@ -182,29 +183,33 @@ def _named(made: Best) -> str:
     return f"{made.variant} ({made.format.upper()})"
 
 
-def text(report: Report, full: bool = False) -> str:
-    """Return what the terminal shows: the decision and a narrow table, with `full` all tables."""
-    shown = [*_card(report), ""]
+def text(report: Report, full: bool = False, home: Path | None = None) -> str:
+    """Return what the terminal shows: the decision and a narrow table, with `full` all tables.
+
+    `home` is the workspace where it is not in its usual place.
+    """
+    shown = [*_card(report, home), ""]
     shown += _full(report) if full else _narrow(report)
     if report.checks:
         shown.append("THE REPORT'S OWN CHECKS")
         for finding in report.checks:
             doubt = "" if finding.certain else "perhaps: "
             where = " ".join(filter(None, (finding.category, finding.variant)))
-            shown += _wrapped(f"{where}: {doubt}{finding.text}", "    ")
+            shown += _wrapped(f"{where}: {doubt}{finding.text}", "    ", WIDTH if full else NARROW)
         shown.append("")
     return "\n".join(shown).rstrip()
 
 
-def _card(report: Report) -> list[str]:
+def _card(report: Report, home: Path | None) -> list[str]:
     first, *said = verdict(report)
-    made, lines = card.table(report), _wrapped(first.upper(), "", NARROW)
+    word = report.decision.verdict.removesuffix(" in part")
+    made, lines = card.table(report), _wrapped(word.upper() + first[len(word) :], "", NARROW)
     if made.rows:
-        lines += ["", *aligned(made)]
+        lines += ["", *aligned(made), "", *_wrapped(card.columns(report), "", NARROW)]
     lines.append("")
     for sentence in said:
         lines += _wrapped(f"- {sentence}", "", NARROW)
-    if commands := card.commands(report):
+    if commands := card.commands(report, home):
         lines += ["", "to ship it:", *(f"    {line}" for line in commands)]
     return lines
 
@@ -255,6 +260,7 @@ def markdown(report: Report, figures: bool) -> str:
         f"# {escaped(report.backbone)}: accuracy and footprint",
         f"**{escaped(first[:1].upper() + first[1:])}**",
         tabled(made) if made.rows else "",
+        escaped(card.columns(report)),
         "\n".join(f"- {escaped(each)}" for each in others),
         "\n".join(("```", *card.commands(report), "```")) if card.commands(report) else "",
     ]

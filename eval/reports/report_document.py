@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from tel_edge.eval.findings.findings import Report, Section, VariantRow, best
+from tel_edge.eval.findings.findings import Report
 from tel_edge.eval.findings.ladder import Rung
 from tel_edge.eval.findings.paired import Change
 from tel_edge.eval.findings.paper import Line, Paper
+from tel_edge.eval.findings.sections import Section, VariantRow, best
 from tel_edge.eval.reports import card
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def document(report: Report) -> dict[str, Any]:
-    """Return `report.json`, version 3; its JSON Schema is docs/report.schema.json.
+    """Return `report.json`, version 4; its JSON Schema is docs/report.schema.json.
 
     - `schema_version`, `backbone`, `part`, `reference` (the name of a variant)
     - `settings`: name to text, what the results were made with
@@ -26,6 +27,7 @@ def document(report: Report) -> dict[str, Any]:
       `leakage` (`leakage.Leakage` or null), `notes`, and `variants`: all fields of the summary,
       `disk_bytes`, `calibration_error`, `trivial` and `change` (`paired.Change` and its `verdict`)
     - `footprint`, `formats`, `training`, `router`, `reliability` (variant to bins)
+    - `device`: variant to what `tel-bench` measured of it (`benched.Benched`); empty: nothing
     - `checks`: what a sound pipeline does not do (`checks.Finding`); empty is good
     - `paper`: `lines`, `references`, `ranks`, `notes` of the reference paper's tables and figures
     - `parts`: category to the number of questions in train, validation and test
@@ -56,6 +58,7 @@ def document(report: Report) -> dict[str, Any]:
             name: [asdict(each) for each in bins] for name, bins in report.reliability.items()
         },
         "training": [asdict(training) for training in report.trainings],
+        "device": {name: asdict(each) for name, each in report.device.items()},
         "checks": [asdict(finding) for finding in report.checks],
         "paper": _paper(report.paper),
         "parts": {name: list(counts) for name, counts in report.parts.items()},

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from statistics import median
 
-from tel_edge.eval.findings.findings import Report, Section, VariantRow, best, formats, variants
+from tel_edge.eval.findings.findings import Report, formats, variants
 from tel_edge.eval.findings.ladder import Rung
 from tel_edge.eval.findings.leakage import Rotations
+from tel_edge.eval.findings.sections import Section, VariantRow, best
 from tel_edge.eval.findings.sizes import Footprint
 from tel_edge.eval.reports.tables import Table, megabytes, number, percent, points, probability
 from tel_edge.eval.scoring.records import Summary
-from tel_edge.eval.scoring.router import Measured
+from tel_edge.eval.scoring.router_figures import Measured
 
 # Behind a Pass@1 that a trivial baseline reaches.
 MARK = "!"
@@ -357,9 +358,9 @@ def router_text(made: Measured) -> str:
         f"linear model over hashed n-grams ({megabytes(made.bytes)} MB{trained}; "
         f"{made.microseconds_p50:,.0f} µs a request), or below a probability of "
         f"{made.threshold:.2f} to the bare backbone. Measured on the {made.part} part of "
-        f"{made.dataset}, {made.whole.right.of:,} questions. It tells these categories from each "
-        "other; a request that belongs to none of them is seldom noticed. Rows of the second table "
-        "are what the requests (question and choices) are, columns where they went."
+        f"{made.dataset}, {made.whole.right.of:,} questions; other fields are ones that it was "
+        "never shown, such as law or music. Rows of the second table are what the requests "
+        "(question and choices) are, columns where they went."
     )
 
 
@@ -371,13 +372,14 @@ def router_figures(made: Measured) -> Table:
         "right without abstaining": "forced",
         "abstained": "abstained",
     }
-    return Table(
-        ("percent (95 %)", "question and choices", "question alone"),
-        tuple(
-            (wording, *(percent(getattr(each, name)) for each in (made.whole, made.alone)))
-            for wording, name in wordings.items()
-        ),
-    )
+    rows = [
+        (wording, *(percent(getattr(each, name)) for each in (made.whole, made.alone)))
+        for wording, name in wordings.items()
+    ]
+    if made.others and made.others_alone:
+        left = f"left alone of {made.others.of} requests of other fields"
+        rows.append((left, percent(made.others), percent(made.others_alone)))
+    return Table(("percent (95 %)", "question and choices", "question alone"), tuple(rows))
 
 
 def router_matrix(made: Measured) -> Table:

@@ -27,6 +27,8 @@ from tel_edge.runtime.workspace import Workspace
 
 SCHEMA_VERSION = 1
 HASHES = 2**16
+# Rules that go by the place of an option: they are worth another share in another order.
+POSITIONAL = ("one letter", "surface features", "options only")
 # Options that speak of the other options, in the words of multiple-choice exams.
 OTHERS = r"\b.*\b(above|options|of them|of these)\b"
 ALL_OF = re.compile(r"\b(all|both)" + OTHERS, re.IGNORECASE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from tel_edge.eval import documents
 from tel_edge.eval.statistics import Share, quantile, share
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest
+from tel_edge.runtime.files.atomic import replacing
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.votes import majority, majority_share, mass, probabilities
 from tel_edge.runtime.workspace import Workspace
@@ -108,6 +109,7 @@ class Summary:
     what the engine keeps for a token of its `context`, `joules_per_question` what the counters of
     the machine measured (None: no counter), `power_mode` that of a Jetson. `measured` says where
     the times are from: `machine`, `threads`, `date` and `load`, what else ran there before.
+    `left_out` counts the part's questions that were not wanted (`--limit`).
     """
 
     backbone: str
@@ -141,6 +143,7 @@ class Summary:
     joules_per_question: float | None = None
     power_mode: str | None = None
     measured: Mapping[str, Any] | None = None
+    left_out: int = 0
 
 
 def measures(
@@ -186,6 +189,12 @@ def line(record: Record) -> str:
     made["logprobs"] = [round(value, 6) for value in record.logprobs]
     made["milliseconds"] = round(record.milliseconds, 3)
     return json.dumps(made, separators=(",", ":")) + "\n"
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write a JSONL file of records in one step."""
+    with replacing(path) as partial:
+        partial.write_text("".join(map(line, records)), encoding="utf-8")
 
 
 def read_records(path: Path, run: str | None = None) -> Iterator[Record]:

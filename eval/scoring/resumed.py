@@ -10,15 +10,16 @@ from datetime import datetime
 from typing import Any
 
 from tel_edge.eval.benchmarks.source import CategorySource
+from tel_edge.eval.scoring import earlier
 from tel_edge.eval.scoring.records import (
     Record,
     Summary,
     Variant,
-    line,
     measures,
     read_records,
     read_summary,
     whole,
+    write_records,
     write_summary,
 )
 from tel_edge.eval.scoring.scored import ScoringTask, Used
@@ -28,7 +29,6 @@ from tel_edge.runtime.device.energy import Meter, power_mode
 from tel_edge.runtime.device.memory import Memory
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files import lock
-from tel_edge.runtime.files.atomic import replacing
 from tel_edge.runtime.processors import cores
 
 
@@ -44,7 +44,7 @@ def complete(
     """Run what is missing of `task` and return (summary, whether all was there already).
 
     `run` appends records as they come, so a killed run goes on behind the last whole line; records
-    made of other files or settings are dropped. `meter`, which has begun, measures the energy: it
+    made of other files or settings are put away (`earlier`). `meter`, which has begun, measures the energy: it
     is this process's, for the counters are the machine's, and what reads them needs memory too.
     What `more` makes of the records is written beside `made_with`. One command at a time has the
     file; another one waits (`ScoringTask.wait`) and then finds the work done. Raises `WorkError`
@@ -58,6 +58,9 @@ def complete(
         return there, True
     with lock.held(task.out, task.wait, lambda text: _say(task, text)):
         if there := finished(task):
+            return there, True
+        earlier.recall(task.out, task.run)
+        if there := finished(task) or earlier.redrawn(task, variant, made_with):
             return there, True
         return _completed(task, source, variant, made_with, run, meter, more), False
 
@@ -78,11 +81,15 @@ def _completed(
 ) -> Summary:
     wanted = {question.id for question in task.questions}
     # Two commands at once may have left a question twice; either answer is right.
-    kept = {record.id: record for record in read_records(task.out, task.run)}
+    aside = earlier.place(task.out, task.run)
+    there = [record for path in (aside, task.out) for record in read_records(path, task.run)]
+    kept = {record.id: record for record in there}
+    if task.left_out and kept.keys() - wanted:
+        # Half of all, of which only some are wanted now: whoever wants all again goes on there.
+        write_records(aside, kept.values())
     kept = {id: record for id, record in kept.items() if id in wanted}
     task.out.with_suffix(".json").unlink(missing_ok=True)
-    with replacing(task.out) as partial:
-        partial.write_text("".join(map(line, kept.values())), encoding="utf-8")
+    write_records(task.out, kept.values())
     rest = tuple(question for question in task.questions if question.id not in kept)
     where = _where(task, variant)
     if meter:
@@ -116,6 +123,7 @@ def _completed(
         joules_per_question=None if joules is None or not scored else joules / scored,
         power_mode=power_mode(),
         measured=where,
+        left_out=task.left_out,
         **measures(found, used.too_long, how.k, how.temperature),
     )
     if summary.questions != len(task.questions) or not whole(summary, [r.id for r in found]):
@@ -147,7 +155,9 @@ def finished(task: ScoringTask) -> Summary | None:
     """
     try:
         there = read_summary(task.out.with_suffix(".json"))
-        if there.run != task.run or there.questions != len(task.questions):
+        # Who wants some of the questions is served where all were asked.
+        more = task.left_out and there.questions > len(task.questions)
+        if there.run != task.run or not (more or there.questions == len(task.questions)):
             return None
         ids = [record.id for record in read_records(task.out, task.run)]
     except (InputError, FileNotFoundError):

@@ -2,8 +2,8 @@
 
 Trained on the train parts that the adapters are trained on, calibrated on the validation parts and
 measured on the test parts, of which nothing here has seen a text: one that two categories share is
-left out where the other one holds it out. It tells the categories of its data set from each other.
-What belongs to none of them it was never shown, and seldom abstains from.
+left out where the other one holds it out. Requests of other fields are a class of their own
+(`other_fields`): what is like none of the categories is the bare backbone's.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.eval import documents
-from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks import benchmark, other_fields
 from tel_edge.eval.benchmarks.split import Split, apart, split
+from tel_edge.eval.scoring.router_figures import Confusion, Measured
 from tel_edge.eval.statistics import Share, quantile, share
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
@@ -32,57 +32,13 @@ from tel_edge.runtime.workspace import Workspace
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
 BUCKETS = 2**16
 # Inverse strength of the regularisation; the weights of categories go with size to the -BALANCE.
 C, BALANCE = 1.0, 0.5
+# Of the validation questions, which may be taken for something else.
+STRANGE = 0.01
 # The threshold's rule: see `threshold`.
 LEAST, WANTED, MOST_ABSTAINED = 0.5, 0.995, 0.01
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """Where questions of each category went.
-
-    `counts` has a row for each of `categories`, which the questions are of, and a column for each,
-    which they were sent to, and last one for abstentions. `right` counts an abstention as wrong,
-    `routed` leaves it out, `forced` takes the likeliest category however unlikely it is.
-    """
-
-    categories: tuple[str, ...]
-    counts: tuple[tuple[int, ...], ...]
-    right: Share
-    routed: Share
-    forced: Share
-    abstained: Share
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a router is worth on `part` of a data set, and what it costs.
-
-    `whole` is measured on requests with their choices, `alone` on their questions alone. `source`
-    and `sha256` are of the router's file, `splits` the digests of the splits by category;
-    `seconds` is what training took, None where a router was only measured, `microseconds_p50` and
-    `_p95` what one request takes.
-    """
-
-    dataset: str
-    part: str
-    seed: int
-    source: str
-    sha256: str
-    bytes: int
-    buckets: int
-    temperature: float
-    threshold: float
-    splits: Mapping[str, str]
-    whole: Confusion
-    alone: Confusion
-    seconds: float | None
-    microseconds_p50: float
-    microseconds_p95: float
-    schema_version: int = SCHEMA_VERSION
 
 
 def sources(
@@ -110,7 +66,8 @@ def sources(
 
 def source(splits: Mapping[str, Split]) -> str:
     """Return the digest of what a router is made of: the digests of the parts, and how."""
-    how = [runtime.FEATURE_VERSION, BUCKETS, C, BALANCE, LEAST, WANTED, MOST_ABSTAINED]
+    how: list[Any] = [runtime.FEATURE_VERSION, BUCKETS, C, BALANCE, STRANGE, LEAST, WANTED, MOST_ABSTAINED]
+    how.append([asdict(request) for request in other_fields.parts()[0]])
     return digest.of_value([how, [(name, made.digest) for name, made in apart(splits).items()]])
 
 
@@ -135,6 +92,10 @@ def train(splits: Mapping[str, Split], seed: int) -> Router:
             for choices in (question.choices, ()):
                 rows.append(runtime.features(question.text, choices, BUCKETS))
                 golds.append(at)
+    for request in other_fields.parts()[0]:
+        for choices in (request.choices, ()):
+            rows.append(runtime.features(request.text, choices, BUCKETS))
+            golds.append(len(splits))
     indices, values = zip(*rows, strict=True)
     ends = np.cumsum([0, *map(len, indices)])
     matrix = sparse.csr_matrix(
@@ -146,11 +107,8 @@ def train(splits: Mapping[str, Split], seed: int) -> Router:
     with need("threadpoolctl", "report").threadpool_limits(1):
         model.fit(matrix, golds)
     fitted, bias = model.coef_, model.intercept_
-    if len(splits) == 2:
-        # Of two classes scikit-learn keeps the second one's row only.
-        fitted, bias = np.vstack([-fitted, fitted]), np.concatenate([-bias, bias])
     plain = Router(
-        categories=tuple(splits),
+        categories=(*splits, runtime.NONE),
         # Rounded before anything is measured: figures are those of the file.
         weights=fitted.astype("<f2"),
         bias=bias.astype("<f4"),
@@ -171,6 +129,7 @@ def calibrated(plain: Router, parts: Mapping[str, Sequence[Question]]) -> Router
     asked = [(plain.categories.index(name), q) for name, part in parts.items() for q in part]
     if not asked:
         return plain
+    plain = _watchful(plain, [question for _, question in asked])
     golds = np.asarray([gold for gold, _ in asked])
     logits = np.stack([plain.logits(q.text, q.choices) for _, q in asked])
     warmth = temperature(logits, golds)
@@ -178,6 +137,22 @@ def calibrated(plain: Router, parts: Mapping[str, Sequence[Question]]) -> Router
     shares /= shares.sum(axis=1, keepdims=True)
     rights = shares.argmax(axis=1) == golds
     return replace(plain, temperature=warmth, threshold=threshold(shares.max(axis=1), rights))
+
+
+def _watchful(plain: Router, asked: Sequence[Question]) -> Router:
+    """Return the router with as much weight on none of the categories as the questions bear.
+
+    Few requests of other fields stand against thousands of questions, so by itself the class seldom
+    wins; here it does over the share `STRANGE` of the questions that are least like their category.
+    """
+    import numpy as np
+
+    none = plain.categories.index(runtime.NONE)
+    logits = np.stack([plain.logits(q.text, own) for q in asked for own in (q.choices, ())])
+    ahead = np.delete(logits, none, axis=1).max(axis=1) - logits[:, none]
+    bias = plain.bias.copy()
+    bias[none] += np.quantile(ahead, STRANGE)
+    return replace(plain, bias=bias)
 
 
 def temperature(logits: NDArray[Any], golds: NDArray[Any]) -> float:
@@ -226,7 +201,7 @@ def measure(
 
     `parts` gives the questions by category, each of them one of the router's.
     """
-    names = router.categories
+    names = tuple(name for name in router.categories if name != runtime.NONE)
     counts = [[0] * (len(names) + 1) for _ in names]
     forced = 0
     for name, part in parts.items():
@@ -246,6 +221,13 @@ def measure(
         forced=share(forced, of),
         abstained=share(abstained, of),
     )
+
+
+def measure_others(router: Router, choices: bool = True) -> Share:
+    """Return the share of requests of fields that it was not trained on that it leaves alone."""
+    asked = other_fields.parts()[1]
+    routes = (router.route(one.text, one.choices if choices else ()) for one in asked)
+    return share(sum(route.category is None for route in routes), len(asked))
 
 
 def evaluate(
@@ -284,6 +266,8 @@ def evaluate(
         seconds=seconds,
         microseconds_p50=quantile(times, 0.5),
         microseconds_p95=quantile(times, 0.95),
+        others=measure_others(router),
+        others_alone=measure_others(router, choices=False),
     )
 
 
@@ -325,50 +309,3 @@ def save(router: Router, path: Path) -> None:
     runtime.loads(data)
     with replacing(path) as partial:
         partial.write_bytes(data)
-
-
-def report_path(workspace: Workspace) -> Path:
-    """Return where the figures of the workspace's router are kept."""
-    return workspace.root / "results" / "router" / "router.json"
-
-
-def write(workspace: Workspace, made: Measured) -> Path:
-    """Write the figures to the workspace in one step and return the file."""
-    path = report_path(workspace)
-    documents.write(path, asdict(made))
-    return path
-
-
-def read(path: Path) -> Measured:
-    """Read what `write` wrote. Raises `InputError` if it is something else."""
-    try:
-        document = documents.read(path, SCHEMA_VERSION)
-        known = {each.name: document[each.name] for each in fields(Measured)}
-        known |= {name: _confusion(document[name]) for name in ("whole", "alone")}
-        numbers = ("temperature", "threshold", "microseconds_p50", "microseconds_p95")
-        known |= {name: float(document[name]) for name in numbers}
-        if known["seconds"] is not None:
-            known["seconds"] = float(known["seconds"])
-        known["bytes"] = int(document["bytes"])
-        return Measured(**known)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path}: no figures of a router ({error}); tel-export --router") from None
-
-
-def _confusion(document: Mapping[str, Any]) -> Confusion:
-    names = tuple(map(str, document["categories"]))
-    counts = tuple(tuple(int(count) for count in row) for row in document["counts"])
-    if [len(row) for row in counts] != [len(names) + 1] * len(names):
-        raise ValueError("counts are not a row for each category")
-    made = {name: document[name] for name in ("right", "routed", "forced", "abstained")}
-    shares = {
-        name: Share(
-            right=int(each["right"]),
-            of=int(each["of"]),
-            value=float(each["value"]),
-            low=float(each["low"]),
-            high=float(each["high"]),
-        )
-        for name, each in made.items()
-    }
-    return Confusion(names, counts, **shares)

@@ -50,7 +50,8 @@ class ScoringTask:
     """One variant to score on one category: everything that a process of its own needs.
 
     `rotated` says that `questions` are other orders of the part's (`rotations.rotations`), `wait`
-    for how many seconds another command may have `out` first.
+    for how many seconds another command may have `out` first, `left_out` how many questions of the
+    part are not among `questions`, because no more were wanted.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class ScoringTask:
     quiet: bool
     rotated: bool = False
     wait: float = math.inf
+    left_out: int = 0
 
 
 @dataclass(frozen=True)

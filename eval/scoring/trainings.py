@@ -58,6 +58,14 @@ def read(workspace: Workspace, backbone: str, category: str) -> Training | None:
         ) from None
 
 
+def source(workspace: Workspace, backbone: str, category: str) -> str | None:
+    """Return the digest of the adapter that lies beside the record, None where it has gone."""
+    try:
+        return digest.of_adapter(workspace.adapter(backbone, category))
+    except OSError:
+        return None
+
+
 def check_tokenizer(workspace: Workspace, made: Manifest, file: BundleFile) -> str | None:
     """Compare the tokenizer that an adapter was trained with and the one of its bundle.
 

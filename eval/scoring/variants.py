@@ -130,6 +130,12 @@ def variants(
     return found
 
 
+def before_and_after(there: Sequence[Files]) -> list[Files]:
+    """Return the bare backbone and its adapter at the largest type: what training changed."""
+    bare = [files for files in there if not files[0].adapter][:1]
+    return bare + [files for files in there if files[2] is not None][:1]
+
+
 def trained(files: Files) -> BundleFile | None:
     """Return the file of a variant that knows the training questions, None for a bare backbone."""
     _, model, adapter = files

@@ -308,6 +308,8 @@ def _head(what: Subject) -> dict[str, Any]:
     return {
         "backbone": what.manifest.backbone.name,
         "quant": what.backbone.quant,
+        "sha256": what.backbone.sha256,
+        "date": date.today().isoformat(),
         "adapter": what.category,
         "machine": profile.machine(),
         "engine": profile.engine(what.backbone.format),

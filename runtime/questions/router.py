@@ -38,6 +38,8 @@ NUMBERING = re.compile(r"\s*\(?(?:\d{1,2}|[A-Za-z])[.):]\s+")
 # Type, and number of dimensions, of each tensor of a file.
 TENSORS = {"weights": ("F16", 2), "bias": ("F32", 1)}
 DTYPES = {"F16": "<f2", "F32": "<f4"}
+# The row of what is of no category.
+NONE = "none"
 METADATA, SETTINGS, VERSION = "__metadata__", "settings", "feature_version"
 # A logit that no temperature makes anything of, and finite, so that sums over it stay numbers.
 IMPOSSIBLE = -1e9
@@ -50,7 +52,8 @@ MOST_BUCKETS = 2**22
 class Route:
     """Where a request goes: `category`, or None for the bare backbone.
 
-    `probability` is that of the likeliest category, `probabilities` those of all; they sum to 1.
+    `probability` is that of the likeliest category that may be chosen, `probabilities` those of all
+    and of none; they sum to 1.
     """
 
     category: str | None
@@ -63,7 +66,8 @@ class Router:
     """A linear model: `weights` [categories, buckets] in float16, `bias` [categories] in float32.
 
     The logits are divided by `temperature` before the softmax; below the probability `threshold`
-    no category is chosen. `source` is the digest of what it was trained on.
+    no category is chosen. `source` is the digest of what it was trained on. Only those of `among`
+    are chosen, None being all: what is of another category is of none of these.
     """
 
     categories: tuple[str, ...]
@@ -72,6 +76,7 @@ class Router:
     temperature: float
     threshold: float
     source: str
+    among: tuple[str, ...] | None = None
 
     def logits(self, text: str, choices: Sequence[str] = ()) -> NDArray[Any]:
         """Return the scores before the temperature, float64 [categories].
@@ -83,24 +88,29 @@ class Router:
         indices, values = features(text, choices, self.weights.shape[1])
         scores: NDArray[Any] = self.weights[:, indices].astype(np.float64) @ values + self.bias
         if _own(choices):
-            scores[[bool(CATEGORIES[name].labels) for name in self.categories]] = IMPOSSIBLE
+            fixed = [name != NONE and bool(CATEGORIES[name].labels) for name in self.categories]
+            scores[fixed] = IMPOSSIBLE
         return scores
 
     def route(self, text: str, choices: Sequence[str] = ()) -> Route:
         """Choose the likeliest category; of equally likely ones the first.
 
-        A request in which there is nothing to go by (no word at all) has no category.
+        A request in which there is nothing to go by (no word at all) has no category, and neither
+        has one that is likelier of none, or of one that may not be chosen.
         """
         import numpy as np
 
         scaled = self.logits(text, choices) / self.temperature
         shares = np.exp(scaled - scaled.max())
         shares /= shares.sum()
-        best = int(shares.argmax())
-        sure = float(shares[best])
+        may = [
+            name != NONE and (self.among is None or name in self.among) for name in self.categories
+        ]
+        best = int(np.where(may, shares, -1.0).argmax())
+        sure = float(shares[best]) if may[best] else 0.0
         blank = next(_hashes(text, choices), None) is None
         return Route(
-            category=None if blank or sure < self.threshold else self.categories[best],
+            category=None if blank or sure < max(self.threshold, shares.max()) else self.categories[best],
             probability=sure,
             probabilities=dict(zip(self.categories, map(float, shares), strict=True)),
         )
@@ -258,7 +268,7 @@ def _settings(metadata: Any) -> dict[str, Any]:
         raise InputError("categories: no list of strings")
     if not 2 <= len(names) == len(set(names)):
         raise InputError("categories: fewer than two, or one twice")
-    if unknown := [name for name in names if name not in CATEGORIES]:
+    if unknown := [name for name in names if name not in (*CATEGORIES, NONE)]:
         raise InputError(f"categories: this version has none called {unknown[0][:40]!r}")
     if not isinstance(made["source"], str) or not re.fullmatch("[0-9a-f]{64}", made["source"]):
         raise InputError("source: no SHA-256 digest")
