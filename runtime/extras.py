@@ -25,9 +25,14 @@ def need(module: str, extra: str) -> Any:
 
 def check(module: str, extra: str) -> None:
     """Raise what `need` would for a missing module, without the seconds that an import takes."""
-    loaded = sys.modules.get(module) if module in sys.modules else importlib.util.find_spec(module)
-    if loaded is None:
+    if not there(module):
         raise _missing(module, extra)
+
+
+def there(module: str) -> bool:
+    """Return whether a module is installed, without importing it."""
+    loaded = sys.modules.get(module) if module in sys.modules else importlib.util.find_spec(module)
+    return loaded is not None
 
 
 def _missing(module: str, extra: str) -> InputError:

@@ -54,7 +54,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("engines")
 @pytest.mark.parametrize(
-    "more", [("--baselines",), ("--protocol", "generate"), ("--part", "train"), ("--rotations",)]
+    "more",
+    [
+        ("--baselines", "--no-rotations"),
+        ("--protocol", "generate"),
+        ("--part", "train"),
+        ("--rotations",),
+        (),
+    ],
 )
 def test_nothing_is_scored_again(before: Path, run_command: Command, more: tuple[str, ...]) -> None:
     results, opener = contents(before / "results"), fake.FakeOpener()

@@ -151,10 +151,25 @@ def work(
         summaries.append(summary)
         before += reused
         print(told(summary, width, reused), flush=True)
-    if args.baselines:
-        _baselines(args, all_of)
+    _baselines(args, [source for source in all_of if _floorless(args, source)])
     print(f"results: {len(todo) - before} scored now, {before} before; tel-report shows them")
     return {"backbone": made.backbone.name, "summaries": [asdict(s) for s in summaries]}
+
+
+def _floorless(args: argparse.Namespace, source: CategorySource) -> bool:
+    """Return whether trivial baselines are to be made: asked for, or missing and to be had."""
+    if args.baselines is not None:
+        return bool(args.baselines)
+    known = "test", source.dataset, source.parts.digest
+    if "test" not in args.part or not source.parts.train or not extras.there("sklearn"):
+        return False
+    from tel_edge.eval.scoring import baselines
+
+    try:
+        made = baselines.read(baselines_path(cli.workspace(args), source.category.name))
+    except (InputError, OSError):
+        return True
+    return (made.part, made.dataset, made.split) != known
 
 
 def _baselines(args: argparse.Namespace, all_of: Sequence[CategorySource]) -> None:
@@ -223,7 +238,10 @@ def parser() -> cli.Parser:
     )
     cli.draw_options(made)
     made.add_argument(
-        "--baselines", action="store_true", help="score trivial baselines and near-duplicates too"
+        "--baselines",
+        action=argparse.BooleanOptionalAction,
+        help="score trivial baselines and near-duplicates anew, or not at all (where they are "
+        "missing and scikit-learn is there)",
     )
     made.add_argument(
         "--other-split", action="store_true", help="allow adapters trained with another split"

@@ -175,8 +175,10 @@ def _impossible(of: Evidence, to: Rung | None) -> tuple[str, ...]:
         )
     if to.kind != "lora" or not to.usual:
         return (f"{to.variant} is nothing that tel-run takes; export and evaluate usual adapters",)
-    if to.variant in of.tainted:
-        return ("the report's own checks found what cannot be", of.tainted[to.variant])
+    bare = {summary.variant.name for summary in every if summary.variant.kind == "base"}
+    for name in (to.variant, *([min(bare)] if bare and bare <= of.tainted.keys() else [])):
+        if name in of.tainted:
+            return ("the report's own checks found what cannot be", of.tainted[name])
     return ()
 
 
@@ -214,15 +216,19 @@ def _fails(rung: Rung, margin: float) -> str | None:
     change = rung.change
     if change is None:
         return "no records to compare it by"
+    may = f"where {100 * margin:g} may be lost"
+    lost = [
+        f"{at} ({100 * points.value:+.1f}, perhaps {100 * points.low:+.1f})"
+        for at, points in rung.losses.items()
+        if -points.low >= margin
+    ]
+    if lost:
+        return f"a loss in {', '.join(lost)}, {may}"
     if smallest_bound(change.of) >= margin:
         return (
             f"{change.of:,} question{'s' * (change.of != 1)} bound a loss at "
             f"{100 * smallest_bound(change.of):.1f} points at best, even if no answer changes"
         )
-    may = f"where {100 * margin:g} may be lost"
-    lost = [f"{at} ({points:+.1f})" for at, points in rung.losses.items() if -points > 100 * margin]
-    if lost:
-        return f"a loss in {', '.join(lost)}, {may}"
     if -change.points.low >= margin:
         return f"it may lose up to {-100 * change.points.low:.1f} points {may}"
     return None

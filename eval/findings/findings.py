@@ -222,8 +222,8 @@ def _reliability(
     found = {}
     for name in dict.fromkeys(names):
         own = [each for variants in known.values() if (each := named(variants, name))]
-        if bins := bins(own):
-            found[name] = bins
+        if made := bins(own):
+            found[name] = made
     return found
 
 

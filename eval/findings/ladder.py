@@ -34,8 +34,8 @@ class Rung:
 
     `bytes` is the disk of the backbone and all adapters, or of all merged models. `milliseconds` is
     the median of the categories' p50, `slowest` the largest. `change` is over the questions of all
-    categories together, None without records. `losses` are points by category, where the loss of
-    one is significant; `lowest` is the one whose bound is the lowest. `usual` says that the
+    categories together, None without records. `losses` are the points of categories with a
+    significant loss; `lowest` is the one whose bound is the lowest. `usual` says that the
     adapter, if any, is of the format's usual type, `texts` that answers were read from texts.
     `front` says that no smaller variant has a higher Pass@1; a large reference model is no part of
     it, as it is nothing to deploy.
@@ -51,7 +51,7 @@ class Rung:
     milliseconds: float
     memory: int | None
     change: Change | None
-    losses: Mapping[str, float]
+    losses: Mapping[str, Interval]
     lowest: Lowest | None = None
     front: bool = False
     usual: bool = True
@@ -126,7 +126,7 @@ def _rung(name: str, rows: Mapping[str, Summary], changes: Mapping[str, Change])
         # One that is not known may be the largest.
         max(known) if len(known) == len(memory) else None,
         pooled(list(changes.values())) if all_there else None,
-        {at: 100 * each.points.value for at, each in changes.items() if each.verdict == "loss"},
+        {at: each.points for at, each in changes.items() if each.verdict == "loss"},
         _lowest(changes) if all_there else None,
         usual=row is None or first.adapter_quant in (None, row.usual),
         texts=bool(_suffix(first)),

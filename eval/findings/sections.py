@@ -73,13 +73,13 @@ def section(
     for each in known:
         summary, change = each.summary, changes.get(each.summary.variant.name, {}).get(name)
         beaten = summary.variant.adapter and top and top.share.value >= summary.pass1.low
-        bins = bins([each])
+        own = bins([each])
         rows.append(
             VariantRow(
                 summary,
                 None if each is to else change,
                 to is not None and records.same_questions(summary, to.summary),
-                calibration.expected_calibration_error(bins, len(each.ids)) if bins else None,
+                calibration.expected_calibration_error(own, len(each.ids)) if own else None,
                 top.name if beaten and top else None,
                 to is None or records.same_training(summary, to.summary),
             )

@@ -51,6 +51,7 @@ def document(
     questions: Mapping[str, Question],
     facets: Mapping[str, Facets],
     most: int = 20_000,
+    decided: str | None = None,
 ) -> dict[str, Any]:
     """Return what the page's browser shows, as JSON values.
 
@@ -60,8 +61,8 @@ def document(
     beside the answers to those very words. Left out are categories without the reference's
     records, and variants scored on other questions than the reference.
 
-    - `reference`, `after` (the smallest other variant with an adapter), `variants` (all names,
-      the reference first)
+    - `reference`, `after` (`decided`, or else the smallest other variant with an adapter),
+      `variants` (all names, the reference first)
     - `left_out`: how many `questions` with how many `changes` are not in it
     - `categories`: a list of `name`, `title` and columns, a value for each question: `ids`, `gold`
       (index), `difficulty`, `subject`, `texts`, `choices` (null: unknown), and by variant `picks`
@@ -80,10 +81,11 @@ def document(
         for answers in by_category[name]
         if answers.summary.variant.name in compared.picks
     }
+    smallest = _after(variants, reference)
     lost = [changes[~rows] for changes, rows in zip(sizes, kept, strict=True)]
     return {
         "reference": reference,
-        "after": _after(variants, reference),
+        "after": decided if decided in variants and decided != reference else smallest,
         "variants": sorted(variants, key=lambda name: (name != reference, *_order(variants[name]))),
         "left_out": {
             "questions": sum(int(np.count_nonzero(changes)) for changes in lost),

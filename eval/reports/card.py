@@ -13,7 +13,7 @@ from tel_edge.eval.reports.tables import Table, megabytes, number, percent, poin
 from tel_edge.runtime.bundles import formats
 
 # Columns of the card's table, in the words of `columns`.
-COLUMNS = ("category", "Pass@1 (95 %)", "guess", "bare", "trivial", "all orders", "verdict")
+COLUMNS = ("category", "verdict", "Pass@1 (95 %)", "guess", "bare", "trivial", "all orders")
 
 
 def headline(report: Report) -> str:
@@ -100,7 +100,7 @@ def chosen(report: Report) -> Rung | None:
 
 def table(report: Report) -> Table:
     """Return what the chosen variant is worth in each category."""
-    return Table(COLUMNS, tuple(_row(each) for each in report.decision.categories))
+    return Table(COLUMNS, tuple(_row(each) for each in report.decision.categories), words=2)
 
 
 def columns(report: Report) -> str:
@@ -121,12 +121,12 @@ def columns(report: Report) -> str:
 def _row(each: Worth) -> tuple[str, ...]:
     return (
         each.category,
+        "no deploy" if each.verdict == "do not deploy" else each.verdict,
         percent(each.pass1),
         "-" if each.chance is None else f"{100 * each.chance:.0f}",
         "-" if each.over_bare is None else points(each.over_bare).split(" ")[0],
         "-" if each.over_trivial is None else points(each.over_trivial).split(" ")[0],
         "-" if each.all_orders is None else f"{100 * each.all_orders.value:.1f}",
-        "no deploy" if each.verdict == "do not deploy" else each.verdict,
     )
 
 

@@ -41,12 +41,13 @@ def page(report: Report, plots: Iterable[Plot], browser: str = "") -> str:
 def _card(report: Report) -> str:
     first, *others = render.verdict(report)
     made = card.table(report)
-    items = "".join(f"<li>{escape(_sentence(line))}.</li>" for line in others)
+    # A sentence may begin with the name of a category or a variant, which have no other case.
+    items = "".join(f"<li>{escape(line)}.</li>" for line in others)
     typed = "\n".join(card.commands(report))
     kind = report.decision.verdict.replace(" ", "-")
     return (
         f'<div class="verdict {kind}"><p class="headline">{escape(_sentence(first))}.</p>'
-        + (_table(made) if made.rows else "")
+        + (_table(made) + f'<p class="units">{escape(card.columns(report))}.</p>' if made.rows else "")
         + f"<ul>{items}</ul>"
         + (f"<p>To ship it:</p><pre>{escape(typed)}</pre>" if typed else "")
         + "</div>"

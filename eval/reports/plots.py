@@ -77,7 +77,8 @@ def plots(report: Report) -> tuple[Plot, ...]:
             _ladder,
         )
     ]
-    if any(rung.change and rung.kind != "base" for rung in report.ladder):
+    others = (rung for rung in report.ladder if rung.variant != report.reference)
+    if any(rung.change and rung.kind != "base" for rung in others):
         every.append(
             (
                 "Loss",

@@ -216,10 +216,10 @@ def _card(report: Report, home: Path | None) -> list[str]:
 
 def _narrow(report: Report) -> list[str]:
     """Return every variant over all categories in 80 columns."""
-    made = report_tables.short(report)
-    return (
-        [*aligned(made), "", "all tables: tel-report --full, or report.md", ""] if made.rows else []
-    )
+    made, left = report_tables.short(report)
+    more = f"{left} variants more; " if left else ""
+    end = f"{more}all tables: tel-report --full, or report.md"
+    return [*aligned(made), "", end, ""] if made.rows else []
 
 
 def _full(report: Report) -> list[str]:

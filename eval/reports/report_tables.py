@@ -15,6 +15,8 @@ from tel_edge.eval.scoring.router_figures import Measured
 
 # Behind a Pass@1 that a trivial baseline reaches.
 MARK = "!"
+# Of the terminal's table: letters of a name, and rows.
+LONGEST, MOST = 16, 16
 
 
 def results(report: Report, section: Section) -> Table:
@@ -97,17 +99,23 @@ def ladder(report: Report) -> Table:
     )  # fmt: skip
 
 
-def short(report: Report) -> Table:
-    """Return every variant over all categories in few columns."""
-    return Table(
-        ("variant", "MB", "Pass@1", "points (95 %)", "verdict", "memory MB", "ms"),
-        tuple(_short(report, rung) for rung in report.ladder),
-    )
+def short(report: Report) -> tuple[Table, int]:
+    """Return the variants over all categories in few columns, and how many have no row.
+
+    Of many these are the reference, those that were looked at to decide, and the first others.
+    """
+    decided = {report.reference, *report.decision.passed, report.decision.variant}
+    kept = sorted(report.ladder, key=lambda rung: rung.variant not in decided)[:MOST]
+    rows = tuple(_short(report, rung) for rung in report.ladder if rung in kept)
+    head = ("variant", "MB", "Pass@1", "points (95 %)", "verdict", "RAM MB", "ms")
+    return Table(head, rows), len(report.ladder) - len(rows)
 
 
 def _short(report: Report, rung: Rung) -> tuple[str, ...]:
     name, size, right, _, change, *_, verdict, _, memory, time = _rung(report, rung)
-    return name, size, right, change, verdict, memory, time
+    # The longest names would take the line over 80 columns.
+    named = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}~"
+    return named, size, right, change, verdict.replace(" in ", " "), memory, time
 
 
 def _rung(report: Report, rung: Rung) -> tuple[str, ...]:

@@ -124,7 +124,11 @@ def write(
         figures = drawn(report)
         known = Texts() if without_texts else texts
         shown = browse.document(
-            report.answers if questions else {}, report.reference, known.questions, known.facets
+            report.answers if questions else {},
+            report.reference,
+            known.questions,
+            known.facets,
+            decided=report.decision.variant,
         )
         write_text(out / "report.html", page.page(report, figures, browse.fragment(shown)))
     except InputError as error:

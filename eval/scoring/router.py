@@ -151,7 +151,8 @@ def _watchful(plain: Router, asked: Sequence[Question]) -> Router:
     logits = np.stack([plain.logits(q.text, own) for q in asked for own in (q.choices, ())])
     ahead = np.delete(logits, none, axis=1).max(axis=1) - logits[:, none]
     bias = plain.bias.copy()
-    bias[none] += np.quantile(ahead, STRANGE)
+    # Of few questions the least like is not far from the others; half way is enough there.
+    bias[none] += min(np.quantile(ahead, STRANGE), np.median(ahead) / 2)
     return replace(plain, bias=bias)
 
 

@@ -48,6 +48,10 @@ def tel_eval(home: Path, run_command: Command) -> Callable[..., tuple[int, str, 
         work = partial(evaluate.work, opener=opener or fake.FakeOpener(), isolated=isolated)
         common = ["--workspace", str(home), "--dataset", str(home / "data")]
         common += ["--quiet"] if quiet else []
+        # Other orders and baselines are made by default; most tests are about something else.
+        common += [] if "--baselines" in argv or "--decisive" in argv else ["--no-baselines"]
+        common += [] if "--rotations" in argv or "--decisive" in argv else ["--no-rotations"]
+        argv = tuple(word for word in argv if word != "--decisive")
         return run_command(evaluate.parser(), work, *common, *argv)
 
     return made

@@ -41,6 +41,9 @@ def tel_eval(home: Path, run_command: Command) -> Command:
         work = partial(evaluate.work, opener=opener or fake.FakeOpener(), isolated=False)
         common = ["--workspace", str(home), "--dataset", str(home / "data")]
         common += ["--quiet"] if quiet else []
+        # Other orders and baselines are made by default; most tests are about something else.
+        common += [] if "--baselines" in argv or "--decisive" in argv else ["--no-baselines"]
+        common += [] if "--rotations" in argv else ["--no-rotations"]
         return run_command(evaluate.parser(), work, *common, *argv)
 
     return made

@@ -134,11 +134,100 @@ def test_records_of_other_files_are_dropped(tel_eval: Command, home: Path) -> No
     assert out(home, "base-F16").read_bytes() == base
 
 
+def test_the_results_of_another_bundle_are_kept_and_found_again(
+    tel_eval: Command, home: Path
+) -> None:
+    """A second bundle takes the place of the first one's results, and erases nothing."""
+    assert tel_eval()[0] == 0
+    first = {path: path.read_bytes() for path in (home / "results").rglob("*.json*")}
+    fake.bundle(home / "other", split=parts(home).digest, quants=("Q4_K_M",))
+    opener = fake.FakeOpener()
+    code, said, _ = tel_eval("--bundle", str(home / "other"), opener=opener)
+    assert (code, len(opener.opened)) == (0, 2)
+    folder = home / "results" / "tel-nano" / "lora-Q4_K_M"
+    assert len(list((folder / "earlier").glob("oranbench.*.jsonl"))) == 1
+    opener = fake.FakeOpener()
+    code, said, _ = tel_eval(opener=opener)
+    assert (code, opener.opened, said.count("(scored before)")) == (0, [], 3)
+    assert {path: path.read_bytes() for path in first} == first
+
+
+@pytest.mark.parametrize("argv", [["-k", "8"], ["--temperature", "1"], ["-k", "2", "--seed", "42"]])
+def test_votes_are_drawn_of_records(argv: list[str], tel_eval: Command, home: Path) -> None:
+    """The probabilities are there, so no question is asked again, and none is lost."""
+    assert tel_eval()[0] == 0
+    before = list(read_records(out(home, "lora-F16")))
+    opener = fake.FakeOpener()
+    code, said, _ = tel_eval(*argv, opener=opener)
+    assert (code, opener.opened, said.count("(scored before)")) == (0, [], 3)
+    after = list(read_records(out(home, "lora-F16")))
+    made = read_summary(out(home, "lora-F16", ".json"))
+    how = made.made_with["settings"]
+    assert {record.run for record in after} == {made.run} != {record.run for record in before}
+    assert [r.draws for r in after] == [
+        draws(r.logprobs, how["k"], how["temperature"], how["seed"], r.id) for r in before
+    ]
+    assert [replace(r, run="", draws=()) for r in after] == [
+        replace(r, run="", draws=()) for r in before
+    ]
+    # As if they had been asked again.
+    shutil.rmtree(home / "results")
+    assert tel_eval(*argv)[0] == 0
+    again = read_summary(out(home, "lora-F16", ".json"))
+    assert (again.run, again.majority, again.majority_exact) == (
+        made.run, made.majority, pytest.approx(made.majority_exact, abs=1e-5)
+    )  # fmt: skip
+
+
+def test_a_limit_is_a_part_of_more(tel_eval: Command, home: Path) -> None:
+    def ids(variant: str = "lora-F16") -> list[str]:
+        return [record.id for record in read_records(out(home, variant))]
+
+    opener = fake.FakeOpener()
+    assert tel_eval("--limit", "2", opener=opener)[0] == 0
+    two, test = ids(), [question.id for question in parts(home).test]
+    assert [id for id in test if id in two] == two
+    made = read_summary(out(home, "lora-F16", ".json"))
+    assert (made.questions, made.left_out) == (2, 4)
+    assert tel_eval("--limit", "4")[0] == 0
+    assert set(two) < set(ids())
+    opener = fake.FakeOpener()
+    assert tel_eval(opener=opener)[0] == 0
+    assert [len(engine.asked) for engine in opener.engines] == [2, 2, 2]
+    # Who wants fewer is served by all.
+    code, said, _ = tel_eval("--limit", "2", opener=(opener := fake.FakeOpener()))
+    assert (code, opener.opened, said.count("(scored before)")) == (0, [], 3)
+    assert read_summary(out(home, "lora-F16", ".json")).left_out == 0
+
+
+def test_a_limit_keeps_what_a_killed_run_has_scored(tel_eval: Command, home: Path) -> None:
+    assert tel_eval()[0] == 0
+    whole = out(home, "lora-F16").read_text()
+    out(home, "lora-F16").write_text("".join(whole.splitlines(keepends=True)[:5]))
+    out(home, "lora-F16", ".json").unlink()
+    assert tel_eval("--limit", "1")[0] == 0
+    opener = fake.FakeOpener()
+    assert tel_eval(opener=opener)[0] == 0
+    assert [len(engine.asked) for engine in opener.engines] == [1]
+
+
+def test_other_orders_are_asked_where_a_decision_is_made_on_them(
+    tel_eval: Command, home: Path
+) -> None:
+    code, said, _ = tel_eval("--decisive")
+    assert code == 0
+    turned = [line.split()[1] for line in said.splitlines() if "other orders" in line]
+    assert turned == ["base-F16", "lora-F16"]
+    # And what a score is worth is known by trivial baselines, made once.
+    assert "longest option" in said
+    assert "longest option" not in tel_eval("--decisive")[1]
+    assert tel_eval("--decisive", "--part", "validation")[1].count("other orders") == 0
+    assert tel_eval("--decisive", "--protocol", "generate")[1].count("other orders") == 0
+
+
 @pytest.mark.parametrize(
     "argv",
     [
-        ["-k", "8"],
-        ["--temperature", "1"],
         ["--context", "2048"],
         ["--exact"],
         ["--gpu-layers", "-1"],

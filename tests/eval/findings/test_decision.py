@@ -49,7 +49,8 @@ def test_what_is_worth_it_is_deployed(tmp_path: Path) -> None:
         "deploy", "55.0 points over the bare backbone, 35.0 over options only"
     )  # fmt: skip
     assert card.commands(made) == (
-        "tel-report --backbone tel-nano --write", "tel-run --bundle tel-nano --quant Q8_0"
+        "tel-report --backbone tel-nano --write",
+        "tel-run --bundle tel-workspace/bundles/tel-nano questions.jsonl",
     )  # fmt: skip
 
 
@@ -143,7 +144,7 @@ def test_the_first_that_fails_ends_the_sequence(tmp_path: Path) -> None:
     made = decided(tmp_path, *rows)
     assert made.passed == ("lora-F16",)
     assert made.stopped is not None
-    assert made.stopped.startswith("lora-Q8_0: loss")
+    assert made.stopped.startswith("lora-Q8_0: a loss in oranbench (-5.0")
 
 
 def test_a_quantized_reference_is_called_one(tmp_path: Path) -> None:
@@ -163,9 +164,9 @@ NOTHING = "do not deploy: nothing fits the budget ("
     [
         ({"bytes": 5_000_000}, "lora-Q4_K_M", "deploy lora-Q4_K_M, 4.0 MB"),
         ({"milliseconds": 8.0}, "lora-Q8_0", "deploy lora-Q8_0, 5.5 MB"),
-        ({"bytes": 1_000_000}, None, f"{NOTHING}lora-F16: 9.5 MB on"),
+        ({"bytes": 1_000_000}, None, f"{NOTHING}lora-F16: 9.50 MB on disk, more than 1;"),
         ({"margin": 0.0001}, "lora-F16", "deploy lora-F16, 9.5 MB"),
-        ({"memory": 40_000_000}, None, f"{NOTHING}lora-F16: 41.0 MB of"),
+        ({"memory": 40_000_000}, None, f"{NOTHING}lora-F16: 41.00 MB of memory, more than 40;"),
     ],
 )  # fmt: skip
 def test_budgets(tmp_path: Path, budget: Any, variant: str | None, said: str) -> None:
@@ -229,9 +230,21 @@ def test_a_reference_that_could_not_be_asked_all_is_no_measure(tmp_path: Path) -
 
 
 def test_the_card_fits_eighty_columns(tmp_path: Path) -> None:
+    """With the longest words there are, and of many variants not all."""
     floor(tmp_path, 900, N)
-    made = collect(tmp_path, *every(1600, 500), *every(1600, 500, "teletables"))
-    assert max(map(len, render.text(made).splitlines())) <= 80
+    floor(tmp_path, 1900, N, "srsranbench")
+    rows = [*every(1600, 500), *every(1600, 500, "srsranbench")]
+    long = "lora-Q4_K_M-imatrix-mixed+Q8_0"
+    rows += [result(long, name, 1000, N) for name in ("oranbench", "srsranbench")]
+    rows += [
+        result(f"lora-Q{at}_K_M", name, 1000, N)
+        for at in range(20) for name in ("oranbench", "srsranbench")
+    ]  # fmt: skip
+    made = collect(tmp_path, *rows)
+    lines = render.text(made).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("no deploy" in line for line in lines)
+    assert any(line.startswith("8 variants more; all tables:") for line in lines)
 
 
 def test_times_say_where_they_are_from(tmp_path: Path) -> None:
@@ -240,8 +253,9 @@ def test_times_say_where_they_are_from(tmp_path: Path) -> None:
     rows[2] = result("lora-Q8_0", right=1600, of=N, measured=where)
     made = collect(tmp_path, *rows)
     assert card.sentences(made)[0] == (
-        "it takes 5.5 MB on disk, 41.0 MB of memory, 10.0 ms a question (p50, median over the "
-        "categories; Fast 9000, 2 cores, 2 threads, 2026-11-28, beside a load of 3.2 by others)"
+        "it takes 5.5 MB on disk, 41.0 MB of memory, 10.0 ms a question (p50, median and largest "
+        "of the categories; Fast 9000, 2 cores, 2 threads, 2026-11-28, beside a load of 3.2 by "
+        "others)"
     )
 
 

@@ -32,7 +32,7 @@ def rung(name: str, size: int, own: dict[str, Change]) -> Rung:
     low = min(own, key=lambda at: own[at].points.low)
     return Rung(
         name, "gguf", name, "lora", size, 0.6, 0.6, 1.0, None, paired.pooled(list(own.values())),
-        tuple(at for at, each in own.items() if each.verdict == "loss"),
+        {at: each.points for at, each in own.items() if each.verdict == "loss"},
         Lowest(low, own[low].points, own[low].of),
     )  # fmt: skip
 

@@ -143,8 +143,9 @@ def test_a_run_goes_on_where_the_server_died(ask: Command, home: Path) -> None:
     # With its name given nothing is asked at all.
     assert ask("http://127.0.0.1:9/v1", "--reference-model", "org/Big-8B")[0] == 0
     with serving() as server:
+        # Votes at another temperature are drawn of what was answered.
         assert ask(server.url, "--temperature", "0.5")[0] == 0
-        assert len(server.asked) == 12
+        assert server.asked == []
 
 
 def test_what_is_under_way_when_one_is_refused_is_kept(ask: Command, home: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fake_engine as fake
 import pytest
@@ -15,6 +16,7 @@ from made_reports import floor, put, result
 from tel_edge.eval.commands import report
 from tel_edge.runtime.answerer import Answerer
 from tel_edge.runtime.bundles import bundle, formats, manifest
+from tel_edge.runtime.bundles.manifest import BundleFile
 from tel_edge.runtime.errors import InputError
 
 Command = Callable[..., tuple[int, str, str]]
@@ -27,13 +29,16 @@ def home(tmp_path: Path) -> Path:
     made = fake.bundle(tmp_path / "bundles" / "tel-nano")
     floor(tmp_path, 900, N)
     digests = {file.quant: file.sha256 for file in made.files if file.kind == "backbone"}
+    adapter = made.find("adapter", category="oranbench")
+    assert adapter is not None
     known = result("base-F16").summary.made_with
     put(tmp_path, result("base-F16", right=500, of=N,
                          made_with={**known, "backbone": digests["F16"]}))  # fmt: skip
     for quant, digest in digests.items():
         known = result(f"lora-{quant}").summary.made_with
         put(tmp_path, result(f"lora-{quant}", right=1600, of=N,
-                             made_with={**known, "backbone": digest}))  # fmt: skip
+                             made_with={**known, "backbone": digest,
+                                        "adapter": adapter.sha256}))  # fmt: skip
     return tmp_path
 
 
@@ -78,6 +83,88 @@ def test_the_decision_is_what_tel_run_takes(home: Path, tel_report: Command) -> 
     assert made.with_file(made.files[0]).deploy == made.deploy
 
 
+def test_of_what_was_not_decided_for_it_is_warned(home: Path, tel_report: Command) -> None:
+    """And the router sends nothing there."""
+    assert tel_report()[0] == 0
+    made = bundle.read(folder(home))
+    assert made.deploy is not None
+    manifest.write(
+        replace(made, deploy=replace(made.deploy, categories=("teleqna",))), folder(home)
+    )
+    said = opened(home, only="oranbench")[1]
+    assert said == [
+        "warning: the report decided for teleqna only; "
+        "oranbench: its adapter may be worse than none"
+    ]
+    assert opened(home, quant="Q4_K_M") == ("nano-Q4_K_M.gguf", [])
+
+
+def test_the_adapters_have_to_be_those_that_were_scored(home: Path, tel_report: Command) -> None:
+    made = bundle.read(folder(home))
+    without = replace(made, files=tuple(file for file in made.files if file.kind != "adapter"))
+    manifest.write(without, folder(home))
+    code, _, err = tel_report()
+    assert code == 2
+    assert "does not hold the oranbench adapter that was evaluated" in err
+    assert bundle.read(folder(home)).deploy is None
+
+
+def test_who_deploys_nothing_takes_an_earlier_decision_out(home: Path, tel_report: Command) -> None:
+    assert tel_report()[0] == 0
+    code, _, err = tel_report("--max-mb", "0.1")
+    assert (code, bundle.read(folder(home)).deploy) == (2, None)
+    assert "that lora-Q4_K_M was decided for before was taken out of the bundle" in err
+
+
+def bench(home: Path, file: BundleFile, **changes: Any) -> Path:
+    """Write what tel-bench --json prints, with the table before it."""
+    made = {
+        "sha256": file.sha256, "adapter": "oranbench", "questions_per_second": 4.0,
+        "memory": {"anonymous": 99_000_000}, "machine": "Nano 8, 6 cores, features x",
+        "settings": {"threads": 4}, "date": "2026-11-28",
+    }  # fmt: skip
+    path = home / "bench.json"
+    path.write_text("questions/s  4.00\n" + json.dumps(made | changes) + "\n")
+    return path
+
+
+def test_figures_of_the_device_decide(home: Path, tel_report: Command) -> None:
+    file = bundle.read(folder(home)).find("backbone", "Q4_K_M")
+    assert file is not None
+    path = str(bench(home, file))
+    code, said, _ = tel_report("--bench", path, "--max-ms", "300", "--json")
+    document = json.loads(said.splitlines()[-1])
+    assert (code, document["decision"]["variant"]) == (0, "lora-Q4_K_M")
+    assert document["device"]["lora-Q4_K_M"]["milliseconds"] == 250
+    assert "99.0 MB of memory, 250 ms a question (tel-bench on Nano 8, 6 cores, 4 threads" in (
+        " ".join(said.split())
+    )
+    assert document["decision"]["over_budget"] == {"lora-F16": "not measured on the device"}
+    code, _, err = tel_report("--bench", path, "--max-ms", "200")
+    assert code == 2
+    assert "lora-Q4_K_M: 250.00 ms a question, more than 200" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sha256": "0" * 64}, "measured of other files than those that were evaluated"),
+        ({"adapter": None}, "measured of other files"),
+        ({"questions_per_second": 0.0}, "not what tel-bench --json prints"),
+        ({"memory": 4}, "not what tel-bench --json prints"),
+    ],
+)
+def test_figures_of_something_else_are_refused(
+    home: Path, tel_report: Command, changes: Any, said: str
+) -> None:
+    file = bundle.read(folder(home)).find("backbone", "Q4_K_M")
+    assert file is not None
+    code, _, err = tel_report("--bench", str(bench(home, file, **changes)))
+    assert (code, said in err, err.count("\n") <= 2) == (2, True, True)
+    (home / "none.json").write_text("")
+    assert "no JSON of tel-bench" in tel_report("--bench", str(home / "none.json"))[2]
+
+
 def test_the_schema_knows_it(home: Path, tel_report: Command) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     assert tel_report()[0] == 0
@@ -90,6 +177,7 @@ def test_nothing_is_written_where_nothing_is_deployed(home: Path, tel_report: Co
     code, _, err = tel_report("--max-mb", "0.1")
     assert code == 2
     assert err.startswith("tel-report: --write: do not deploy: nothing fits the budget")
+    assert err.endswith("nothing was written\n")
     assert (folder(home) / "manifest.json").read_bytes() == before
 
 

@@ -56,7 +56,7 @@ def test_the_table_and_the_last_lines(tel_report: Command, home: Path) -> None:
     code, said, err = tel_report("--quiet", "--full")
     lines = said.splitlines()
     assert (code, err) == (0, "")
-    assert lines[0] == "DEPLOY LORA-Q8_0, 7.0 MB"
+    assert lines[0] == "DEPLOY lora-Q8_0, 7.0 MB"
     begins = [at for at, line in enumerate(lines) if re.match(r"category +variant", line)]
     lines = lines[begins[0] :]
     cells = [re.split(r"\s{2,}", line) for line in lines]
@@ -76,7 +76,7 @@ def test_the_table_and_the_last_lines(tel_report: Command, home: Path) -> None:
     ]  # fmt: skip
     assert lines[6] == "    chance 25.0%, best trivial baseline options only 43.0%"
     assert max(map(len, lines[:12])) <= 120
-    assert lines[-1] == f"report in {home / 'reports'}; deploy lora-Q8_0, 7.0 MB"
+    assert lines[-1] == f"report in {home / 'reports'}; deploy lora-Q8_0"
     assert shown(home / "reports") == [*("lm-eval", "report.html", "report.json", "report.md")]
 
 

@@ -68,7 +68,7 @@ def test_json_is_the_last_line_and_the_file(tel_report: Command, home: Path) -> 
     document = json.loads(said.splitlines()[-1])
     assert code == 0
     assert document == json.loads((home / "reports" / "report.json").read_text())
-    assert (document["schema_version"], document["reference"]) == (3, "lora-F16")
+    assert (document["schema_version"], document["reference"]) == (4, "lora-F16")
     assert document["recommendation"]["variant"] == "lora-Q8_0"
     assert document["recommendation"]["bytes"] == 7_000_000
     first = document["categories"][0]
@@ -81,7 +81,7 @@ def test_json_is_the_last_line_and_the_file(tel_report: Command, home: Path) -> 
     assert [rung["verdict"] for rung in document["ladder"]] == [
         *("no loss", "no loss", "loss", "loss")
     ]
-    assert document["categories"][1]["chance"] is None
+    assert document["categories"][1]["chance"] == 0.25
     settings = document["settings"]
     assert settings["engine"] == "llama-cpp-python 0.3.36"
     assert settings["temperature"] == "0.7"
@@ -267,7 +267,7 @@ def test_without_matplotlib_all_but_the_page_is_made(
         "tel-report: no report.html: matplotlib is not installed; "
         "run: pip install 'tel-edge[report]'\n"
     )
-    assert "; deploy lora-Q8_0, 7.0 MB" in said.splitlines()[-1]
+    assert "; deploy lora-Q8_0" in said.splitlines()[-1]
     # The page of the run before is gone too, since nothing keeps it in step with the table.
     assert shown(home / "reports") == [
         "lm-eval", "report.json", "report.md"

@@ -44,6 +44,7 @@ SUMMARY = Summary(
 )  # fmt: skip
 # Fields that summaries of older versions lack.
 YOUNG = (
+    "left_out",
     "measured",
     "rotated", "first_answer_ms", "kv_bytes_per_token", "context", "joules_per_question",
     "power_mode",

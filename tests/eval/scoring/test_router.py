@@ -16,8 +16,10 @@ from for_router import GOLDEN, LABELS, WORDS, made, questions, splits
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tel_edge.eval.benchmarks import other_fields
 from tel_edge.eval.reports import report_tables
 from tel_edge.eval.scoring import router as training
+from tel_edge.eval.scoring import router_figures
 from tel_edge.export import router as exporting
 from tel_edge.runtime.bundles.manifest import BackboneInfo, Manifest
 from tel_edge.runtime.errors import InputError
@@ -87,7 +89,9 @@ def test_equal_questions_make_equal_files(trained: Router) -> None:
 def test_two_categories_are_enough_and_an_empty_part_is_not() -> None:
     two = {name: made for name, made in splits().items() if name != "3gpp_tsg"}
     found = training.train(two, 42)
-    assert found.weights.shape == (2, training.BUCKETS)
+    # The third is what belongs to neither.
+    assert found.categories == ("oranbench", "srsranbench", "none")
+    assert found.weights.shape == (3, training.BUCKETS)
     parts = {name: part.test for name, part in two.items()}
     assert training.measure(found, parts).forced.value == 1
     bare = {name: replace(part, validation=()) for name, part in two.items()}
@@ -135,7 +139,7 @@ def test_the_confusion_counts_every_question_once() -> None:
     assert found.forced.right >= right
 
 
-def report(tmp_path: Path, trained: Router) -> tuple[training.Measured, Path]:
+def report(tmp_path: Path, trained: Router) -> tuple[router_figures.Measured, Path]:
     training.save(trained, tmp_path / "r.safetensors")
     ticks = iter(range(1000))
     measured = training.evaluate(
@@ -147,13 +151,13 @@ def report(tmp_path: Path, trained: Router) -> tuple[training.Measured, Path]:
         seconds=2.5,
         clock=lambda: next(ticks) / 1000,
     )
-    return measured, training.write(Workspace(tmp_path), measured)
+    return measured, router_figures.write(Workspace(tmp_path), measured)
 
 
 def test_figures_are_written_read_and_shown(tmp_path: Path, trained: Router) -> None:
     measured, path = report(tmp_path, trained)
     assert path == tmp_path / "results" / "router" / "router.json"
-    assert training.read(path) == measured
+    assert router_figures.read(path) == measured
     assert measured.dataset == "data"
     assert measured.microseconds_p50 == pytest.approx(1000)
     assert measured.whole.forced.of == 24
@@ -163,7 +167,7 @@ def test_figures_are_written_read_and_shown(tmp_path: Path, trained: Router) -> 
     assert ("oranbench", "8", "0", "0", "0") in report_tables.router_matrix(measured).rows
     names = [row[0] for row in report_tables.router_figures(measured).rows]
     assert names[0] == "right (an abstention is wrong)"
-    assert names[-1] == "abstained"
+    assert names[-2:] == ["abstained", "left alone of 56 requests of other fields"]
 
 
 def test_damaged_figures_are_one_line(tmp_path: Path, trained: Router) -> None:
@@ -178,7 +182,7 @@ def test_damaged_figures_are_one_line(tmp_path: Path, trained: Router) -> None:
     ):
         path.write_text(json.dumps({**document, field: value}))
         with pytest.raises(InputError, match="no figures of a router") as caught:
-            training.read(path)
+            router_figures.read(path)
         assert "\n" not in str(caught.value)
 
 
@@ -209,7 +213,7 @@ def test_the_bundle_s_router_is_made_once(tmp_path: Path) -> None:
         "tiny-router.safetensors", "router", "safetensors", "F16", None,
     )  # fmt: skip
     assert made.source == training.source(training.sources(str(data), 42))
-    figures = training.read(training.report_path(Workspace(tmp_path / "ws")))
+    figures = router_figures.read(router_figures.report_path(Workspace(tmp_path / "ws")))
     assert (figures.sha256, figures.whole.right.value) == (made.sha256, 1)
     assert said[-1].startswith("router written: 100.0% of 16 test requests")
 
@@ -219,7 +223,7 @@ def test_the_bundle_s_router_is_made_once(tmp_path: Path) -> None:
     assert len(said) == count
     # Another workspace has no figures of it yet; measuring needs no training.
     assert make(manifest, where="other") == (made, False)
-    assert training.report_path(Workspace(tmp_path / "other")).is_file()
+    assert router_figures.report_path(Workspace(tmp_path / "other")).is_file()
     assert (out / made.path).stat().st_mtime_ns == stamp
     assert make(manifest, force=True) == (made, True)
 
@@ -263,8 +267,34 @@ def test_ot_mini_is_routed_without_an_error() -> None:
     parts = training.sources("ot-mini", 42)
     found = training.train(parts, 42)
     unseen = {name: part.test for name, part in parts.items()}
-    assert training.measure(found, unseen).right.value == 1
-    assert training.measure(found, unseen, choices=False).right.value == 1
+    for choices in (True, False):
+        assert training.measure(found, unseen, choices).right.value == 1
+        assert training.measure_others(found, choices).value == 1
+
+
+def test_of_other_fields_those_to_measure_with_are_not_trained_on() -> None:
+    train, test = other_fields.parts()
+    assert not {one.text for one in train} & {one.text for one in test}
+    assert sorted(one.text for one in (*train, *test)) == sorted(
+        one.text for of in other_fields.by_field().values() for one in of
+    )
+    assert all(len(one.choices) == len(set(one.choices)) == 4 for one in train if one.choices)
+
+
+def test_what_may_not_be_chosen_is_none_of_these(trained: Router) -> None:
+    """A bundle with two adapters: what is of a third category is the bare backbone's."""
+    text = "proposal agreed at the meeting, tdoc revised"
+    whole = trained.route(text)
+    some = replace(trained, among=("oranbench", "srsranbench")).route(text)
+    assert (whole.category, some.category) == ("3gpp_tsg", None)
+    assert some.probabilities == whole.probabilities
+    assert replace(trained, among=()).route(text).category is None
+    assert replace(trained, among=("3gpp_tsg",)).route(text).category == "3gpp_tsg"
+
+
+def test_what_is_of_no_category_is_left_alone(trained: Router) -> None:
+    for text in ("My office router has no internet since the move.", "How do I cook rice?"):
+        assert trained.route(text).category is None
 
 
 @pytest.mark.slow
@@ -275,6 +305,8 @@ def test_real_questions_are_routed(shared: Path, tmp_path: Path) -> None:
     assert (tmp_path / "r.safetensors").stat().st_size <= 1_000_000
     unseen = {name: part.test for name, part in parts.items()}
     assert len(unseen) == 6
+    assert training.measure_others(found).value >= 0.8
+    assert training.measure_others(found, choices=False).value >= 0.75
     whole, alone = training.measure(found, unseen), training.measure(found, unseen, choices=False)
     assert whole.right.value >= 0.97
     assert whole.routed.value >= 0.985
