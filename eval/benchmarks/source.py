@@ -77,8 +77,8 @@ def some(questions: Sequence[Question], limit: int | None) -> tuple[Question, ..
 def _turned(args: argparse.Namespace, source: CategorySource, part: str) -> bool:
     """Return whether a part's questions are asked in other orders of their options too.
 
-    Without a word about it only those that a decision is made on, by letters. Where each letter stands for a
-    label of the whole category, there are no other orders.
+    Without a word about it only those that a decision is made on, by letters. Where each letter
+    stands for a label of the whole category, there are no other orders.
     """
     if args.rotations and source.category.labels and part == args.part[0]:
         cli.say(args, f"{source.category.name}: its options are fixed labels, no other orders")

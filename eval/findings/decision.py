@@ -112,7 +112,7 @@ def decide(of: Evidence, budget: Budget | None = None) -> Decision:
     """Return what to deploy, within a budget."""
     budget = budget or Budget()
     rungs = {rung.variant: rung for rung in of.rungs}
-    if why := _impossible(of, rungs.get(of.reference)):
+    if why := next(_impossible(of, rungs.get(of.reference)), None):
         headline = f"undecided: {why[0]}"
         return Decision(UNDECIDED, None, 0, budget, headline, why[1:], left_out=of.lacking)
     to = rungs[of.reference]
@@ -150,36 +150,36 @@ def _verdict(best: Rung, worth: Sequence[Worth]) -> tuple[str, str]:
     return NOT, f"do not deploy: {best.variant} is not shown to be worth it {which}"
 
 
-def _impossible(of: Evidence, to: Rung | None) -> tuple[str, ...]:
-    """Return why nothing can be decided, a headline and sentences, or nothing."""
+def _impossible(of: Evidence, to: Rung | None) -> Iterator[tuple[str, ...]]:
+    """Yield why nothing can be decided, each a headline and sentences; the first counts."""
     if of.part != "test":
-        return (f"these are answers of the {of.part} part, which training has seen or chosen by",)
+        yield (f"these are answers of the {of.part} part, which training has seen or chosen by",)
     every = [one.summary for category in of.categories.values() for one in category.answers]
     if not any(summary.variant.adapter for summary in every):
-        return ("no adapter was scored, so there is nothing to decide between",)
+        yield ("no adapter was scored, so there is nothing to decide between",)
     if not any(summary.questions for summary in every):
-        return ("no question was scored",)
+        yield ("no question was scored",)
     gaps = "; ".join(f"{name} lacks {', '.join(lacks)}" for name, lacks in of.lacking.items())
     remedy = f"{gaps}: export and evaluate what is missing, or use a workspace for each set"
     if to is None:
-        return (
+        yield (
             "no variant with an adapter was scored on every category, so none can stand for all",
             remedy,
         )
+        return
     unquantized = {s.variant.name for s in every if s.variant.adapter and _whole(s.variant.quant)}
     if not _whole(to.quant) and (missing := sorted(unquantized & of.lacking.keys())):
-        return (
+        yield (
             f"{missing[0]} was not scored on every category, so what {to.variant} loses against it "
             "is known in part only",
             remedy,
         )
     if to.kind != "lora" or not to.usual:
-        return (f"{to.variant} is nothing that tel-run takes; export and evaluate usual adapters",)
+        yield (f"{to.variant} is nothing that tel-run takes; export and evaluate usual adapters",)
     bare = {summary.variant.name for summary in every if summary.variant.kind == "base"}
     for name in (to.variant, *([min(bare)] if bare and bare <= of.tainted.keys() else [])):
         if name in of.tainted:
-            return ("the report's own checks found what cannot be", of.tainted[name])
-    return ()
+            yield ("the report's own checks found what cannot be", of.tainted[name])
 
 
 def _whole(quant: str) -> bool:
@@ -234,9 +234,7 @@ def _fails(rung: Rung, margin: float) -> str | None:
     return None
 
 
-def exceeded(
-    rung: Rung, budget: Budget, device: Mapping[str, Benched] | None = None
-) -> str | None:
+def exceeded(rung: Rung, budget: Budget, device: Mapping[str, Benched] | None = None) -> str | None:
     """Return which limit a variant exceeds, in words, or None."""
     there = (device or {}).get(rung.variant)
     slowest = there.milliseconds if there else rung.slowest

@@ -25,6 +25,7 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.workspace import Workspace
 
+
 @dataclass(frozen=True)
 class Report:
     """Everything that the report says; `reference` is the variant that others are compared to.
@@ -63,9 +64,10 @@ def collect(
 ) -> Report:
     """Read the results of a backbone, a pure function of the files, the budget and `benched`.
 
-    `benched` is what was measured on the device to deploy to. The results are its records and summaries, the trivial baselines and near-duplicates, each adapter's
-    `training.json`, the router's figures, and for the paper's tables those of other backbones; all
-    but the first may be missing. Raises `InputError` if there are no results or a file is broken.
+    `benched` is what was measured on the device to deploy to. The results are its records and
+    summaries, the trivial baselines and near-duplicates, each adapter's `training.json`, the
+    router's figures, and for the paper's tables those of other backbones; all but the first may be
+    missing. Raises `InputError` if there are no results or a file is broken.
     """
     every = records.summaries(workspace, backbone)
     plain = [summary for summary in every if not summary.rotated]
@@ -237,5 +239,3 @@ def formats(report: Report) -> tuple[str, ...]:
     """Return the formats of all variants, in the order of the rows."""
     made = {row.summary.variant.format for section in report.sections for row in section.rows}
     return tuple(sorted(made, key=sizes.rank))
-
-

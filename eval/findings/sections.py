@@ -65,6 +65,10 @@ def section(
     reference: str,
     changes: Mapping[str, Mapping[str, Change]],
 ) -> Section:
+    """Return the section of category `name`: what is `known` of it, and in `moved` orders.
+
+    `changes` are those against `reference` by variant and category.
+    """
     to = named(known, reference)
     summaries = [each.summary for each in known]
     made, notes = _floor(workspace, name, to.summary if to else summaries[0])
@@ -100,9 +104,7 @@ def section(
     return Section(name, title, tuple(rows), made, leaks, said, alike)
 
 
-def _floor(
-    workspace: Workspace, name: str, of: Summary
-) -> tuple[Baselines | None, list[str]]:
+def _floor(workspace: Workspace, name: str, of: Summary) -> tuple[Baselines | None, list[str]]:
     """Return the trivial baselines of the questions of `of`, and what is to say of them."""
     path = records.baselines_path(workspace, name)
     if not path.is_file():
@@ -171,11 +173,13 @@ def _notes(
 
 
 def order(summary: Summary) -> tuple[bool, tuple[int, str], int, str]:
+    """Return the key that sorts bare before adapted variants, and the largest of each first."""
     variant = summary.variant
     return variant.adapter, sizes.rank(variant.format), -variant.backbone_bytes, variant.name
 
 
 def named(variants: Sequence[Answers], name: str) -> Answers | None:
+    """Return the variant of that name, None where it is not among them."""
     return next((each for each in variants if each.summary.variant.name == name), None)
 
 
@@ -194,5 +198,3 @@ def bins(own: Sequence[Answers]) -> tuple[Bin, ...]:
 def best(made: Baselines | None) -> Baseline | None:
     """Return the baseline with the largest share, the first of equal ones."""
     return max(made.baselines, key=lambda b: b.share.value, default=None) if made else None
-
-

@@ -96,9 +96,7 @@ def worths(
         yield _worth(name, of[name], own, bare, changes.get(name), reference)
 
 
-def _bare(
-    there: Sequence[Answers], own: Answers, tainted: Collection[str]
-) -> Answers | None:
+def _bare(there: Sequence[Answers], own: Answers, tainted: Collection[str]) -> Answers | None:
     """Return the best bare backbone that was asked the same questions in the same way."""
     texts = own.summary.variant.name.endswith("-generate")
     found = [
@@ -228,12 +226,12 @@ def _not_shown(of: _Case) -> Iterator[str]:
             f"on the {of.rest.of:,} questions unlike any of the train part it has "
             f"{_percent(of.rest.value)}, {top.name} {_percent(top.share.value)} of all"
         )
-    if of.orders is not None and of.bare_orders is not None:
-        if difference(of.orders, of.bare_orders).low <= 0:
-            yield (
-                "its gain is not shown to survive other orders of the options "
-                f"({_percent(of.orders.value)}, the bare backbone {_percent(of.bare_orders.value)})"
-            )
+    with_, without = of.orders, of.bare_orders
+    if with_ is not None and without is not None and difference(with_, without).low <= 0:
+        yield (
+            "its gain is not shown to survive other orders of the options "
+            f"({_percent(with_.value)}, the bare backbone {_percent(without.value)})"
+        )
 
 
 def _percent(value: float) -> str:

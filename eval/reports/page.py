@@ -47,7 +47,11 @@ def _card(report: Report) -> str:
     kind = report.decision.verdict.replace(" ", "-")
     return (
         f'<div class="verdict {kind}"><p class="headline">{escape(_sentence(first))}.</p>'
-        + (_table(made) + f'<p class="units">{escape(card.columns(report))}.</p>' if made.rows else "")
+        + (
+            _table(made) + f'<p class="units">{escape(card.columns(report))}.</p>'
+            if made.rows
+            else ""
+        )
         + f"<ul>{items}</ul>"
         + (f"<p>To ship it:</p><pre>{escape(typed)}</pre>" if typed else "")
         + "</div>"

@@ -1,8 +1,8 @@
 """Results in whose place others stand: kept by what they are of, and found again.
 
-`results/<backbone>/<variant>/earlier/<name>.<run>.jsonl`, the summary beside it. A second bundle, or
-another setting, takes the place of a result and erases nothing; who evaluates the first one again
-finds it finished.
+`results/<backbone>/<variant>/earlier/<name>.<run>.jsonl`, the summary beside it. A second bundle,
+or another setting, takes the place of a result and erases nothing; who evaluates the first one
+again finds it finished.
 """
 
 from __future__ import annotations

@@ -44,9 +44,9 @@ def complete(
     """Run what is missing of `task` and return (summary, whether all was there already).
 
     `run` appends records as they come, so a killed run goes on behind the last whole line; records
-    made of other files or settings are put away (`earlier`). `meter`, which has begun, measures the energy: it
-    is this process's, for the counters are the machine's, and what reads them needs memory too.
-    What `more` makes of the records is written beside `made_with`. One command at a time has the
+    made of other files or settings are put away (`earlier`). `meter`, which has begun, measures the
+    energy: it is this process's, for the counters are the machine's, and what reads them needs
+    memory too. What `more` makes of the records is written beside `made_with`. One command at a time has the
     file; another one waits (`ScoringTask.wait`) and then finds the work done. Raises `WorkError`
     where the records are not one a question all the same.
     """

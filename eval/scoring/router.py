@@ -27,7 +27,6 @@ from tel_edge.runtime.questions import router as runtime
 from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.router import Router
-from tel_edge.runtime.workspace import Workspace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +65,16 @@ def sources(
 
 def source(splits: Mapping[str, Split]) -> str:
     """Return the digest of what a router is made of: the digests of the parts, and how."""
-    how: list[Any] = [runtime.FEATURE_VERSION, BUCKETS, C, BALANCE, STRANGE, LEAST, WANTED, MOST_ABSTAINED]
+    how: list[Any] = [
+        runtime.FEATURE_VERSION,
+        BUCKETS,
+        C,
+        BALANCE,
+        STRANGE,
+        LEAST,
+        WANTED,
+        MOST_ABSTAINED,
+    ]
     how.append([asdict(request) for request in other_fields.parts()[0]])
     return digest.of_value([how, [(name, made.digest) for name, made in apart(splits).items()]])
 

@@ -80,7 +80,9 @@ def read(path: Path) -> Measured:
     """Read what `write` wrote. Raises `InputError` if it is something else."""
     try:
         document = documents.read(path, SCHEMA_VERSION)
-        known = {each.name: document[each.name] for each in fields(Measured) if each.name in document}
+        known = {
+            each.name: document[each.name] for each in fields(Measured) if each.name in document
+        }
         for name in ("others", "others_alone"):
             known[name] = _share(document[name]) if document.get(name) else None
         known |= {name: _confusion(document[name]) for name in ("whole", "alone")}

@@ -110,7 +110,9 @@ class Router:
         sure = float(shares[best]) if may[best] else 0.0
         blank = next(_hashes(text, choices), None) is None
         return Route(
-            category=None if blank or sure < max(self.threshold, shares.max()) else self.categories[best],
+            category=None
+            if blank or sure < max(self.threshold, shares.max())
+            else self.categories[best],
             probability=sure,
             probabilities=dict(zip(self.categories, map(float, shares), strict=True)),
         )
