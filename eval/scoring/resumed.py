@@ -46,9 +46,9 @@ def complete(
     `run` appends records as they come, so a killed run goes on behind the last whole line; records
     made of other files or settings are put away (`earlier`). `meter`, which has begun, measures the
     energy: it is this process's, for the counters are the machine's, and what reads them needs
-    memory too. What `more` makes of the records is written beside `made_with`. One command at a time has the
-    file; another one waits (`ScoringTask.wait`) and then finds the work done. Raises `WorkError`
-    where the records are not one a question all the same.
+    memory too. What `more` makes of the records is written beside `made_with`. One command at a
+    time has the file; another one waits (`ScoringTask.wait`) and then finds the work done. Raises
+    `WorkError` where the records are not one a question all the same.
     """
     if there := finished(task):
         if there.variant != variant:
