@@ -326,17 +326,3 @@ def test_the_router_is_not_trained_on_what_a_category_holds_out(root: Path) -> N
     made, wanted = routing.train(of, 42), routing.train(kept, 42)
     assert made.weights.tobytes() == wanted.weights.tobytes()
     assert (made.temperature, made.threshold) == (wanted.temperature, wanted.threshold)
-
-
-def test_a_router_of_before_is_another_only_where_texts_are_shared(root: Path) -> None:
-    of, alone = splits(root), splits(root, "alone")
-    how = [
-        *(routing.runtime.FEATURE_VERSION, routing.BUCKETS, routing.C, routing.BALANCE),
-        *(routing.LEAST, routing.WANTED, routing.MOST_ABSTAINED),
-    ]
-
-    def before(of: dict[str, Split]) -> str:
-        return digest.of_value([how, [(name, made.digest) for name, made in of.items()]])
-
-    assert routing.source(alone) == before(alone)
-    assert routing.source(of) != before(of)
