@@ -13,11 +13,12 @@ from typing import Any
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import Split, apart, capped, split
 from tel_edge.eval.folders import checkpoint
+from tel_edge.eval.from_gguf import fetching
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones, bundle
 from tel_edge.runtime.bundles.backbones import Backbone
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.files import digest
+from tel_edge.runtime.files import checked, digest
 from tel_edge.runtime.questions import prompt
 from tel_edge.runtime.questions.categories import categories
 from tel_edge.runtime.questions.question import Question
@@ -101,7 +102,8 @@ def jobs(args: argparse.Namespace) -> list[TrainingJob]:
         raise InputError(f"--watts {args.watts}: a number above 0 is needed")
     say = partial(cli.say, args)
     read = [benchmark.read(args.dataset, of, args.strict, say) for of in categories(args.category)]
-    folder = backbones.fetch(backbone, args.revision)
+    fetched = fetching.fetch(backbone, args.revision, say, args.quiet)
+    folder = fetched.folder
     # Any layer may slide: what GGUF cannot hold, ONNX can.
     if checkpoint.load(folder, slides=True).shape.onnx_only:
         cli.say(args, f"warning: {folder}: layers slide, so it can be exported as ONNX only")
@@ -110,6 +112,8 @@ def jobs(args: argparse.Namespace) -> list[TrainingJob]:
         "weights": digest.of_weights(folder),
         "tokenizer": digest.of_tokenizer(folder),
     }
+    if fetched.file is not None:
+        known["file"] = checked.sha256(fetched.file)
     bound = {"backbone": known, "prompt": prompt.digest()}
     over = _over(args, known) if args.over_quant else None
     made = []

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tel_edge.eval.folders import checkpoint, contents
+from tel_edge.eval.from_gguf.source import opened
+from tel_edge.eval.from_gguf.weights import write as write_weights
 from tel_edge.runtime.bundles import backbones
-from tel_edge.runtime.device import child, memory
+from tel_edge.runtime.device import memory
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.files.atomic import replace_folder, write_text
@@ -110,8 +111,7 @@ def train(job: TrainingJob, out: Path, resume: bool, quiet: bool) -> dict[str, A
 def dequantized(job: TrainingJob, partial: Path, every: Any) -> Iterator[Path | None]:
     """Give a folder with the weights that `--over-quant` trains on, None where it is not asked for.
 
-    The first of `every` process makes it, with the export's command, since training and export meet
-    on disk only.
+    The first of `every` process makes it: the file's weights under the backbone's own numbers.
     """
     if job.over is None:
         yield None
@@ -129,15 +129,13 @@ def dequantized(job: TrainingJob, partial: Path, every: Any) -> Iterator[Path | 
 
 
 def _dequantize(over: Over, folder: Path, out: Path) -> None:
-    command = child.command("tel_edge.export.gguf.dequantize", "dequantize")
-    # A file, which unlike a pipe never fills up.
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told:
-        argv = [*command, str(over.path), str(folder), str(out)]
-        code = child.finished(child.started(argv, stdout=subprocess.DEVNULL, stderr=told))
-        told.seek(0)
-        said = told.read().strip().splitlines() or ["it says nothing"]
-    if code:
-        raise WorkError(f"{over.path.name} cannot be dequantized: {said[-1]}")
+    shape = checkpoint.load(folder).shape
+    out.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.json"):
+        # The index would name shards that are not here.
+        if path.name != contents.INDEX and path.is_file():
+            shutil.copyfile(path, out / path.name)
+    write_weights(opened(over.path), shape, out / contents.SINGLE, lambda _: None)
 
 
 @contextmanager

@@ -27,6 +27,17 @@ def permuted(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
     return pairs.swapaxes(1, 2).reshape(rows.shape)
 
 
+def unpermuted(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
+    """Return `rows` [heads * head_dim, columns] in transformers' order again.
+
+    The inverse of `permuted`.
+    """
+    if not heads:
+        return rows
+    pairs = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)
+
+
 def metadata(shape: Shape) -> dict[str, int | float | tuple[bool, ...]]:
     """Return the GGUF keys of the architecture: whole numbers are uint32, others float32."""
     keys: dict[str, int | float | tuple[bool, ...]] = {

@@ -3,8 +3,8 @@
 Sources: `llama_vocab::impl::load` and `llm_tokenizer_bpe` in src/llama-vocab.cpp of the llama.cpp
 that llama-cpp-python 0.3.36 holds (names, expressions, and what else a name switches on), and the
 serialisation of Hugging Face's tokenizers 0.23. Besides the split a name decides whether whole
-words skip merges, which is a column here, whether BOS is put first, which the exporter always
-states, and whether spaces are cleaned in `llama_detokenize`, which the runtime does not call.
+words skip merges and whether BOS is put first where the file does not say, which are columns here,
+and whether spaces are cleaned in `llama_detokenize`, which the runtime does not call.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class PreTokenizer:
     """One row: the engine's name, the rules it stands for, and whether whole words skip merges.
 
     `architecture` is the only one that the row is for, "" where any may have it. `same` are names
-    under which the engine makes the same ids. `cased`: the engine's expression is a simpler one,
-    which reads some texts otherwise (`runtime.engines.readable`).
+    under which the engine makes the same ids. `begins`: it puts BOS first where the file does not
+    say.
     """
 
     name: str
@@ -55,16 +55,16 @@ class PreTokenizer:
     ignore_merges: bool
     architecture: str = ""
     same: tuple[str, ...] = ()
-    cased: bool = False
+    begins: bool = False
 
 
 PRE_TOKENIZERS = (
-    PreTokenizer("llama-bpe", _LLAMA_3, True),
+    PreTokenizer("llama-bpe", _LLAMA_3, True, same=("llama3", "llama-v3"), begins=True),
     PreTokenizer("dbrx", _LLAMA_3, False, same=("smaug-bpe",)),
     PreTokenizer("qwen2", _QWEN_2, False, same=("deepseek-r1-qwen", "stablelm2")),
     PreTokenizer("qwen35", _QWEN_3_5, False),
-    PreTokenizer("tekken", _cased("", r"\p{N}"), True, cased=True),
-    PreTokenizer("gpt-4o", _cased(_CONTRACTIONS + "?", r"\p{N}{1,3}"), False, cased=True),
+    PreTokenizer("tekken", _cased("", r"\p{N}"), True, begins=True),
+    PreTokenizer("gpt-4o", _cased(_CONTRACTIONS + "?", r"\p{N}{1,3}"), False),
     PreTokenizer("smollm", _DIGITS, False, same=("starcoder", "refact", "command-r")),
     PreTokenizer("exaone4", _GPT_2, False, architecture="exaone4"),
     PreTokenizer("gpt-2", _GPT_2, False, same=("mpt", "olmo")),
@@ -81,11 +81,41 @@ def find(given: Mapping[str, Any] | None, ignore_merges: bool, architecture: str
         fits = row.architecture in ("", architecture)
         if fits and (row.rules, row.ignore_merges) == (rules, ignore_merges):
             return row
-    names = " ".join(name for row in PRE_TOKENIZERS for name in (row.name, *row.same))
     raise InputError(
         f"the engine has no pre-tokenizer {' then '.join(rules) or 'none'} (ignore_merges="
-        f"{ignore_merges}); --format onnx takes it, and GGUF those of: {names}"
+        f"{ignore_merges}); --format onnx takes it, and GGUF those of: {_names()}"
     )
+
+
+def called(name: Any, where: str) -> PreTokenizer:
+    """Return the row that the engine's `name` is of. Raises `InputError`, which begins `where`."""
+    for row in PRE_TOKENIZERS:
+        if name in (row.name, *row.same):
+            return row
+    raise InputError(
+        f"{where}: tokenizer.ggml.pre is {name!r}, whose rules are not known here; these are: "
+        f"{_names()}"
+    )
+
+
+def document(row: PreTokenizer) -> dict[str, Any]:
+    """Return the `pre_tokenizer` of tokenizer.json with a row's rules, which `find` finds again."""
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    made: list[dict[str, Any]] = []
+    for rule in row.rules:
+        if rule.startswith("split "):
+            pattern = {"Regex": rule.removeprefix("split ")}
+            split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+            made.append(split)
+        elif rule == "single digits":
+            made.append({"type": "Digits", "individual_digits": True})
+        else:
+            made.append({**level, "use_regex": rule == "words and bytes"})
+    return made[0] if len(made) == 1 else {"type": "Sequence", "pretokenizers": made}
+
+
+def _names() -> str:
+    return " ".join(name for row in PRE_TOKENIZERS for name in (row.name, *row.same))
 
 
 def _rules(given: Mapping[str, Any] | None) -> Iterator[str]:

@@ -22,12 +22,6 @@ from tel_edge.runtime.questions import prompt
 if TYPE_CHECKING:
     from tel_edge.eval.references.client import Client
 
-# The type of a GGUF file by the number in `general.file_type`; source: `llama_ftype` of llama.h.
-FILE_TYPES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
-    11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
-    17: "Q5_K_M", 18: "Q6_K", 25: "IQ4_NL", 30: "IQ4_XS", 32: "BF16",
-}  # fmt: skip
 # Source: llama.cpp's `llama_split_path`.
 SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -126,8 +120,7 @@ def _gguf(path: Path, name: str | None) -> Reference:
     metadata, *_ = [gguf_header.check(part).metadata for part in parts]
     if metadata.get("general.type") == "adapter":
         raise InputError(f"{path}: an adapter; a whole model is needed")
-    number = metadata.get("general.file_type")
-    quant = FILE_TYPES.get(number, "gguf") if isinstance(number, int) else "gguf"
+    quant = gguf_header.file_type(metadata)
     digests = [checked.sha256(part) for part in parts]
     # Files that tel-export made say what they are; of any other it is the digests of its parts.
     weights = metadata.get(WEIGHTS) or digest.of_value(digests)

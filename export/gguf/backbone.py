@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tel_edge.eval.folders import gguf_layout
 from tel_edge.eval.folders.architectures import Tensor
 from tel_edge.eval.folders.checkpoint import INSTEAD, Checkpoint
 from tel_edge.eval.folders.contents import GENERATION
+from tel_edge.eval.folders.gguf_layout import permuted
 from tel_edge.eval.folders.numbers import shown
 from tel_edge.eval.folders.tensors import HALF_MOST, Stored, rounded, whole
-from tel_edge.export.gguf import container, gguf_layout, tokenizer
+from tel_edge.export.gguf import container, tokenizer
 from tel_edge.export.gguf.container import Planned
-from tel_edge.export.gguf.gguf_layout import permuted
 from tel_edge.export.gguf.quantize import Quant
 from tel_edge.export.gguf.tokenizer import Vocabulary
 from tel_edge.export.progress import Step

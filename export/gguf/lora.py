@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tel_edge.eval.folders.gguf_layout import permuted
 from tel_edge.eval.folders.tensors import Stored, whole
 from tel_edge.export.gguf import container
 from tel_edge.export.gguf.container import Planned
-from tel_edge.export.gguf.gguf_layout import permuted
 from tel_edge.export.gguf.quantize import QUANTS
 from tel_edge.export.sources.adapter import PeftAdapter
 from tel_edge.runtime.bundles.manifest import BackboneInfo

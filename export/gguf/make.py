@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -58,6 +59,8 @@ def _file(
 def _kept(made: GgufPlan, model: Model, row: Quant) -> Path | None:
     """Return the bundle's own file of an unquantized type, from which others can be made."""
     # Of a file that may hold other metadata another type would have it too.
+    if made.own is not None and made.own.name == row.name:
+        return None
     kept = made.output.intact(
         model.kind, row.name, model.category, model.source, inputs=made.inputs, known=True
     )
@@ -65,7 +68,9 @@ def _kept(made: GgufPlan, model: Model, row: Quant) -> Path | None:
 
 
 def _name(model: Model, row: Quant) -> str:
-    return f"{model.stem}-{row.name}.gguf"
+    # Of a file that is called by its type already the name is kept.
+    own = row.file is not None and model.stem.casefold().endswith(row.name.casefold())
+    return f"{model.stem}.gguf" if own else f"{model.stem}-{row.name}.gguf"
 
 
 @contextmanager
@@ -122,11 +127,15 @@ def _model(
             return _file(made, model, row, _of(gate, whole, row))
 
         for row in model.missing:
-            if row.plain and not (whole and row == FULL):
+            if row.file is not None:
+                with file(row) as out:
+                    shutil.copyfile(row.file, out)
+                cli.say(request, f"{row.file.name} taken as it is ({row.name})")
+            elif row.plain and not (whole and row == FULL):
                 with file(row) as out:
                     _plain(request, made, model, row, out)
                 cli.say(request, f"{model.stem} {row.name} written")
-        quantized = [row for row in model.missing if not row.plain]
+        quantized = [row for row in model.missing if not row.fixed]
         if not quantized:
             return
         alone = model.job if request.imatrix == "category" else None
@@ -249,6 +258,9 @@ def forecast(request: ExportRequest, made: GgufPlan) -> dict[str, int]:
         names |= {name: "F32" for name, shape in shapes.items() if len(shape) == 1}
         header = hollow.stat().st_size - size(QuantizeOutcome(names, ()), shapes)
         for row in made.wanted:
+            if row.file is not None:
+                sizes[row.name] = row.file.stat().st_size
+                continue
             if row.plain:
                 kinds = {name: "F32" if kind == "F32" else row.name for name, kind in names.items()}
                 outcome = QuantizeOutcome(kinds, ())

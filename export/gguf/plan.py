@@ -16,7 +16,14 @@ from tel_edge.export.made import made_by
 from tel_edge.export.output import Output
 from tel_edge.export.request import ExportRequest
 from tel_edge.export.sources.adapter import AdapterExport
-from tel_edge.export.sources.named import bar, check_space, sources, there, unfinished
+from tel_edge.export.sources.named import (
+    bar,
+    check_space,
+    say_quantized,
+    sources,
+    there,
+    unfinished,
+)
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import BackboneInfo
 from tel_edge.runtime.errors import InputError
@@ -58,7 +65,8 @@ class GgufPlan:
 
     `options` is what the quantized types depend on besides their source, None for nothing; `given`
     is the matrix of `--imatrix FILE`. `inputs` is the digest of what goes into every model's file
-    beside its weights, and `packages` make and measure the files, `learned` the matrix too.
+    beside its weights, and `packages` make and measure the files, `learned` the matrix too. `own`
+    is the type of the file that the backbone is, None where it is a folder.
     """
 
     checkpoint: Checkpoint
@@ -75,6 +83,7 @@ class GgufPlan:
     inputs: str
     packages: tuple[str, ...]
     learned: tuple[str, ...] = ()
+    own: Quant | None = None
 
     @property
     def bare(self) -> Model:
@@ -91,25 +100,26 @@ class GgufPlan:
             "source": model.source,
             "backbone": self.info.weights if model.job else None,
             "split": model.job.adapter.split if model.job else None,
-            "options": None if row.plain else self.options,
+            "options": None if row.fixed else self.options,
             "inputs": self.inputs,
             "made_by": self.made_by(row),
         }
 
     def made_by(self, row: Quant | None = None) -> dict[str, str]:
         """Return the versions of what makes and measures a model's file, or an adapter's."""
-        if row is None or row.plain:
+        if row is None or row.fixed:
             return made_by(*self.packages)
         return made_by(*self.packages, "llama_cpp", *self.learned)
 
 
 def plan(request: ExportRequest) -> GgufPlan:
     """Read and check all that the arguments name; raise `InputError` for what does not fit."""
-    wanted = quantize.rows(request.types)
     need("gguf", "export")
     home = request.home
     source = sources(request, half=request.adapter_type != "F32")
     opened, info, jobs = source.checkpoint, source.info, source.jobs
+    own = quantize.of_file(source.file, opened.parameters) if source.file else None
+    wanted = _wanted(request, own)
     vocabulary = tokenizer.load(opened.folder, opened.shape.vocabulary, info.architecture)
     _check_jobs(request, jobs)
     matrices = [tensor.name for tensor, _ in opened.tensors if len(tensor.shape) > 1]
@@ -122,13 +132,22 @@ def plan(request: ExportRequest) -> GgufPlan:
     made = GgufPlan(
         opened, vocabulary, info, wanted, models, jobs, left, overrides, options, given, output,
         inputs, ("gguf", "llama_cpp") if request.verify else ("gguf",),
-        ("torch", "transformers", "peft") if request.imatrix in MATRICES[1:] else (),
+        ("torch", "transformers", "peft") if request.imatrix in MATRICES[1:] else (), own,
     )  # fmt: skip
     for line in output.told():
         cli.say(request, line)
     _check_models(request, made)
     _check_space(request, made)
     return made
+
+
+def _wanted(request: ExportRequest, own: Quant | None) -> tuple[Quant, ...]:
+    """Return the rows to be there; of a backbone that is a file, that file where none is named."""
+    if own is None or request.merge:
+        return quantize.rows(request.types)
+    wanted = (own,) if request.quant is None else quantize.rows(request.quant, own)
+    say_quantized(request, own.file, [row.name for row in wanted if row.file is None])
+    return wanted
 
 
 def _check_jobs(request: ExportRequest, jobs: tuple[AdapterExport, ...]) -> None:
@@ -192,8 +211,8 @@ def _models(
             for row in wanted
             if request.force
             or not there(request, output, whole.kind, row.name, whole.category, source,
-                         None if row.plain else options, inputs=inputs,
-                         former=None if row.plain else former,
+                         None if row.fixed else options, inputs=inputs,
+                         former=None if row.fixed else former,
                          split=job.adapter.split if job else None)
         )  # fmt: skip
         made.append(Model(stem, source, job, missing))
@@ -202,7 +221,7 @@ def _models(
 
 def _check_models(request: ExportRequest, made: GgufPlan) -> None:
     missing = {row for model in made.models for row in model.missing}
-    quantized = [row for row in missing if not row.plain]
+    quantized = [row for row in missing if not row.fixed]
     if quantized or (request.verify and (missing or made.unfinished)):
         need("llama_cpp", "export")
     if missing and not request.dry_run:
@@ -216,7 +235,7 @@ def _check_space(request: ExportRequest, made: GgufPlan) -> None:
     needed = 0.0
     for model in made.models:
         needed += sum(weights * r.bits / 8 * (1 if r.plain else MARGIN) for r in model.missing)
-    if any(not row.plain for model in made.models for row in model.missing):
+    if any(not row.fixed for model in made.models for row in model.missing):
         needed += weights * HALF.bits / 8
     if request.verify and (needed or made.unfinished):
         # In float32, beside it, for the gate: the backbone, and with an adapter merged in.

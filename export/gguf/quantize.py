@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
@@ -32,7 +32,8 @@ class Quant:
     """One row: `ftype` is llama.cpp's `llama_ftype` number, `bits` about what a weight takes.
 
     `apart` is the largest `parity.Parity.error` with which a file of that type is accepted, beside
-    the unquantized one; F32, which that is, beside transformers.
+    the unquantized one; F32, which that is, beside transformers. `file` is that of a backbone which
+    is of the type already, and is taken as it is.
     """
 
     name: str
@@ -40,6 +41,12 @@ class Quant:
     bits: float
     apart: float
     use: str
+    file: Path | None = None
+
+    @property
+    def fixed(self) -> bool:
+        """Return whether no option of the quantizer changes what is in a file of the type."""
+        return self.plain or self.file is not None
 
     @property
     def plain(self) -> bool:
@@ -111,15 +118,26 @@ class _Log:
     errors: list[str] = field(default_factory=list)
 
 
-def rows(text: str) -> tuple[Quant, ...]:
-    """Return the rows that `--quant A,B` names. Raises `InputError` with the names there are."""
+def rows(text: str, own: Quant | None = None) -> tuple[Quant, ...]:
+    """Return the rows that `--quant A,B` names; `own` is that of a backbone's file.
+
+    Raises `InputError` with the names there are.
+    """
+    known = {**QUANTS, own.name: own} if own else QUANTS
     names = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
-    unknown = [name for name in names if name not in QUANTS]
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
-        raise InputError(
-            f"--quant: no type {(unknown or [''])[0]!r}; there are: {' '.join(QUANTS)}"
-        )
-    return tuple(QUANTS[name] for name in names)
+        raise InputError(f"--quant: no type {(unknown or [''])[0]!r}; there are: {' '.join(known)}")
+    return tuple(known[name] for name in names)
+
+
+def of_file(file: Path, parameters: int) -> Quant:
+    """Return the row of a GGUF file with so many weights; what has none is judged as its like."""
+    metadata = gguf_header.check(file).metadata
+    name, bits = gguf_header.file_type(metadata), 8 * file.stat().st_size / parameters
+    like = min(QUANTS.values(), key=lambda row: abs(row.bits - bits))
+    row = Quant(name, metadata.get("general.file_type", 0), bits, like.apart, "the file itself")
+    return replace(QUANTS.get(name, row), file=file)
 
 
 def overrides(texts: Sequence[str], names: Sequence[str]) -> tuple[Override, ...]:

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tel_edge.eval.folders import pre_tokenizers
 from tel_edge.eval.folders.files import json_object
-from tel_edge.export.gguf import pre_tokenizers
+from tel_edge.runtime.engines.readable import byte_letters, text_letters
 from tel_edge.runtime.errors import InputError
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 LEGACY = "special_tokens_map.json"
 ONNX = "--format onnx takes any tokenizer.json"
-# Bytes that no UTF-8 text has.
-NO_TEXT = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,11 @@ class Vocabulary:
     """What goes under `tokenizer.*`: one token and type for each id; ids are None if not given.
 
     `normalizer` is "" or "NFC", which the engine does not apply by itself. `missing` are the bytes
-    of texts that have no token, in order; with them and with a `cased` pre-tokenizer the engine
-    reads some texts otherwise, and the runtime refuses those (`runtime.engines.readable`).
+    of texts that have no token, in order; with them the engine reads some texts otherwise, and the
+    runtime refuses those (`runtime.engines.readable`).
     """
 
     pre: str
-    cased: bool
     missing: bytes
     tokens: tuple[str, ...]
     types: tuple[int, ...]
@@ -80,7 +78,6 @@ def load(folder: Path, size: int, architecture: str = "") -> Vocabulary:
         eos = _id(last, ids) if last else eos
         return Vocabulary(
             pre=pre.name,
-            cased=pre.cased,
             missing=missing,
             tokens=tuple(tokens),
             types=tuple(types),
@@ -102,7 +99,7 @@ def load(folder: Path, size: int, architecture: str = "") -> Vocabulary:
 def _check_model(document: Mapping[str, Any]) -> Mapping[str, Any]:
     model: Mapping[str, Any] = document.get("model") or {}
     kind = model.get("type", "BPE" if "merges" in model else None)
-    if kind == "BPE" and model.get("byte_fallback") and _byte_letters()[32] not in model["vocab"]:
+    if kind == "BPE" and model.get("byte_fallback") and byte_letters()[32] not in model["vocab"]:
         kind = "SentencePiece"
     elif kind == "Unigram":
         kind = "Unigram (SentencePiece)"
@@ -120,8 +117,7 @@ def _check_model(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _missing(document: Mapping[str, Any], model: Mapping[str, Any]) -> bytes:
     """Return the bytes of texts that have no token; both sides leave them out."""
-    letters = {char: at for at, char in _byte_letters().items() if at not in NO_TEXT}
-    lacking = {char: at for char, at in letters.items() if char not in model["vocab"]}
+    lacking = {char: at for char, at in text_letters().items() if char not in model["vocab"]}
     if not lacking:
         return b""
     instead = model.get("unk_token")
@@ -169,15 +165,6 @@ def _tokens(
     if len(set(tokens.values())) < size:
         raise InputError("two ids have the same token")
     return [tokens[at] for at in range(size)], [types[at] for at in range(size)]
-
-
-def _byte_letters() -> dict[int, str]:
-    """Return the character that byte-level BPE writes each of the 256 bytes as."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {byte: chr(byte) for byte in shown} | {
-        byte: chr(256 + at) for at, byte in enumerate(hidden)
-    }
 
 
 def _merges(model: Mapping[str, Any]) -> Iterator[str]:
@@ -283,6 +270,5 @@ def metadata(vocabulary: Vocabulary) -> dict[str, Any]:
         "tokenizer.chat_template": vocabulary.chat_template or None,
         "tel_edge.tokenizer.normalizer": vocabulary.normalizer or None,
         "tel_edge.tokenizer.missing_bytes": vocabulary.missing.hex() or None,
-        "tel_edge.tokenizer.cased": vocabulary.cased or None,
     }
     return {name: value for name, value in keys.items() if value is not None}

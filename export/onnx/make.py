@@ -22,7 +22,14 @@ from tel_edge.export.onnx.quantize import ONNX_QUANTS, OnnxQuant, bits
 from tel_edge.export.output import Accept, Output
 from tel_edge.export.request import ExportRequest
 from tel_edge.export.sources.adapter import AdapterExport
-from tel_edge.export.sources.named import bar, check_space, sources, there, unfinished
+from tel_edge.export.sources.named import (
+    bar,
+    check_space,
+    say_quantized,
+    sources,
+    there,
+    unfinished,
+)
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile
 from tel_edge.runtime.device import memory
@@ -80,6 +87,7 @@ def plan(request: ExportRequest) -> OnnxPlan:
     for module in ("onnx", "onnxscript", "onnxruntime"):
         need(module, "export")
     source = sources(request, half=False, slides=True)
+    say_quantized(request, source.file, [row.name for row in wanted])
     output = Output(
         request.out or request.home.bundle(source.info.name), source.info, request.force
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 from tel_edge.eval.folders import checkpoint as checkpoints
 from tel_edge.eval.folders.checkpoint import Checkpoint
+from tel_edge.eval.from_gguf import fetching
 from tel_edge.export.output import Output
 from tel_edge.export.progress import Step
 from tel_edge.export.request import ExportRequest
@@ -19,16 +22,21 @@ from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files import digest
+from tel_edge.runtime.headers import gguf_header
 from tel_edge.runtime.questions import prompt
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What is exported, opened and checked against each other: a backbone and its adapters."""
+    """What is exported, opened and checked against each other: a backbone and its adapters.
+
+    `file` is the GGUF file that the backbone is, None where it is a folder.
+    """
 
     checkpoint: Checkpoint
     info: BackboneInfo
     jobs: tuple[AdapterExport, ...]
+    file: Path | None = None
 
 
 def sources(request: ExportRequest, half: bool, slides: bool = False) -> Sources:
@@ -38,7 +46,8 @@ def sources(request: ExportRequest, half: bool, slides: bool = False) -> Sources
     """
     row = backbones.find(request.backbone)
     chosen = selection.chosen(request.adapter, request.category, request.home, row.name)
-    folder = backbones.fetch(row)
+    fetched = fetching.fetch(row, None, partial(cli.say, request), request.quiet)
+    folder = fetched.folder
     opened = checkpoints.load(folder, slides)
     info = BackboneInfo(
         name=row.name,
@@ -49,7 +58,20 @@ def sources(request: ExportRequest, half: bool, slides: bool = False) -> Sources
         prompt=prompt.digest(),
         licence=row.licence,
     )
-    return Sources(opened, info, _jobs(request, chosen, opened, info, half))
+    return Sources(opened, info, _jobs(request, chosen, opened, info, half), fetched.file)
+
+
+def say_quantized(request: ExportRequest, file: Path | None, types: Sequence[str]) -> None:
+    """Warn of types that are made from a file which has lost something already."""
+    if file is None or not types:
+        return
+    kind = gguf_header.file_type(gguf_header.check(file).metadata)
+    if kind not in ("F32", "F16", "BF16"):
+        cli.say(
+            request,
+            f"warning: {', '.join(types)}: made from {file.name}, which was quantized before "
+            f"({kind}); what that lost stays lost, and the file itself is --quant {kind}",
+        )
 
 
 def _jobs(

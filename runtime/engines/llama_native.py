@@ -11,9 +11,10 @@ from functools import cache
 from typing import Any
 
 from tel_edge.runtime.engines.packing import PackedEntry
-from tel_edge.runtime.engines.readable import Readable
+from tel_edge.runtime.engines.readable import CASED, Readable, text_letters
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
+from tel_edge.runtime.headers.onnx_adapter import WEIGHTS
 
 # The log belongs to the process, not to an engine: llama.cpp has one callback for all. Who asks the
 # library for something empties the errors first: what it says first is the cause.
@@ -106,10 +107,22 @@ class NativeVocabulary:
         self.size = int(self._llama.llama_vocab_n_tokens(self._vocab))
         # llama.cpp applies no Unicode normalization; the exporter notes the tokenizer's.
         self._normal_form: Any = metadata(model, "tel_edge.tokenizer.normalizer")
-        self._readable = Readable(
-            frozenset(bytes.fromhex(metadata(model, "tel_edge.tokenizer.missing_bytes"))),
-            metadata(model, "tel_edge.tokenizer.cased") == "true",
-        )
+        missing = bytes.fromhex(metadata(model, "tel_edge.tokenizer.missing_bytes"))
+        if not metadata(model, WEIGHTS):
+            missing = self._missing()
+        cased = metadata(model, "tokenizer.ggml.pre") in CASED
+        self._readable = Readable(frozenset(missing), cased)
+
+    def _missing(self) -> bytes:
+        """Return the bytes of texts that a byte-level vocabulary has no token for."""
+        if self._llama.llama_vocab_type(self._vocab) != self._llama.LLAMA_VOCAB_TYPE_BPE:
+            return b""
+        left = {letter.encode(): byte for letter, byte in text_letters().items()}
+        for at in range(self.size):
+            left.pop(self._llama.llama_vocab_get_text(self._vocab, at), None)
+            if not left:
+                break
+        return bytes(left.values())
 
     def tokenize(self, text: str) -> list[int]:
         """Return the ids of `text`, with BOS where the vocabulary asks for it.

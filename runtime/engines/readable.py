@@ -5,7 +5,8 @@ before merging, so its neighbours in a word may join; llama.cpp (src/llama-vocab
 llama-cpp-python 0.3.36) does so after it. And for words that are parted at capitals (`tekken`,
 `gpt-4o`) llama.cpp has a simpler expression, in which a letter beyond ASCII is capital and small at
 once and an accent of its own is no part of a word. The rest is the same, so a text is refused only
-where the two may differ. The exporter says in the file which of it applies.
+where the two may differ. The exporter says in its files which bytes lack; of other files the
+vocabulary is looked through.
 """
 
 from __future__ import annotations
@@ -21,6 +22,25 @@ _ENGINE = re.compile("[UXyo]*[lXyo]+|[UXyo]+[lXyo]*")
 # C++'s regular expressions recurse for each character; at 30,000 equal ones the process ends.
 LONGEST = 2000
 _RUN = re.compile(rf"\w{{{LONGEST}}}|[^\w\s]{{{LONGEST}}}|\s{{{LONGEST}}}")
+
+# Bytes that no UTF-8 text has.
+NO_TEXT = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
+# Names of pre-tokenizers whose expression in the engine is the simpler one.
+CASED = ("tekken", "gpt-4o", "llama4")
+
+
+def byte_letters() -> dict[int, str]:
+    """Return the character that byte-level BPE writes each of the 256 bytes as."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {byte: chr(byte) for byte in shown} | {
+        byte: chr(256 + at) for at, byte in enumerate(hidden)
+    }
+
+
+def text_letters() -> dict[str, int]:
+    """Return the bytes that texts have by the character that each is written as."""
+    return {letter: byte for byte, letter in byte_letters().items() if byte not in NO_TEXT}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,16 @@ FOREIGN = {
     29: (256, 56),
     39: (32, 17),
 }
+
+# The type of a GGUF file by the number in `general.file_type`; source: `llama_ftype` of llama.h.
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
+    11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
+    17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS",
+    20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL",
+    26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16",
+    38: "MXFP4_MOE",
+}  # fmt: skip
 
 
 class _Reader:
@@ -153,6 +163,12 @@ def check(path: Path) -> Header:
         raise InputError(f"{path}: {error.strerror}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}; export it again") from None
+
+
+def file_type(metadata: Mapping[str, Any]) -> str:
+    """Return the type that a file says it is of, by llama.cpp's name, "gguf" where it is none."""
+    number = metadata.get("general.file_type")
+    return FILE_TYPES.get(number, "gguf") if isinstance(number, int) else "gguf"
 
 
 def _check(reader: _Reader, size: int) -> Header:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.folders import checkpoint, loading
+from tel_edge.eval.from_gguf import fetching
 from tel_edge.runtime import cli, extras
 from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.errors import InputError
@@ -187,7 +188,9 @@ def _work(
         raise InputError("--score: these adapters belong to a quantized file; export and tel-eval")
     known = wanted.sources[0].record["backbone"]
     # A folder of the hub's cache has a revision too, but is here already.
-    model = backbones.fetch(backbone, None if backbone.folder else known.get("revision"))
+    model = fetching.fetch(
+        backbone, None if backbone.folder else known.get("revision"), partial(cli.say, args)
+    ).folder
     checkpoint.load(model, slides=True)
     if digest.of_weights(model) != known["weights"]:
         raise InputError(

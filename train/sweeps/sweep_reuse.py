@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import split
+from tel_edge.eval.from_gguf import fetching
 from tel_edge.runtime.bundles import backbones, bundle
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import checked, digest
@@ -63,7 +63,7 @@ class Here:
 
 
 def _backbone(name: str, revision: str | None) -> Mapping[str, str]:
-    folder: Path = backbones.fetch(backbones.find(name), revision)
+    folder = fetching.fetch(backbones.find(name), revision).folder
     # Weights that were hashed before and have not changed are not read again.
     return {
         "weights": digest.of_weights(folder, checked.sha256),

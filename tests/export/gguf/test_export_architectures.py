@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tel_edge.eval.folders import architectures, tensors
-from tel_edge.export.gguf import gguf_layout
+from tel_edge.eval.folders import architectures, gguf_layout, tensors
 from tel_edge.export.gguf.quantize import QUANTS, rows
 from tel_edge.runtime.errors import InputError
 

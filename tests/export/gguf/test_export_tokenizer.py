@@ -12,6 +12,7 @@ import pytest
 
 from tel_edge.export.gguf import container, tokenizer
 from tel_edge.export.gguf.quantize import silence
+from tel_edge.runtime.engines.readable import NO_TEXT
 from tel_edge.runtime.errors import InputError
 
 
@@ -288,7 +289,7 @@ def test_settings_that_no_text_reaches(settings: Any, bytes_: str, tmp_path: Pat
     document = json.loads(path.read_text())
     document["model"].update(settings)
     if bytes_ != "all":
-        for byte in tokenizer.NO_TEXT:
+        for byte in NO_TEXT:
             lack(document, chr(byte))
     path.write_text(json.dumps(document))
     tok = AutoTokenizer.from_pretrained(tmp_path)

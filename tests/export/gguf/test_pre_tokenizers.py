@@ -12,8 +12,8 @@ from for_pre_tokenizers import MISSING, NASTY, engine, made, opened, wanted
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tel_edge.eval.folders.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from tel_edge.export.gguf import tokenizer
-from tel_edge.export.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from tel_edge.runtime.engines.llama_native import NativeVocabulary
 from tel_edge.runtime.errors import InputError
 
