@@ -100,6 +100,13 @@ ARCHITECTURES: dict[str, Architecture] = {
             targets=QV,
         ),
         Architecture(
+            model_type="qwen2",
+            gguf="qwen2",
+            biases=("attn_q", "attn_k", "attn_v"),
+            kv_heads=32,
+            targets=QV,
+        ),
+        Architecture(
             model_type="exaone4",
             gguf="exaone4",
             norms=NORMS_AFTER,

@@ -26,7 +26,7 @@ F32 = 0
 SCALINGS = ("none", "linear", "yarn", "longrope")
 MOST_POOLING = 4
 # The architectures that tel-export writes: their tensors are compared with the numbers.
-COMPARED = ("llama", "qwen3", "exaone4")
+COMPARED = ("llama", "qwen2", "qwen3", "exaone4")
 BLOCK = re.compile(r"blk\.(\d{1,9})\.(\w+)\.weight")
 LORA = re.compile(r"(.+)\.lora_[ab]")
 TOKENS = "tokenizer.ggml.tokens"

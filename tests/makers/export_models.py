@@ -19,6 +19,7 @@ SPLITS = {
     "qwen3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
+SPLITS["qwen2"] = SPLITS["qwen3"]
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # Llama 3.1's frequency scaling at a context that tiny models reach.
 LLAMA_3 = {
@@ -94,6 +95,8 @@ def backbone(folder: Path, kind: str, *, seed: int = 0, shards: bool = False, **
         Exaone4ForCausalLM,
         LlamaConfig,
         LlamaForCausalLM,
+        Qwen2Config,
+        Qwen2ForCausalLM,
         Qwen3Config,
         Qwen3ForCausalLM,
     )
@@ -122,12 +125,16 @@ def backbone(folder: Path, kind: str, *, seed: int = 0, shards: bool = False, **
         full = ["full_attention"] * numbers["num_hidden_layers"]
         settings = {"sliding_window": None, "layer_types": full, **numbers}
         model = Exaone4ForCausalLM(Exaone4Config(bos_token_id=None, pad_token_id=None, **settings))
+    elif kind == "qwen2":
+        model = Qwen2ForCausalLM(Qwen2Config(**numbers))
     else:
         # Its heads are not hidden size over heads wide, as in the published models.
         model = Qwen3ForCausalLM(Qwen3Config(head_dim=128, **numbers))
     for name, weight in model.named_parameters():
         if "norm" in name:
             torch.nn.init.uniform_(weight, 0.5, 1.5)
+        elif name.endswith("bias"):
+            torch.nn.init.normal_(weight, std=0.5)
     model.to(dtype).save_pretrained(folder, max_shard_size="600KB" if shards else "5GB")
     made.save_pretrained(folder)
     return folder

@@ -12,6 +12,7 @@ import export_models as models
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
+    "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {}),
     "exaone4": ("exaone4", {}),
     "sliding": (
@@ -26,6 +27,7 @@ ADAPTERS: dict[str, dict[str, Any]] = {
         "rank_pattern": {"k_proj": 2, "^model.layers.0.mlp.gate_proj": 12},
         "alpha_pattern": {"q_proj": 40, "layers.1.mlp.up_proj": 3},
     },
+    "qwen2": {"lora_alpha": 8},
     "qwen3": {"alpha_pattern": {"v_proj": 5}, "target_modules": ["q_proj", "v_proj", "down_proj"]},
     "exaone4": {"r": 4, "lora_alpha": 20},
     "sliding": {"layers_to_transform": [1]},

@@ -193,7 +193,11 @@ EVERY: dict[str, tuple[str, Damage, tuple[str, ...]]] = {
     ),
 }
 BACKBONE: dict[str, tuple[str, Damage, tuple[str, ...]]] = {
-    "architecture": ("base", config(model_type="mistral"), ("'mistral'", "llama qwen3 exaone4")),
+    "architecture": (
+        "base",
+        config(model_type="mistral"),
+        ("'mistral'", "llama qwen3 qwen2 exaone4"),
+    ),
     "tensor": ("base", tensors(lambda t: t.pop(Q0)), (Q0, "is missing")),
     "head": (
         "base",

@@ -25,7 +25,7 @@ from tel_edge.runtime.errors import InputError
 
 torch = pytest.importorskip("torch")
 Exported = Callable[[str], tuple[Path, Path]]
-KINDS = ("llama", "qwen3", "exaone4")
+KINDS = ("llama", "qwen2", "qwen3", "exaone4")
 PLAIN = ("F32", "F16", "BF16")
 QUANTS = ("Q8_0", "Q4_0", "Q4_K_M", "IQ4_XS")
 

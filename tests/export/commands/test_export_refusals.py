@@ -77,7 +77,7 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}
 SHARD = "model-00002-of-00005.safetensors"
 
 BACKBONES: dict[str, tuple[str, Callable[[Path], Any], tuple[str, ...]]] = {
-    "architecture": ("base", config(model_type="gpt2"), ("'gpt2'", "llama qwen3 exaone4")),
+    "architecture": ("base", config(model_type="gpt2"), ("'gpt2'", "llama qwen3 qwen2 exaone4")),
     "no field": ("base", config(hidden_size=None), ("hidden_size is None",)),
     "bias": ("base", config(attention_bias=True), ("attention_bias",)),
     "activation": ("base", config(hidden_act="gelu"), ("hidden_act", "'silu'")),

@@ -40,7 +40,7 @@ class Exported:
     bundle: Path
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen3", "exaone4"])
+@pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3", "exaone4"])
 def exported(request: Any, tmp_path_factory: Any) -> Exported:
     root = tmp_path_factory.mktemp(request.param)
     base = models.backbone(root / "base", request.param)

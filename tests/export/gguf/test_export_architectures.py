@@ -124,7 +124,7 @@ def test_bfloat16_is_rounded_as_torch_rounds() -> None:
         ({"rope_parameters": [1]}, r"rope_parameters is \[1\]"),
         ({"rope_parameters": {**SCALED, "low_freq_factor": 4.0}}, "low_freq_factor 4.0 is not"),
         ({"model_type": "qwen3", "rope_parameters": SCALED}, "'llama3' cannot .* for qwen3"),
-        ({"model_type": ["llama"]}, "cannot be exported; these can: llama qwen3 exaone4"),
+        ({"model_type": ["llama"]}, "cannot be exported; these can: llama qwen3 qwen2 exaone4"),
         ({"layer_types": ["full_attention"]}, "does not name 2 layers"),
         ({"layer_types": ["chunked_attention"] * 2}, "'chunked_attention'"),
         # The engine would let these layers see everything: it slides in the 64-layer form only.

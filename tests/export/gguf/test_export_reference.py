@@ -71,6 +71,7 @@ class Variant:
 FULL = {"layer_types": ["full_attention"] * 2}
 VARIANTS = {
     "llama": Variant("llama", dtype="float16"),
+    "qwen2": Variant("qwen2"),
     "qwen3": Variant("qwen3"),
     "exaone4": Variant("exaone4", FULL),
     "llama tokenizer": Variant(

@@ -14,7 +14,7 @@ from tel_edge.runtime import cli
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.headers.gguf_header import check
 
-KINDS = ("llama", "qwen3", "exaone4")
+KINDS = ("llama", "qwen2", "qwen3", "exaone4")
 
 
 @pytest.fixture(scope="module")
