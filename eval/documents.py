@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,14 @@ from tel_edge.runtime.files.atomic import write_text
 def write(path: Path, document: Mapping[str, Any]) -> None:
     """Write a document in one step, the same bytes for the same contents."""
     write_text(path, json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+def number(document: Mapping[str, Any], name: str) -> float:
+    """Return a number from 0 on. Raises `ValueError` for anything else, NaN and infinity too."""
+    value = document[name]
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value!r}, wanted a number from 0 on")
+    return float(value)
 
 
 def read(path: Path, version: int) -> Any:

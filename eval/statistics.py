@@ -8,8 +8,9 @@ second did. Shares of different questions are compared as independent (`differen
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Z95 = 1.959963984540054
 # Halvings of an interval no longer than 2, down to the spacing of doubles.
@@ -36,6 +37,17 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+def stored_share(document: Mapping[str, Any]) -> Share:
+    """Return the share that a document holds, made anew of its counts.
+
+    Raises `ValueError` for counts that cannot be.
+    """
+    right, of = document["right"], document["of"]
+    if type(right) is not int or type(of) is not int or not 0 <= right <= of:
+        raise ValueError(f"{right!r} of {of!r} questions are no share")
+    return share(right, of)
 
 
 def share(right: int, of: int) -> Share:

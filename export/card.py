@@ -38,7 +38,9 @@ def _front(made: Manifest) -> list[str]:
 
 def _body(made: Manifest) -> list[str]:
     name, adapters = made.backbone.name, _adapters(made)
-    asked, types = next(iter(adapters), "oranbench"), sum(f.kind == "backbone" for f in made.files)
+    # With fixed labels there is nothing to choose between.
+    own = [each for each in adapters if each in CATEGORIES and not CATEGORIES[each].labels]
+    asked, types = next(iter(own), "oranbench"), sum(f.kind == "backbone" for f in made.files)
     lines = [
         f"# {name}: telecom question answering on the device",
         "",
@@ -63,10 +65,9 @@ def _body(made: Manifest) -> list[str]:
     if trained := [file for file in made.files if file.category]:
         lines += ["", "## Training", ""]
         lines += [
-            f"- {file.path}: {CATEGORIES[file.category].source}, rank {file.rank or '?'}, "
+            f"- {file.path}: {file.dataset or 'nobody noted on what'}, rank {file.rank or '?'}, "
             f"split `{(file.split or 'unknown')[:12]}`"
             for file in trained
-            if file.category in CATEGORIES
         ]
     return lines
 

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ class Output:
                     )
                 self._left = old.files
                 return
-        self.manifest = Manifest(self.info, old.files)
+        # What was decided for stays decided for; whether its files are still there is for who opens
+        # them to see.
+        self.manifest = replace(old, backbone=self.info)
 
     def intact(
         self,

@@ -155,8 +155,8 @@ class Answerer:
         folder = Path(folder)
         made = bundle.read(folder)
         decided, worth = None, None
-        if quant is None and format is None:
-            decided, said = bundle.deployed_file(made)
+        if quant is None:
+            decided, said = bundle.deployed_file(made, format)
             if said:
                 say(said)
             if decided and made.deploy:
@@ -314,9 +314,10 @@ class Answerer:
 
 def _doubted(names: Sequence[str], worth: Sequence[str]) -> str:
     """Return what there is to say of adapters that the report did not decide for."""
-    decided = f"the report decided for {', '.join(worth)} only"
-    which = f"{', '.join(names)}: {'its' if len(names) == 1 else 'their'} adapter"
-    return f"warning: {decided}; {which}{'s' * (len(names) > 1)} may be worse than none"
+    return (
+        f"warning: the report decided for {', '.join(worth)} only; in {', '.join(names)} the "
+        "answers were not found worth deploying"
+    )
 
 
 def answers(

@@ -139,10 +139,10 @@ def _training(passing: Path, steps: int) -> Subject:
 
 
 def _task(folder: Path, passing: Path, steps: int) -> dict[str, Any]:
-    from transformers import AutoTokenizer
+    from tel_edge.eval.folders import loading
 
     train = split(benchmark.read("ot-mini", category("oranbench")).questions, SEED).train
-    made, _ = examples(train, AutoTokenizer.from_pretrained(folder), 2048)
+    made, _ = examples(train, loading.tokenizer(folder), 2048)
     chosen = capped(made, steps * BATCH, SEED)
     if len(chosen) < steps * BATCH:
         raise InputError(f"--steps {steps}: {len(made)} questions are {len(made) // BATCH} steps")

@@ -79,7 +79,10 @@ def test_common_options_are_everywhere(name: str, monkeypatch: pytest.MonkeyPatc
 # Arguments, and what is said; DIR is an empty folder, FILE a file.
 WRONG: tuple[tuple[str, str], ...] = (
     ("tel-train --category poetry", "unknown category 'poetry'; there are: teleqna sixg_bench"),
-    ("tel-train --backbone nothing", "no backbone 'nothing': it is neither a folder nor one of"),
+    (
+        "tel-train --backbone nothing",
+        "no backbone 'nothing': it is neither a folder, a GGUF file nor one of",
+    ),
     ("tel-train --backbone DIR --category oranbench", "no config.json; a Hugging Face model"),
     ("tel-train --dataset nothing", "no data set 'nothing': neither ot-mini, ot-full nor"),
     ("tel-train --dataset DIR", "no test-*.parquet and no test*.jsonl"),

@@ -29,6 +29,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     out = args.out or workspace.reports
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: a file is in the way; choose another folder with --out")
+    if args.ship and not args.write:
+        raise InputError("--ship copies what --write decides for; pass both")
     if args.compare:
         return reporting.compared(args.compare, workspace, name, out)
     budget = Budget(
@@ -40,9 +42,14 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     benched = [one for path in args.bench for one in read(path)] if args.bench else None
     report = findings.collect(workspace, name, args.published, budget, benched)
     texts = reporting.read_texts(args.dataset, report, lambda text: cli.say(args, text))
-    report = replace(report, parts=texts.parts)
     usual = workspace.root == Path("tel-workspace")
-    print(render.text(report, args.full, None if usual else workspace.root))
+    report = replace(
+        report,
+        parts=texts.parts,
+        home=None if usual else workspace.root,
+        bench=tuple(args.bench or ()),
+    )
+    print(render.text(report, args.full))
     # All files of a report are of one report.
     with lock.held(out, math.inf, lambda text: cli.say(args, text), inside=True):
         document, missing = reporting.write(
@@ -65,6 +72,9 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         folder = args.bundle or workspace.bundle(name)
         made = deploying.write(report, folder, lambda text: cli.say(args, text))
         print(f"written to {folder}: tel-run takes {made.variant} by default")
+        if args.ship:
+            size = deploying.ship(folder, args.ship)
+            print(f"copied to {args.ship}, {size / 1e6:,.1f} MB: all that the device needs")
     print(f"report in {out}; {report.decision.verdict} {report.decision.variant or ''}".rstrip())
     return document
 
@@ -127,7 +137,12 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--max-ms", type=cli.above_zero, metavar="MS", help="for a question, in every category"
     )
-    made.add_argument("--max-memory", type=cli.above_zero, metavar="MB", help="of the process")
+    made.add_argument(
+        "--max-memory",
+        type=cli.above_zero,
+        metavar="MB",
+        help="of the process itself, beside the file that it maps",
+    )
     made.add_argument(
         "--bench",
         type=Path,
@@ -139,6 +154,12 @@ def parser() -> cli.Parser:
         "--write",
         action="store_true",
         help="put the decision into the bundle, so that tel-run takes that file by default",
+    )
+    made.add_argument(
+        "--ship",
+        type=Path,
+        metavar="DIR",
+        help="with --write: copy what the device needs into a bundle of its own",
     )
     made.add_argument(
         "--bundle", type=Path, metavar="DIR", help="for --write (that of the workspace)"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tel_edge.eval.documents import number
 from tel_edge.eval.scoring.records import Summary
 from tel_edge.runtime.errors import InputError
 
@@ -54,11 +55,11 @@ def _variants(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _benched(of: Mapping[str, Any]) -> Benched:
-    memory = of["memory"]["anonymous"]
+    memory = None if of["memory"]["anonymous"] is None else number(of["memory"], "anonymous")
     return Benched(
         str(of["sha256"]),
         of["adapter"],
-        1000 / float(of["questions_per_second"]),
+        1000 / number(of, "questions_per_second"),
         None if memory is None else int(memory),
         str(of["machine"]).partition(", features")[0],
         of["settings"].get("threads"),
@@ -69,14 +70,25 @@ def _benched(of: Mapping[str, Any]) -> Benched:
 def by_variant(made: Sequence[Benched], summaries: Sequence[Summary]) -> dict[str, Benched]:
     """Return what was measured by variant: of the same file, with an adapter if that has one.
 
-    Raises `InputError` where nothing that was measured is of a file that was scored.
+    Of several measurements of one the slowest counts, with the most memory. Raises `InputError`
+    where nothing that was measured is of a file that was scored, and for several machines.
     """
-    found = {}
+    machines = sorted({one.machine for one in made})
+    if len(machines) > 1:
+        raise InputError(
+            f"--bench: measured on {len(machines)} machines ({'; '.join(machines)}); one decision "
+            "is for one of them"
+        )
+    found: dict[str, Benched] = {}
     for summary in summaries:
         digest = summary.made_with.get("backbone")
         for one in made:
             if one.sha256 == digest and bool(one.adapter) == summary.variant.adapter:
-                found[summary.variant.name] = one
+                before = found.get(summary.variant.name, one)
+                found[summary.variant.name] = replace(
+                    max(before, one, key=lambda each: each.milliseconds),
+                    memory=max((before.memory, one.memory), key=lambda each: each or 0),
+                )
     if not found:
         raise InputError(
             "--bench: measured of other files than those that were evaluated; run tel-bench with "

@@ -273,6 +273,13 @@ def _asked_differently(pair: LikePair) -> Iterator[str]:
     prompts = [_made(each, "prompt") for each in (one, to)]
     if all(prompts) and prompts[0] != prompts[1]:
         yield f"asked with another prompt than {name_of(to)}"
+    # A question that was too long for the other has no record there.
+    for here, there in ((one, to), (to, one)):
+        lacking = sorted(set(here.ids) - set(there.ids))
+        same = records.same_questions(here.summary, there.summary)
+        if same and len(lacking) > there.summary.too_long:
+            yield f"{name_of(here)} has questions that {name_of(there)} has not: {some(lacking)}"
+            break
     different = one.gold[pair.rows] != to.gold[pair.to_rows]
     if one.scored and to.scored:
         different |= choices_of(one)[pair.rows] != pair.choices

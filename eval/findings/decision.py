@@ -15,11 +15,12 @@ from tel_edge.eval.findings.benched import Benched
 from tel_edge.eval.findings.checks import Finding
 from tel_edge.eval.findings.ladder import Rung
 from tel_edge.eval.findings.paired import BOUND
-from tel_edge.eval.findings.worth import WORTH, Category, Worth, worths
+from tel_edge.eval.findings.worth import WORTH, Category, Worth, orders, worths
 from tel_edge.eval.statistics import smallest_bound
 from tel_edge.runtime.questions.categories import CATEGORIES
 
 DEPLOY, IN_PART, NOT, UNDECIDED = "deploy", "deploy in part", "do not deploy", "undecided"
+UNMEASURED = "not measured on the device"
 # Types in which nothing is lost yet.
 UNQUANTIZED = ("F32", "BF16", "F16", "fp32")
 
@@ -123,10 +124,10 @@ def decide(of: Evidence, budget: Budget | None = None) -> Decision:
     names = tuple(rung.variant for rung in passed)
     fitting = [rung for rung in passed if rung.variant not in over]
     if not fitting:
-        each = "; ".join(f"{name}: {cost}" for name, cost in over.items())
+        verdict, headline = _unfit(passed, over)
         return Decision(
-            NOT, None, 0, budget, f"do not deploy: nothing fits the budget ({each})",
-            tuple(_doubts(of, to, None, tried, budget)), (), names, stopped, over, of.lacking,
+            verdict, None, 0, budget, headline, tuple(_doubts(of, to, None, tried, budget)), (),
+            names, stopped, over, of.lacking,
         )  # fmt: skip
     best = min(fitting, key=lambda rung: (rung.bytes, rung.variant))
     worth = tuple(worths(of.categories, best.variant, of.reference, of.tainted))
@@ -136,6 +137,20 @@ def decide(of: Evidence, budget: Budget | None = None) -> Decision:
         verdict, best.variant, best.bytes, budget, headline, sentences, worth, names, stopped,
         over, of.lacking,
     )  # fmt: skip
+
+
+def _unfit(passed: Sequence[Rung], over: Mapping[str, str]) -> tuple[str, str]:
+    unknown = [name for name, cost in over.items() if cost == UNMEASURED]
+    if unknown:
+        return UNDECIDED, (
+            f"undecided: {' or '.join(unknown)} may fit the budget, and tel-bench did not measure "
+            "it on the device"
+        )
+    least = min(passed, key=lambda rung: (rung.bytes, rung.variant)).variant
+    return NOT, (
+        f"do not deploy: nothing that may stand for the reference fits the budget; the smallest, "
+        f"{least}: {over[least]}"
+    )
 
 
 def _verdict(best: Rung, worth: Sequence[Worth]) -> tuple[str, str]:
@@ -239,16 +254,16 @@ def exceeded(rung: Rung, budget: Budget, device: Mapping[str, Benched] | None = 
     there = (device or {}).get(rung.variant)
     slowest = there.milliseconds if there else rung.slowest
     memory = there.memory if there else rung.memory
-    if budget.bytes is not None and rung.bytes > budget.bytes:
+    if budget.bytes is not None and not rung.bytes <= budget.bytes:
         return f"{rung.bytes / 1e6:,.2f} MB on disk, more than {budget.bytes / 1e6:g}"
     limited = budget.milliseconds is not None or budget.memory is not None
     if limited and device is not None and there is None:
-        return "not measured on the device"
-    if budget.milliseconds is not None and slowest > budget.milliseconds:
+        return UNMEASURED
+    if budget.milliseconds is not None and not slowest <= budget.milliseconds:
         return f"{slowest:,.2f} ms a question, more than {budget.milliseconds:g}"
     if budget.memory is not None and memory is None:
         return "its memory is not known"
-    if budget.memory is not None and memory is not None and memory > budget.memory:
+    if budget.memory is not None and memory is not None and not memory <= budget.memory:
         return f"{memory / 1e6:,.2f} MB of memory, more than {budget.memory / 1e6:g}"
     return None
 
@@ -278,16 +293,8 @@ def _doubts(
             f"{to.variant}, which all are held against, is quantized itself: what that costs was "
             f"not measured; tel-export{option} --quant {plain}, then tel-eval, measures it"
         )
-    unasked = [
-        name
-        for name, category in of.categories.items()
-        if not category.rotations and _turns(category)
-    ]
-    if unasked:
-        yield (
-            f"not asked with the options in other orders: {', '.join(unasked)}; "
-            "tel-eval --rotations does"
-        )
+    if best is not None:
+        yield from _unlooked(of, best.variant)
     some = [
         f"{name} ({one.summary.questions:,} of {one.summary.questions + one.summary.left_out:,})"
         for name, category in of.categories.items()
@@ -298,12 +305,39 @@ def _doubts(
         yield f"not all questions were asked: {', '.join(some)}"
 
 
+def _unlooked(of: Evidence, name: str) -> Iterator[str]:
+    """Yield what was not looked at, so that it cannot have spoken against the variant."""
+    lacking: dict[str, list[str]] = {}
+    for category, known in of.categories.items():
+        asked, bare = orders(known), {*_names(known, "base")}
+        if _turns(known) and not {name, of.reference} & asked.keys():
+            lacking.setdefault("not asked with the options in other orders", []).append(category)
+        elif _turns(known) and not bare & asked.keys():
+            what = "the bare backbone was not asked with the options in other orders"
+            lacking.setdefault(what, []).append(category)
+        if known.duplicates is None:
+            what = "near-duplicates of the train part were not looked for"
+            lacking.setdefault(what, []).append(category)
+        if out := sorted(bare & of.tainted.keys()):
+            lacking.setdefault(f"not compared with {', '.join(out)} (see the checks)", []).append(
+                category
+            )
+    remedies = {"near": "tel-eval --baselines does", "not a": "tel-eval --rotations does"}
+    for what, where in lacking.items():
+        does = next((f"; {text}" for start, text in remedies.items() if what.startswith(start)), "")
+        yield f"{what}: {', '.join(where)}{does}"
+
+
+def _names(of: Category, kind: str) -> Iterator[str]:
+    return (each.summary.variant.name for each in of.answers if each.summary.variant.kind == kind)
+
+
 def _lowest(best: Rung) -> str:
     if best.lowest is None or best.change is None or best.change.of == best.lowest.of:
         return ""
     at, points = best.lowest.category, best.lowest.points
     return (
-        f"; worst in {at}, {100 * points.value:+.1f} [{100 * points.low:+.1f}, "
+        f"; most in {at}, {100 * points.value:+.1f} [{100 * points.low:+.1f}, "
         f"{100 * points.high:+.1f}] of {best.lowest.of:,}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tel_edge.eval.findings import answers, checks, ladder, paired, paper, sizes
 from tel_edge.eval.findings.answers import Answers
@@ -53,6 +54,10 @@ class Report:
     router: router_figures.Measured | None = None
     # Questions of each part, by category; none where the data set is not to be had.
     parts: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    # As the commands to ship it name them: the workspace where it is not in its usual place, and
+    # the files that `device` is from.
+    home: Path | None = None
+    bench: tuple[Path, ...] = ()
 
 
 def collect(
@@ -152,7 +157,7 @@ def _trainings(
 
 
 def _part(name: str) -> int:
-    return ("test", "validation", "train").index(name)
+    return records.PARTS.index(name)
 
 
 def _answers(

@@ -20,6 +20,8 @@ from tel_edge.runtime.workspace import Workspace
 
 # Below this the 95 % interval of a share is wider than 19 points.
 FEW = 100
+# What answers depend on beside the questions, by its names in `Summary.made_with`.
+MADE_OF = ("backbone", "adapter", "prompt")
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,39 @@ def section(
             for each in moved
             if (plain := named(known, each.summary.variant.name))
             and each.ids
-            # Ids say nothing of the data set.
-            and records.questions_of(plain.summary)[:3] == records.questions_of(each.summary)[:3]
+            and _same_files(plain.summary, each.summary)
         ]
         leaks = leakage.measure(to, pairs, alike)
     title = CATEGORIES[name].title if name in CATEGORIES else name
-    said = (*notes, *_notes(rows, made, to))
+    said = (*notes, *_notes(rows, made, to), *_stale(known, moved))
     return Section(name, title, tuple(rows), made, leaks, said, alike)
+
+
+def _same_files(plain: Summary, moved: Summary) -> bool:
+    """Return whether other orders were asked of the same questions, prompt, backbone and adapter.
+
+    The ids of questions say nothing of the data set.
+    """
+    made = [
+        (*records.questions_of(each)[:3], *(each.made_with.get(name) for name in MADE_OF))
+        for each in (plain, moved)
+    ]
+    return made[0] == made[1]
+
+
+def _stale(known: Sequence[Answers], moved: Sequence[Answers]) -> tuple[str, ...]:
+    names = [
+        each.summary.variant.name
+        for each in moved
+        if (plain := named(known, each.summary.variant.name))
+        and not _same_files(plain.summary, each.summary)
+    ]
+    if not names:
+        return ()
+    return (
+        f"asked in other orders with other files or questions than these, so not counted: "
+        f"{', '.join(names)}; run tel-eval again",
+    )
 
 
 def _floor(workspace: Workspace, name: str, of: Summary) -> tuple[Baselines | None, list[str]]:

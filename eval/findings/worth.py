@@ -73,6 +73,7 @@ class _Case:
     orders: Share | None
     bare_orders: Share | None
     rest: Share | None
+    seen: leakage.Seen | None
 
 
 def worths(
@@ -114,6 +115,16 @@ def _bare(there: Sequence[Answers], own: Answers, tainted: Collection[str]) -> A
     )
 
 
+def orders(of: Category) -> dict[str, Share]:
+    """Return Pass@1 over all orders of the options by variant, where nearly all were asked so."""
+    counts = {each.summary.variant.name: len(each.ids) for each in of.answers}
+    return {
+        each.variant: each.mean
+        for each in of.rotations
+        if each.questions >= MOST_TURNED * counts.get(each.variant, 0)
+    }
+
+
 def chance(of: Answers) -> float | None:
     """Return the share that guessing gets right, by the number of labels; None of texts."""
     if not of.scored or not of.ids:
@@ -132,13 +143,15 @@ def _worth(
     floor = of.floor.baselines if of.floor else ()
     top = max(floor, key=lambda each: each.share.value, default=None)
     unmoved = [each for each in floor if each.name not in POSITIONAL]
-    turned = {
-        each.variant: each.mean
-        for each in of.rotations
-        if each.questions >= MOST_TURNED * len(own.ids)
-    }
+    turned = orders(of)
     at = next((one for one in (own.summary.variant.name, reference) if one in turned), None)
     bare_name = bare.summary.variant.name if bare else None
+    # Of bare backbones in other types the best that was asked so speaks for the others.
+    plain = [
+        turned[each.summary.variant.name]
+        for each in of.answers
+        if each.summary.variant.kind == "base" and each.summary.variant.name in turned
+    ]
     seen = leakage.seen(own, of.duplicates) if of.duplicates and own.ids else None
     case = _Case(
         own,
@@ -148,8 +161,9 @@ def _worth(
         max(unmoved, key=lambda each: each.share.value, default=None),
         difference(own.summary.pass1, top.share) if top else None,
         turned[at] if at else None,
-        turned.get(bare_name or ""),
+        max(plain, key=lambda each: each.value, default=None),
         seen.rest if seen and seen.count and seen.rest.of >= FEW else None,
+        seen,
     )
     verdict, reason = next(_reasons(case))
     return Worth(
@@ -186,7 +200,8 @@ def _worse(of: _Case) -> Iterator[str]:
     if change is not None and change.adjusted < LEVEL and change.lost > change.won:
         yield f"the bare backbone is better by {-100 * change.points.value:.1f} points"
     if top is not None and of.over is not None and of.over.value <= 0:
-        by = f"it beats this by {-100 * of.over.value:.1f} points"
+        more = -100 * of.over.value
+        by = f"{more:.1f} points more" if of.over.high < 0 else "and this is not shown to be better"
         yield f"{top.name} alone reaches {_percent(top.share.value)}, {by}"
     if orders is not None:
         if of.chance is not None and orders.low <= of.chance:
@@ -225,6 +240,11 @@ def _not_shown(of: _Case) -> Iterator[str]:
         yield (
             f"on the {of.rest.of:,} questions unlike any of the train part it has "
             f"{_percent(of.rest.value)}, {top.name} {_percent(top.share.value)} of all"
+        )
+    if of.seen is not None and of.seen.count and of.rest is None:
+        yield (
+            f"only {of.seen.rest.of:,} of {of.seen.of:,} questions are unlike those of the train "
+            f"part, too few to tell what is not remembered"
         )
     with_, without = of.orders, of.bare_orders
     if with_ is not None and without is not None and difference(with_, without).low <= 0:

@@ -33,10 +33,14 @@ def model(folder: Path, dtype: Any, attention: str | None = None) -> Any:
 
 
 def tokenizer(folder: Path) -> Any:
-    """Return the tokenizer of `folder`. Raises `InputError` where the library refuses it."""
+    """Return the tokenizer of `folder`. Raises `InputError` where the library refuses it.
+
+    Its class is the one that takes tokenizer.json as it is: for some models, as qwen2, the library
+    would put its own normalizer and rules in the place of those of the file.
+    """
     library = need("transformers", "train")
     with _refused(folder):
-        return library.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return library.PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
 
 
 @contextmanager

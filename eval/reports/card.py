@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tel_edge.eval.findings.worth import WORTH, Worth
 from tel_edge.eval.reports.tables import Table, megabytes, number, percent, points
 from tel_edge.runtime.bundles import formats
 
+# The benchmark inside the package.
+EMBEDDED = "ot-mini"
 # Columns of the card's table, in the words of `columns`.
 COLUMNS = ("category", "verdict", "Pass@1 (95 %)", "guess", "bare", "trivial", "all orders")
 
@@ -29,6 +32,7 @@ def sentences(report: Report) -> tuple[str, ...]:
 def _sentences(report: Report) -> Iterator[str]:
     made = report.decision
     rung = chosen(report)
+    yield _measured(report)
     if rung is not None:
         yield f"it takes {cost(report, rung)}"
     for each in made.categories:
@@ -52,11 +56,23 @@ def _sentences(report: Report) -> Iterator[str]:
         )
 
 
+def _measured(report: Report) -> str:
+    """Return on what all of it was measured, and what that says of other questions."""
+    asked = [section.rows[0].summary for section in report.sections if section.rows]
+    names = " and ".join(dict.fromkeys(summary.dataset for summary in asked))
+    count = sum(summary.questions for summary in asked)
+    toy = ", whose facts are invented: it says nothing of real ones" if names == EMBEDDED else ""
+    return (
+        f"measured with {report.backbone} on the {report.part} part of {names}, {count:,} questions"
+        f" in {len(asked)} categor{'y' if len(asked) == 1 else 'ies'}{toy}"
+    )
+
+
 def cost(report: Report, rung: Rung) -> str:
     """Return disk, memory and time of a variant, and on which machine that was."""
     there = report.device.get(rung.variant)
     used = there.memory if there else rung.memory
-    memory = f", {megabytes(used)} MB of memory" if used is not None else ""
+    memory = f", {megabytes(used)} MB of memory beside the mapped file" if used is not None else ""
     disk = f"{megabytes(rung.bytes)} MB on disk{memory}"
     if there:
         where = _where(there.machine, there.threads, there.date)
@@ -100,7 +116,8 @@ def chosen(report: Report) -> Rung | None:
 
 def table(report: Report) -> Table:
     """Return what the chosen variant is worth in each category."""
-    return Table(COLUMNS, tuple(_row(each) for each in report.decision.categories), words=2)
+    made = report.decision
+    return Table(COLUMNS, tuple(_row(each, made.variant) for each in made.categories), words=2)
 
 
 def columns(report: Report) -> str:
@@ -110,7 +127,9 @@ def columns(report: Report) -> str:
         return ""
     bare = " or ".join(dict.fromkeys(each.bare for each in made if each.bare)) or "none"
     orders = " or ".join(dict.fromkeys(each.orders_of for each in made if each.orders_of))
-    asked = f"over all orders of the options ({orders})" if orders else "not asked"
+    own = orders == report.decision.variant
+    asked = f"over all orders of the options{'' if own else f' (*: of {orders})'}"
+    asked = asked if orders else "not asked"
     return (
         f"Pass@1 of {report.decision.variant} in the benchmark's order of options; guess: of "
         f"guessing; bare, trivial: points over the backbone without adapter ({bare}) and over the "
@@ -118,7 +137,12 @@ def columns(report: Report) -> str:
     )
 
 
-def _row(each: Worth) -> tuple[str, ...]:
+def _orders(each: Worth, variant: str | None) -> str:
+    shown = f"{100 * each.all_orders.value:.1f}" if each.all_orders else "-"
+    return shown if each.orders_of == variant else f"{shown}*"
+
+
+def _row(each: Worth, variant: str | None) -> tuple[str, ...]:
     return (
         each.category,
         "no deploy" if each.verdict == "do not deploy" else each.verdict,
@@ -126,20 +150,17 @@ def _row(each: Worth) -> tuple[str, ...]:
         "-" if each.chance is None else f"{100 * each.chance:.0f}",
         "-" if each.over_bare is None else points(each.over_bare).split(" ")[0],
         "-" if each.over_trivial is None else points(each.over_trivial).split(" ")[0],
-        "-" if each.all_orders is None else f"{100 * each.all_orders.value:.1f}",
+        "-" if each.all_orders is None else _orders(each, variant),
     )
 
 
-def commands(report: Report, home: Path | None = None) -> tuple[str, ...]:
-    """Return what to type to ship it, nothing where there is nothing to ship.
-
-    `home` is the workspace, None one in its usual place.
-    """
+def commands(report: Report) -> tuple[str, ...]:
+    """Return what to type to ship it, nothing where there is nothing to ship."""
     rung, budget = chosen(report), report.decision.budget
     if rung is None or report.decision.verdict not in (DEPLOY, IN_PART):
         return ()
-    bundle = (home or Path("tel-workspace")) / "bundles" / report.backbone
     if rung.texts:
+        bundle = (report.home or Path("tel-workspace")) / "bundles" / report.backbone
         # A bundle's decision is about letters.
         option = f"{formats.option(rung.format)} --quant {rung.quant}"
         return (f"tel-run --bundle {bundle}{option} --protocol generate questions.jsonl",)
@@ -150,9 +171,9 @@ def commands(report: Report, home: Path | None = None) -> tuple[str, ...]:
         ("--max-memory", None if budget.memory is None else budget.memory / 1e6),
     )
     asked = "".join(f" {name} {value:g}" for name, value in limits if value is not None)
-    bench = " --bench FILE" if report.device else ""
-    place = f" --workspace {home}" if home else ""
+    asked += "".join(f" --bench {shlex.quote(str(path))}" for path in report.bench)
+    place = f" --workspace {shlex.quote(str(report.home))}" if report.home else ""
     return (
-        f"tel-report --backbone {report.backbone}{place}{asked}{bench} --write",
-        f"tel-run --bundle {bundle} questions.jsonl",
+        f"tel-report --backbone {report.backbone}{place}{asked} --write --ship tel-deploy",
+        "tel-run --bundle tel-deploy questions.jsonl",
     )

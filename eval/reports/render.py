@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tel_edge.eval.findings import sizes
 from tel_edge.eval.findings.findings import Report, formats
@@ -183,12 +182,9 @@ def _named(made: Best) -> str:
     return f"{made.variant} ({made.format.upper()})"
 
 
-def text(report: Report, full: bool = False, home: Path | None = None) -> str:
-    """Return what the terminal shows: the decision and a narrow table, with `full` all tables.
-
-    `home` is the workspace where it is not in its usual place.
-    """
-    shown = [*_card(report, home), ""]
+def text(report: Report, full: bool = False) -> str:
+    """Return what the terminal shows: the decision and a narrow table, with `full` all tables."""
+    shown = [*_card(report, full), ""]
     shown += _full(report) if full else _narrow(report)
     if report.checks:
         shown.append("THE REPORT'S OWN CHECKS")
@@ -200,8 +196,9 @@ def text(report: Report, full: bool = False, home: Path | None = None) -> str:
     return "\n".join(shown).rstrip()
 
 
-def _card(report: Report, home: Path | None) -> list[str]:
-    first, *said = verdict(report)
+def _card(report: Report, full: bool) -> list[str]:
+    short = card.headline(report), *card.sentences(report)
+    first, *said = verdict(report) if full else short
     word = report.decision.verdict.removesuffix(" in part")
     made, lines = card.table(report), _wrapped(word.upper() + first[len(word) :], "", NARROW)
     if made.rows:
@@ -209,8 +206,8 @@ def _card(report: Report, home: Path | None) -> list[str]:
     lines.append("")
     for sentence in said:
         lines += _wrapped(f"- {sentence}", "", NARROW)
-    if commands := card.commands(report, home):
-        lines += ["", "to ship it:", *(f"    {line}" for line in commands)]
+    if typed := card.commands(report):
+        lines += ["", "to ship it:", *(f"    {line}" for line in typed)]
     return lines
 
 

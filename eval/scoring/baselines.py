@@ -17,7 +17,7 @@ from typing import Any
 from tel_edge.eval import documents
 from tel_edge.eval.benchmarks.split import Split
 from tel_edge.eval.scoring.records import baselines_path
-from tel_edge.eval.statistics import Share, share
+from tel_edge.eval.statistics import Share, share, stored_share
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.questions.categories import Category
@@ -110,9 +110,10 @@ def read(path: Path) -> Baselines:
     try:
         document = documents.read(path, SCHEMA_VERSION)
         known = {field.name: document[field.name] for field in fields(Baselines)}
-        known["chance"] = float(document["chance"])
+        known["chance"] = documents.number(document, "chance")
         known["baselines"] = tuple(
-            Baseline(str(entry["name"]), Share(**entry["share"])) for entry in document["baselines"]
+            Baseline(str(entry["name"]), stored_share(entry["share"]))
+            for entry in document["baselines"]
         )
         return Baselines(**known)
     except (ValueError, TypeError, KeyError) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval import documents
-from tel_edge.eval.statistics import Share, quantile, share
+from tel_edge.eval.statistics import Share, quantile, share, stored_share
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.files.atomic import replacing
@@ -21,6 +21,7 @@ from tel_edge.runtime.workspace import Workspace
 SCHEMA_VERSION = 2
 # What a large reference model is scored with, and how its variants are called.
 REFERENCE_FORMATS, REFERENCE_PREFIX = ("endpoint", "hf"), "reference-"
+PARTS = ("test", "validation", "train")
 # What a generated text says that names none of the answers.
 UNPARSED = -2
 
@@ -236,18 +237,49 @@ def read_summary(path: Path) -> Summary:
             for field in fields(Summary)
             if field.name in document or field.default is MISSING
         }
-        known["variant"] = Variant(**document["variant"])
-        known["pass1"] = Share(**document["pass1"])
-        known["majority"] = Share(**document["majority"])
-        return Summary(**known)
-    except (ValueError, TypeError, KeyError) as error:
+        known["variant"] = _checked(Variant(**document["variant"]))
+        known["pass1"] = stored_share(document["pass1"])
+        known["majority"] = stored_share(document["majority"])
+        made: Summary = _checked(Summary(**known))
+        if made.part not in PARTS:
+            raise ValueError(f"part is {made.part!r}, wanted one of {' '.join(PARTS)}")
+        return made
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: no summary ({error}); run tel-eval again") from None
 
 
+def _checked(made: Any) -> Any:
+    """Return a record whose values are of the types it declares, no number below 0 or infinite."""
+    for field in fields(made):
+        value, kinds = getattr(made, field.name), str(field.type).split(" | ")
+        if value is None and "None" in kinds:
+            continue
+        if ("int" in kinds and type(value) is int) or "float" in kinds:
+            documents.number({field.name: value}, field.name)
+        elif type(value).__name__ not in kinds and kinds[0] in ("str", "int", "bool"):
+            raise ValueError(f"{field.name} is {value!r}, wanted {kinds[0]}")
+        elif kinds[0].startswith("Mapping") and not isinstance(value, Mapping):
+            raise ValueError(f"{field.name} is {value!r}, wanted an object")
+    return made
+
+
 def summaries(workspace: Workspace, backbone: str) -> list[Summary]:
-    """Return all summaries of a backbone, sorted by category and variant."""
+    """Return all summaries of a backbone, sorted by category and variant.
+
+    Raises `InputError` for one that is none, and for two of the same.
+    """
     files = sorted((workspace.root / "results" / backbone).glob("*/*.json"))
-    return sorted(map(read_summary, files), key=lambda s: (s.category, s.variant.name))
+    found: dict[tuple[str, str, str, bool], tuple[Path, Summary]] = {}
+    for file in files:
+        of = read_summary(file)
+        key = (of.category, of.variant.name, of.part, of.rotated)
+        if key in found:
+            raise InputError(
+                f"{file}: {found[key][0]} is a summary of {of.variant.name} on {of.category} too; "
+                "remove the one that was copied"
+            )
+        found[key] = file, of
+    return [found[key][1] for key in sorted(found)]
 
 
 def questions_of(summary: Summary) -> tuple[str, str, str, int]:

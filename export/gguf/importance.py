@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tel_edge.eval.folders import loading
 from tel_edge.export import original
 from tel_edge.export.gguf import container
 from tel_edge.export.gguf.container import Planned
@@ -84,9 +85,8 @@ def collect(
     """
     original.check()
     import torch
-    from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer: Any = loading.tokenizer(folder)
     model = original.load(folder, adapter)
     device = next(model.parameters()).device
     longest = int(model.config.max_position_embeddings)

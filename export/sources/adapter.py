@@ -53,8 +53,8 @@ class LoraPair:
 class PeftAdapter:
     """A checked PEFT folder. `bound` tells whether training.json ties it to the backbone.
 
-    `category` and `split` are training.json's or None, `splits` pairs of category and split of
-    one for several; `base` is the backbone's name that the folder gives, `source` the
+    `category`, `split` and `dataset` are training.json's or None, `splits` pairs of category and
+    split of one for several; `base` is the backbone's name that the folder gives, `source` the
     folder's digest. `notes` are what looks wrong and is exported all the same, a line each.
     `contaminated` is how many test questions of its categories it was trained on for another of
     them, None where nobody counted.
@@ -72,6 +72,7 @@ class PeftAdapter:
     source: str
     notes: tuple[str, ...] = ()
     contaminated: int | None = 0
+    dataset: str | None = None
 
     @property
     def size(self) -> int:
@@ -113,6 +114,7 @@ def load(folder: Path, shape: Shape, info: BackboneInfo, half: bool) -> PeftAdap
         source=digest.of_adapter(folder),
         notes=notes,
         contaminated=_contaminated(known),
+        dataset=known.get("dataset"),
     )
 
 
@@ -324,4 +326,5 @@ class AdapterExport:
             "backbone": info.weights,
             "split": self.adapter.split,
             "rank": self.adapter.rank,
+            "dataset": self.adapter.dataset,
         }

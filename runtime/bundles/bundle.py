@@ -64,18 +64,27 @@ def backbone_file(
     )
 
 
-def deployed_file(made: Manifest) -> tuple[BundleFile | None, str | None]:
+def deployed_file(
+    made: Manifest, format: str | None = None
+) -> tuple[BundleFile | None, str | None]:
     """Return the backbone that a report decided for, and what there is to say of it.
 
-    The file is None where none was decided for, or the one that was is not to be had here.
+    The file is None where none was decided for, or the one that was is not to be had here, or of
+    another `format`.
     """
     if made.deploy is None:
         return None, None
     file = next((f for f in made.files if f.sha256 == made.deploy.sha256), None)
-    if file is None or file.kind != "backbone":
+    gone = f"warning: the report decided for {made.deploy.variant}"
+    again = "evaluate again, then tel-report --write"
+    if file is None or file.kind != "backbone" or file.quant not in made.deploy.variant:
+        return None, f"{gone}, whose file is not in this bundle any more; {again}"
+    if format not in (None, file.format):
+        return None, f"{gone}, which is {file.format.upper()}: --format {format} takes another file"
+    there = {one.sha256 for one in made.files}
+    if other := [name for name, digest in made.deploy.adapters.items() if digest not in there]:
         return None, (
-            f"warning: the report decided for {made.deploy.variant}, whose file is not in this "
-            "bundle any more; evaluate again, then tel-report --write"
+            f"{gone} with another {', '.join(other)} adapter than this bundle has now; {again}"
         )
     if not FORMATS[file.format].installed():
         return None, (

@@ -57,7 +57,8 @@ class BundleFile:
     values depend on. `parity` holds what the gate found (`export.gate`) by name, None where it was
     turned off. `inputs` is the digest of what went into a model's file
     beside its weights, and `made_by` has the versions of what made and measured it, by package, and
-    of the file's layout; older bundles have neither.
+    of the file's layout; older bundles have neither. `dataset` names what an adapter was trained
+    on, None where nobody noted it.
     """
 
     path: str
@@ -75,22 +76,25 @@ class BundleFile:
     parity: Mapping[str, float] | None = field(default=None, hash=False)
     inputs: str | None = None
     made_by: Mapping[str, str] | None = field(default=None, hash=False)
+    dataset: str | None = None
 
 
 # Fields that are left out where they are None: bundles are older than these.
-YOUNGER = ("tokenization", "inputs", "made_by")
+YOUNGER = ("tokenization", "inputs", "made_by", "dataset")
 
 
 @dataclass(frozen=True)
 class Deployed:
     """What was decided: a variant's name, and the SHA-256 of its backbone's file.
 
-    `categories` are those that it is worth deploying for.
+    `categories` are those that it is worth deploying for, and `adapters` has the SHA-256 of the
+    file that was evaluated in each, by category (none in older bundles).
     """
 
     variant: str
     sha256: str
     categories: tuple[str, ...]
+    adapters: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -227,11 +231,14 @@ def _deployed(document: Any) -> Deployed | None:
             _field(entry, "variant", str),
             _field(entry, "sha256", str),
             tuple(_field(entry, "categories", list)),
+            _field(entry, "adapters", dict) if "adapters" in entry else {},
         )
         if not PLAIN.fullmatch(made.variant.replace("+", "-")) or not DIGEST.fullmatch(made.sha256):
             raise InputError("variant or sha256 is no possible value")
         if not all(isinstance(name, str) and PLAIN.fullmatch(name) for name in made.categories):
             raise InputError("categories are no plain names")
+        if not all(DIGEST.fullmatch(str(value)) for value in made.adapters.values()):
+            raise InputError("adapters are no SHA-256")
     except InputError as error:
         raise InputError(f"deploy: {error}") from None
     return made
@@ -245,7 +252,7 @@ def _file(entry: Any, at: int) -> BundleFile:
             for name, kind in (
                 ("category", str), ("source", str), ("backbone", str), ("split", str),
                 ("rank", int), ("options", str), ("parity", dict), ("inputs", str),
-                ("made_by", dict),
+                ("made_by", dict), ("dataset", str),
             )
         }  # fmt: skip
         file = BundleFile(**strings, bytes=_field(entry, "bytes", int), **optional)

@@ -115,6 +115,11 @@ def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, An
     if args.choice and labels:
         raise InputError("both --labels and --choice; give one")
     asked = args.questions and not _file(args)
+    if asked and args.questions[0].endswith(".jsonl"):
+        raise InputError(
+            f"{args.questions[0]}: no such file; its lines would be as "
+            '{"question": "...", "choices": ["...", "..."], "category": "oranbench"}'
+        )
     if asked and not (default and default.labels) and not (args.choice or labels):
         raise InputError(
             "questions given as arguments need their answers: --choice TEXT, twice or more"

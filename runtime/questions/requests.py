@@ -97,6 +97,7 @@ def request(line: int, row: Mapping[str, Any], defaults: Defaults) -> Request:
         if asked.get("labels") is not None and asked.get("choices") is not None:
             raise InputError("both labels and choices; give one")
         of, route = _category(asked, defaults)
+        _check_choices(asked, of)
         labels = asked.get("labels", None if "choices" in asked else defaults.labels or None)
         if labels is not None:
             return Request(line, _spelled(asked, of, id, labels), route=route, id=given)
@@ -123,7 +124,22 @@ def _category(row: Mapping[str, Any], defaults: Defaults) -> tuple[Category, Rou
         # Whatever the category: the reader says what is wrong.
         return PLAIN, None
     route = defaults.router(text, tuple(choices))
-    return (category(route.category) if route.category else PLAIN), route
+    of = category(route.category) if route.category else PLAIN
+    return (PLAIN if _others(choices, of) else of), route
+
+
+def _others(choices: Any, of: Category) -> bool:
+    """Return whether a category of fixed labels would answer with others than these choices."""
+    return bool(of.labels and choices) and tuple(choices) != tuple(of.labels)
+
+
+def _check_choices(row: Mapping[str, Any], of: Category) -> None:
+    choices = row.get("choices")
+    if isinstance(choices, (list, tuple)) and _others(choices, of):
+        raise InputError(
+            f"{of.name} always answers with one of {' '.join(of.labels)}: leave the choices out, "
+            "or name another category"
+        )
 
 
 def _spelled(row: Mapping[str, Any], of: Category, id: str, labels: Any) -> Question:

@@ -49,8 +49,8 @@ def test_what_is_worth_it_is_deployed(tmp_path: Path) -> None:
         "deploy", "55.0 points over the bare backbone, 35.0 over options only"
     )  # fmt: skip
     assert card.commands(made) == (
-        "tel-report --backbone tel-nano --write",
-        "tel-run --bundle tel-workspace/bundles/tel-nano questions.jsonl",
+        "tel-report --backbone tel-nano --write --ship tel-deploy",
+        "tel-run --bundle tel-deploy questions.jsonl",
     )  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_what_is_worth_it_is_deployed(tmp_path: Path) -> None:
         (1000, 1200, 800, "do not deploy", "the bare backbone is better by 10.0 points"),
         (520, 300, 400, "do not deploy", "no better than guessing (25.0 %)"),
         (1000, 500, 1360, "do not deploy",
-         "options only alone reaches 68.0 %, it beats this by 18.0 points"),
+         "options only alone reaches 68.0 %, 18.0 points more"),
         (1000, 500, 980, "not shown", "not shown to beat options only (49.0 %)"),
         (1000, 1000, 700, "not shown", "not shown to be better than the bare backbone"),
     ],
@@ -93,8 +93,7 @@ def test_one_category_may_be_worth_it_and_another_not(tmp_path: Path) -> None:
     assert made.decision.verdict == "deploy in part"
     assert made.decision.headline == ("deploy lora-Q8_0, 7.0 MB, for oranbench; not for teletables")
     assert any(
-        each == "teletables: do not deploy, options only alone reaches 75.0 %, it beats this by "
-        "15.0 points"
+        each == "teletables: do not deploy, options only alone reaches 75.0 %, 15.0 points more"
         for each in card.sentences(made)
     )
 
@@ -125,7 +124,7 @@ def test_a_small_category_is_named_with_its_bound(tmp_path: Path) -> None:
     rows += [result("lora-Q8_0", "teletables", 45, 70, wrong=range(45, 70))]
     made = decided(tmp_path, *rows)
     assert made.variant == "lora-Q8_0"
-    assert "; worst in teletables, -7.1 [-15.7, " in made.sentences[0]
+    assert "; most in teletables, -7.1 [-15.7, " in made.sentences[0]
 
 
 def test_won_answers_do_not_make_up_for_too_few_questions(tmp_path: Path) -> None:
@@ -156,7 +155,10 @@ def test_a_quantized_reference_is_called_one(tmp_path: Path) -> None:
     )
 
 
-NOTHING = "do not deploy: nothing fits the budget ("
+NOTHING = (
+    "do not deploy: nothing that may stand for the reference fits the budget; the smallest, "
+    "lora-Q4_K_M: "
+)
 
 
 @pytest.mark.parametrize(
@@ -164,9 +166,9 @@ NOTHING = "do not deploy: nothing fits the budget ("
     [
         ({"bytes": 5_000_000}, "lora-Q4_K_M", "deploy lora-Q4_K_M, 4.0 MB"),
         ({"milliseconds": 8.0}, "lora-Q8_0", "deploy lora-Q8_0, 5.5 MB"),
-        ({"bytes": 1_000_000}, None, f"{NOTHING}lora-F16: 9.50 MB on disk, more than 1;"),
+        ({"bytes": 1_000_000}, None, f"{NOTHING}4.00 MB on disk, more than 1"),
         ({"margin": 0.0001}, "lora-F16", "deploy lora-F16, 9.5 MB"),
-        ({"memory": 40_000_000}, None, f"{NOTHING}lora-F16: 41.00 MB of memory, more than 40;"),
+        ({"memory": 40_000_000}, None, f"{NOTHING}41.00 MB of memory, more than 40"),
     ],
 )  # fmt: skip
 def test_budgets(tmp_path: Path, budget: Any, variant: str | None, said: str) -> None:
@@ -252,10 +254,12 @@ def test_times_say_where_they_are_from(tmp_path: Path) -> None:
     rows = every(1600, 500)
     rows[2] = result("lora-Q8_0", right=1600, of=N, measured=where)
     made = collect(tmp_path, *rows)
-    assert card.sentences(made)[0] == (
-        "it takes 5.5 MB on disk, 41.0 MB of memory, 10.0 ms a question (p50, median and largest "
-        "of the categories; Fast 9000, 2 cores, 2 threads, 2026-11-28, beside a load of 3.2 by "
-        "others)"
+    assert card.sentences(made)[:2] == (
+        "measured with tel-nano on the test part of ot-mini, 2,000 questions in 1 category, whose "
+        "facts are invented: it says nothing of real ones",
+        "it takes 5.5 MB on disk, 41.0 MB of memory beside the mapped file, 10.0 ms a question "
+        "(p50, median and largest of the categories; Fast 9000, 2 cores, 2 threads, 2026-11-28, "
+        "beside a load of 3.2 by others)",
     )
 
 

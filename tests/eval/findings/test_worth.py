@@ -127,7 +127,9 @@ def test_orders_that_the_reference_was_asked_in_are_called_so(tmp_path: Path) ->
     found = worth(tmp_path, *rows, turned(rows[1], True))
     assert found.orders_of == "lora-F16"
     made = collect(tmp_path, *rows)
-    assert "all orders: Pass@1 over all orders of the options (lora-F16)" in card.columns(made)
+    assert "all orders: Pass@1 over all orders of the options (*: of lora-F16)" in card.columns(
+        made
+    )
 
 
 def test_a_reference_that_lacks_a_category_is_not_replaced_in_silence(tmp_path: Path) -> None:
@@ -171,9 +173,11 @@ def test_a_budget_is_told_and_what_it_left_out(tmp_path: Path) -> None:
         "over the budget: lora-Q8_0: 20.00 ms a question, more than 15" in made.decision.sentences
     )
     assert not any("no smaller one" in each for each in made.decision.sentences)
-    assert card.commands(made)[0].endswith("--margin 1 --max-ms 15 --write")
-    assert card.commands(made, Path("ws"))[0].startswith(
-        "tel-report --backbone tel-nano --workspace ws "
+    assert card.commands(made)[0].endswith("--margin 1 --max-ms 15 --write --ship tel-deploy")
+    there = replace(made, home=Path("my ws"), bench=(Path("b.txt"),))
+    assert card.commands(there)[0] == (
+        "tel-report --backbone tel-nano --workspace 'my ws' --margin 1 --max-ms 15 --bench b.txt "
+        "--write --ship tel-deploy"
     )
 
 
@@ -187,7 +191,8 @@ def test_a_limit_of_time_holds_in_every_category(tmp_path: Path) -> None:
     ]
     made = collect(tmp_path, *rows, milliseconds=10.0)
     assert made.decision.headline == (
-        "do not deploy: nothing fits the budget (lora-F16: 900.00 ms a question, more than 10)"
+        "do not deploy: nothing that may stand for the reference fits the budget; the smallest, "
+        "lora-F16: 900.00 ms a question, more than 10"
     )
 
 

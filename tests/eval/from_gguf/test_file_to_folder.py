@@ -13,7 +13,7 @@ import gguf_files
 import pytest
 from for_pre_tokenizers import NASTY
 
-from tel_edge.eval.folders import checkpoint, gguf_layout
+from tel_edge.eval.folders import checkpoint, gguf_layout, loading
 from tel_edge.eval.from_gguf import folder as folders
 from tel_edge.eval.from_gguf import source
 from tel_edge.export import ExportRequest
@@ -150,13 +150,11 @@ def exported_alone(home: Path, base: Path, quant: str = "F16") -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_have_the_ids_of_the_engine(exported: Exported, kind: str) -> None:
-    from transformers import AutoTokenizer
-
     base, bundle = exported(kind)
     path = file(bundle, "F16")
     engine = FORMATS["gguf"].engine(path, {}, EngineSettings(threads=1, context=64))
     folder = back(path)
-    made, original = (AutoTokenizer.from_pretrained(one) for one in (folder, base))
+    made, original = (loading.tokenizer(one) for one in (folder, base))
     for text in (*models.TRICKY, *NASTY, *models.CORPUS):
         ids = made(text, split_special_tokens=True)["input_ids"]
         assert (
@@ -169,12 +167,12 @@ def test_texts_have_the_ids_of_the_engine(exported: Exported, kind: str) -> None
 
 
 def test_the_folder_computes_what_the_engine_computes(exported: Exported) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     base, bundle = exported("llama")
     path = file(bundle, "Q4_0")
     folder = back(path)
-    prompt = tuple(AutoTokenizer.from_pretrained(folder)("Answer: which xApp?")["input_ids"])
+    prompt = tuple(loading.tokenizer(folder)("Answer: which xApp?")["input_ids"])
     labels = [40, 41, 42, 43]
     found = {}
     for place in (folder, base):

@@ -14,6 +14,7 @@ from conftest import ROOT
 from made_reports import floor, put, result
 
 from tel_edge.eval.commands import report
+from tel_edge.export.output import Output
 from tel_edge.runtime.answerer import Answerer
 from tel_edge.runtime.bundles import bundle, formats, manifest
 from tel_edge.runtime.bundles.manifest import BundleFile
@@ -93,10 +94,48 @@ def test_of_what_was_not_decided_for_it_is_warned(home: Path, tel_report: Comman
     )
     said = opened(home, only="oranbench")[1]
     assert said == [
-        "warning: the report decided for teleqna only; "
-        "oranbench: its adapter may be worse than none"
+        "warning: the report decided for teleqna only; in oranbench the answers were not found "
+        "worth deploying"
     ]
     assert opened(home, quant="Q4_K_M") == ("nano-Q4_K_M.gguf", [])
+
+
+def test_a_decision_outlives_an_export_and_not_its_files(home: Path, tel_report: Command) -> None:
+    assert tel_report()[0] == 0
+    made = bundle.read(folder(home))
+    assert made.deploy is not None
+    assert Output(folder(home), made.backbone, force=False).manifest.deploy == made.deploy
+    assert opened(home, format="gguf") == ("nano-Q4_K_M.gguf", [])
+    said = opened(home, format="onnx")[1] if made.quants(format="onnx") else []
+    assert not said or "--format onnx takes another file" in said[0]
+    changed = replace(made.deploy, adapters={"oranbench": "e" * 64})
+    manifest.write(replace(made, deploy=changed), folder(home))
+    said = opened(home)[1]
+    assert "with another oranbench adapter than this bundle has now" in said[0]
+    # A decision whose file is of another type than its name says is none.
+    other = made.find("backbone", "F16")
+    assert other is not None
+    manifest.write(replace(made, deploy=replace(made.deploy, sha256=other.sha256)), folder(home))
+    assert "whose file is not in this bundle any more" in opened(home)[1][0]
+
+
+def test_what_was_decided_for_is_shipped(home: Path, tel_report: Command, tmp_path: Path) -> None:
+    out = tmp_path / "device"
+    code, said, err = tel_report("--ship", str(out))
+    assert (code, f"copied to {out}" in said) == (0, True), err
+    made = bundle.read(out)
+    assert [file.path for file in made.files] == [
+        file.path
+        for file in bundle.read(folder(home)).files
+        if file.quant == "Q4_K_M" or file.category == "oranbench"
+    ]
+    with Answerer.of_bundle(out, opener=fake.FakeOpener()) as answerer:
+        assert answerer.name == "nano-Q4_K_M.gguf"
+    # Again into the same place, and never over something else.
+    assert tel_report("--ship", str(out))[0] == 0
+    (tmp_path / "notes").mkdir()
+    code, _, err = tel_report("--ship", str(tmp_path / "notes"))
+    assert (code, "is there and is no bundle" in err) == (2, True)
 
 
 def test_the_adapters_have_to_be_those_that_were_scored(home: Path, tel_report: Command) -> None:
@@ -136,13 +175,14 @@ def test_figures_of_the_device_decide(home: Path, tel_report: Command) -> None:
     document = json.loads(said.splitlines()[-1])
     assert (code, document["decision"]["variant"]) == (0, "lora-Q4_K_M")
     assert document["device"]["lora-Q4_K_M"]["milliseconds"] == 250
-    assert "99.0 MB of memory, 250 ms a question (tel-bench on Nano 8, 6 cores, 4 threads" in (
-        " ".join(said.split())
+    assert (
+        "99.0 MB of memory beside the mapped file, 250 ms a question (tel-bench on Nano 8, 6 "
+        "cores, 4 threads" in " ".join(said.split())
     )
     assert document["decision"]["over_budget"] == {"lora-F16": "not measured on the device"}
     code, _, err = tel_report("--bench", path, "--max-ms", "200")
     assert code == 2
-    assert "lora-Q4_K_M: 250.00 ms a question, more than 200" in err
+    assert "undecided: lora-F16 may fit the budget, and tel-bench did not measure it" in err
 
 
 @pytest.mark.parametrize(
@@ -176,7 +216,7 @@ def test_nothing_is_written_where_nothing_is_deployed(home: Path, tel_report: Co
     before = (folder(home) / "manifest.json").read_bytes()
     code, _, err = tel_report("--max-mb", "0.1")
     assert code == 2
-    assert err.startswith("tel-report: --write: do not deploy: nothing fits the budget")
+    assert err.startswith("tel-report: --write: do not deploy: nothing that may stand for the")
     assert err.endswith("nothing was written\n")
     assert (folder(home) / "manifest.json").read_bytes() == before
 

@@ -291,7 +291,7 @@ TRAINING = "adapters/tel-nano/oranbench/training.json"
 TORN = line(result(of=1).records[0]) + "{}\n" + line(result(of=1).records[0])
 LINES: tuple[tuple[str, str, str, int, str], ...] = (
     ("", "", "", 0, ""),
-    ("", "", "--backbone nothing", 2, "no backbone 'nothing': it is neither a folder nor one of"),
+    ("", "", "--backbone nothing", 2, "no backbone 'nothing': it is neither a folder, a GGUF file"),
     ("", "", "--backbone qwen3-0.6b", 2, "no results; make some with: tel-eval --backbone qwen3"),
     ("", "", "--backbone ..", 2, "no results; make some with: tel-eval"),
     ("", "", "--category oranbench", 2, "unrecognized arguments: --category oranbench"),

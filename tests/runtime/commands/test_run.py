@@ -164,7 +164,11 @@ COMMANDS: tuple[tuple[list[str], int, str], ...] = (
     (["--categ", "oranbench"], 2, "unrecognized arguments"),
     (["--category", "poetry"], 2, "unknown category 'poetry'; there are: teleqna sixg_bench"),
     (["--category", "teleqna"], 2, "no adapter for teleqna (there: 3gpp_tsg oranbench)"),
-    (["--backbone", "nothing"], 2, "no backbone 'nothing': it is neither a folder nor one of"),
+    (
+        ["--backbone", "nothing"],
+        2,
+        "no backbone 'nothing': it is neither a folder, a GGUF file nor one of",
+    ),
     (["--backbone", "qwen3-0.6b"], 2, "no manifest.json, so this is no bundle"),
     (["--bundle", "nowhere"], 2, "--bundle nowhere: no such folder; make a bundle with tel-export"),
     (["--quant", "Q8_0"], 2, "no Q8_0 backbone (there: F16 Q4_K_M); run: tel-export --quant Q8_0"),
