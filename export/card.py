@@ -65,7 +65,7 @@ def _body(made: Manifest) -> list[str]:
     if trained := [file for file in made.files if file.category]:
         lines += ["", "## Training", ""]
         lines += [
-            f"- {file.path}: {file.dataset or 'nobody noted on what'}, rank {file.rank or '?'}, "
+            f"- {file.path}: trained on {file.dataset or 'unknown data'}, rank {file.rank or '?'}, "
             f"split `{(file.split or 'unknown')[:12]}`"
             for file in trained
         ]
