@@ -17,6 +17,7 @@ from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions import protocol, stream, votes
 from tel_edge.runtime.questions import router as routers
 from tel_edge.runtime.questions.categories import category
+from tel_edge.runtime.questions.orders import averaged
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.requests import Defaults, Request, request
 from tel_edge.runtime.questions.router import Router
@@ -30,7 +31,7 @@ class Answering:
     """How questions are answered: by the letters' probabilities, or by text that is generated.
 
     `k` votes are drawn at `temperature`, by random numbers of (`seed`, the question's id). A text
-    has at most `limit` tokens.
+    has at most `limit` tokens. The probabilities are means over `orders` orders of the options.
     """
 
     generate: bool = False
@@ -38,6 +39,7 @@ class Answering:
     temperature: float = 0.7
     seed: int = 42
     limit: int = 64
+    orders: int = 1
 
     def __post_init__(self) -> None:
         """Raise `InputError` for what means nothing."""
@@ -47,6 +49,8 @@ class Answering:
             raise InputError(f"temperature {self.temperature}: a number above 0 is needed")
         if self.limit < 1:
             raise InputError(f"limit {self.limit}: a text has at least one token")
+        if self.orders < 1 or (self.generate and self.orders > 1):
+            raise InputError(f"orders {self.orders}: 1 or more, and 1 for generated texts")
 
 
 @dataclass(frozen=True)
@@ -327,6 +331,8 @@ def answers(
     results: Iterator[tuple[int, Score | Generation | InputError]] = (
         scorer.texts(asked, how.k, how.temperature, how.limit, how.seed)
         if how.generate
+        else averaged(scorer, asked, how.orders)
+        if how.orders > 1
         else scorer.many(asked)
     )
     for index, made in results:

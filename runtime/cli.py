@@ -165,6 +165,14 @@ def draw_options(made: Parser) -> None:
         help="letters: the probabilities of the answers; generate: read from free text "
         "(%(default)s)",
     )
+    made.add_argument(
+        "--orders",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="of the options: average the probabilities over so many, at so many times the time "
+        "(%(default)s)",
+    )
     made.add_argument("-k", type=draws, default=4, metavar="K", help="votes (%(default)s)")
     made.add_argument(
         "--temperature", type=float, default=0.7, metavar="T", help="of the votes (%(default)s)"
@@ -183,6 +191,8 @@ def check_draws(args: argparse.Namespace) -> None:
     if not 0 < args.temperature < math.inf:
         raise InputError(f"--temperature {args.temperature}: a number above 0 is needed")
     # Each text has a sequence of its own, the greedy one too.
+    if args.protocol == "generate" and args.orders > 1:
+        raise InputError("--orders is for --protocol letters: texts are read, not averaged")
     if args.protocol == "generate" and args.k >= BRANCHES:
         raise InputError(f"-k {args.k}: with --protocol generate at most {BRANCHES - 1} work")
 

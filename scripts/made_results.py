@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tel_edge.eval.benchmarks import benchmark, duplicates
-from tel_edge.eval.benchmarks.rotations import rotations
 from tel_edge.eval.benchmarks.split import Split, split
 from tel_edge.eval.scoring import baselines, records
 from tel_edge.eval.scoring.baselines import Baseline, Baselines
@@ -30,6 +29,7 @@ from tel_edge.runtime.files import digest
 from tel_edge.runtime.files.atomic import replacing, write_text
 from tel_edge.runtime.questions import votes
 from tel_edge.runtime.questions.categories import CATEGORIES, WORKING_GROUPS, Category
+from tel_edge.runtime.questions.orders import rotations
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
 

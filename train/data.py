@@ -85,23 +85,24 @@ def rivals(questions: Sequence[Question]) -> dict[str, list[str]]:
 
 
 def varied(
-    questions: Sequence[Question], orders: int, exchanged: float, seed: str
+    questions: Sequence[Question], orders: int, exchanged: float, seed: str, told: float = 0.0
 ) -> list[Question]:
     """Return each question `orders` times with its choices shuffled; as it is if `orders` is 1.
 
     In a share `exchanged` of them the wrong choices are drawn from all that stand beside the right
-    one somewhere, so that neither a letter nor a set of choices tells the answer. Questions of a
-    category with fixed labels, whose order is part of the prompt, are repeated as they are, half as
-    often.
+    one somewhere, so that neither a letter nor a set of choices tells the answer. In a share `told`
+    the answer stands behind the question, so that what is to be learned there is which letter it
+    has. Questions of a category with fixed labels, whose order is part of the prompt, are repeated
+    as they are, half as often.
     """
     if orders == 1:
         return list(questions)
-    rng = random.Random(f"orders {seed}")
+    rng, telling = random.Random(f"orders {seed}"), random.Random(f"told {seed}")
     beside = rivals(questions) if exchanged else {}
     made = []
     for turn in range(orders):
         for question in questions:
-            choices, right = list(question.choices), question.answer
+            choices, right, text = list(question.choices), question.answer, question.text
             if CATEGORIES[question.category].labels:
                 if turn % 2:
                     continue
@@ -111,7 +112,9 @@ def varied(
                     choices = [answer, *rng.sample(beside[answer], len(choices) - 1)]
                 rng.shuffle(choices)
                 right = choices.index(answer)
-            made.append(replace(question, choices=tuple(choices), answer=right))
+                if telling.random() < told:
+                    text = f"{text}\n{answer}"
+            made.append(replace(question, text=text, choices=tuple(choices), answer=right))
     return made
 
 
@@ -124,10 +127,10 @@ def fitted(
     that is too long as it is, is left out in every form, so the number depends on nothing else.
     """
     whole = aligned(questions, tokenizer, longest)
-    own = {(q.category, q.id, q.text): made for q, made in zip(questions, whole, strict=True)}
+    own = {(q.category, q.id): made for q, made in zip(questions, whole, strict=True)}
     made = []
     for question, example in zip(shown, aligned(shown, tokenizer, longest), strict=True):
-        if plain := own[question.category, question.id, question.text]:
+        if plain := own[question.category, question.id]:
             made.append(example or plain)
     return made
 

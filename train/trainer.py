@@ -31,6 +31,7 @@ from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files.atomic import write_text
 from tel_edge.train.data import Example, Rows, collate, examples, fitted, varied
 from tel_edge.train.energy import recorded, restored
+from tel_edge.train.parts import MOST, parted
 from tel_edge.train.scoring import document, score
 
 if TYPE_CHECKING:
@@ -49,6 +50,16 @@ class AnswerTrainer(Trainer):
 
     all_tokens = False
 
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """Go forwards and backwards, on a CPU with a part of the batch after the other."""
+        if torch.cuda.is_available():
+            return super().training_step(model, inputs, num_items_in_batch)
+        each = (
+            super(AnswerTrainer, self).training_step(model, part, num_items_in_batch)
+            for part in parted(inputs, MOST, self.all_tokens)
+        )
+        return sum(each, torch.zeros(()))
+
     def compute_loss(
         self,
         model: Any,
@@ -66,6 +77,7 @@ class AnswerTrainer(Trainer):
         else:
             logits = model(**shown, use_cache=False, logits_to_keep=1).logits[:, -1].float()
             loss = F.cross_entropy(logits, target)
+        loss = loss * inputs.get("weight", 1)
         return (loss, {"logits": picked(logits, inputs["choices"])}) if return_outputs else loss
 
 
@@ -205,7 +217,9 @@ def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) 
     )
 
     def drawn(epoch: int) -> list[Example]:
-        shown = varied(questions, recipe.orders, recipe.exchanged, f"{job.seed} {epoch}")
+        shown = varied(
+            questions, recipe.orders, recipe.exchanged, f"{job.seed} {epoch}", recipe.told
+        )
         return fitted(shown, questions, tokenizer, longest)
 
     watch, rows = Watch(work, quiet or not processes().is_main_process), Rows(drawn)

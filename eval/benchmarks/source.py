@@ -9,11 +9,11 @@ from functools import partial
 from itertools import chain
 
 from tel_edge.eval.benchmarks import benchmark
-from tel_edge.eval.benchmarks.rotations import rotations
 from tel_edge.eval.benchmarks.split import Split, split
 from tel_edge.runtime import cli
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions.categories import Category, categories
+from tel_edge.runtime.questions.orders import rotations
 from tel_edge.runtime.questions.question import Question
 
 

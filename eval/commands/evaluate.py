@@ -58,7 +58,7 @@ def tasks(
     said: set[str] = set()
     for source in all_of:
         name = source.category.name
-        there = variants(folder, made, name, of, args.protocol, args.ladder)
+        there = variants(folder, made, name, of, _settings(args, "").suffix, args.ladder)
         known = list(dict.fromkeys(filter(None, map(trained, there))))
         _check_trained(args, folder, source, known, of)
         for file in known:
@@ -69,9 +69,7 @@ def tasks(
             part, rotated = of_part.part, of_part.rotated
             if rotated and args.rotations is None and variant.name not in decisive:
                 continue
-            settings = Settings(
-                part, args.k, args.temperature, args.seed, args.protocol, args.max_tokens
-            )
+            settings = _settings(args, part)
             out = cli.workspace(args).results(made.backbone.name, variant.name, name, part, rotated)
             title = " ".join([name, variant.name, *which(part, rotated)])
             task = ScoringTask(
@@ -82,6 +80,12 @@ def tasks(
             run = digest.of_value(made_with(task, source))[:16]
             found.append((replace(task, run=run), source, variant))
     return sorted(found, key=lambda one: one[0].rotated)
+
+
+def _settings(args: argparse.Namespace, part: str) -> Settings:
+    return Settings(
+        part, args.k, args.temperature, args.seed, args.protocol, args.max_tokens, args.orders
+    )
 
 
 def _check_trained(

@@ -8,7 +8,7 @@ from statistics import mean, median
 
 from tel_edge.eval.findings import sizes
 from tel_edge.eval.findings.paired import Change, pooled
-from tel_edge.eval.scoring.records import Summary, Variant
+from tel_edge.eval.scoring.records import Summary
 from tel_edge.eval.statistics import Interval
 from tel_edge.runtime.bundles.formats import FORMATS
 
@@ -128,8 +128,10 @@ def _rung(name: str, rows: Mapping[str, Summary], changes: Mapping[str, Change])
         pooled(list(changes.values())) if all_there else None,
         {at: each.points for at, each in changes.items() if each.verdict == "loss"},
         _lowest(changes) if all_there else None,
-        usual=row is None or first.adapter_quant in (None, row.usual),
-        texts=bool(_suffix(first)),
+        # What tel-run takes by itself asks once.
+        usual=(row is None or first.adapter_quant in (None, row.usual))
+        and not first.asked.startswith("orders"),
+        texts=first.asked == "generate",
         slowest=max(s.milliseconds_p50 for s in summaries),
     )
 
@@ -151,7 +153,7 @@ def by_format(made: Sequence[Rung], results: Results, reference: str) -> tuple[B
     for rung in made:
         own = next(iter(results[rung.variant].values())).variant
         # Answers that are read from texts take another time than those by letters.
-        alike = (own.adapter, _suffix(own)) == (to.adapter, _suffix(to))
+        alike = (own.adapter, own.asked) == (to.adapter, to.asked)
         if alike and rung.verdict not in ("loss", "no records"):
             verdict = "reference" if rung.variant == reference else rung.verdict
             times = {at: s.milliseconds_p50 for at, s in results[rung.variant].items()}
@@ -160,8 +162,3 @@ def by_format(made: Sequence[Rung], results: Results, reference: str) -> tuple[B
                 best, found.get(rung.format, best), key=lambda each: (each.bytes, each.variant)
             )
     return tuple(sorted(found.values(), key=lambda each: sizes.rank(each.format)))
-
-
-def _suffix(variant: Variant) -> str:
-    """Return how the variant was answered: nothing for letters."""
-    return "generate" if variant.name.endswith("-generate") else ""

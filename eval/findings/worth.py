@@ -99,13 +99,12 @@ def worths(
 
 def _bare(there: Sequence[Answers], own: Answers, tainted: Collection[str]) -> Answers | None:
     """Return the best bare backbone that was asked the same questions in the same way."""
-    texts = own.summary.variant.name.endswith("-generate")
     found = [
         each
         for each in there
         if each.summary.variant.kind == "base"
         and each.summary.variant.name not in tainted
-        and each.summary.variant.name.endswith("-generate") == texts
+        and each.summary.variant.asked == own.summary.variant.asked
         and records.same_questions(each.summary, own.summary)
     ]
     return max(

@@ -55,7 +55,7 @@ def made_with(task: ScoringTask, source: CategorySource) -> dict[str, Any]:
         "engine": row.version(),
         "engine_settings": engine,
         "split": source.parts.digest,
-        "settings": asdict(task.settings),
+        "settings": task.settings.known(),
         # Only where it is so: other digests are older than the fields.
         **({"rotations": True} if task.rotated else {}),
         **({"trained_split": trained} if trained not in (None, source.parts.digest) else {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -22,6 +23,8 @@ SCHEMA_VERSION = 2
 # What a large reference model is scored with, and how its variants are called.
 REFERENCE_FORMATS, REFERENCE_PREFIX = ("endpoint", "hf"), "reference-"
 PARTS = ("test", "validation", "train")
+# The end of a variant's name that says how it was asked.
+ASKED = re.compile(r"-(generate|orders\d+)$")
 # What a generated text says that names none of the answers.
 UNPARSED = -2
 
@@ -87,6 +90,12 @@ class Variant:
         if self.format in REFERENCE_FORMATS or self.name.startswith(REFERENCE_PREFIX):
             return "reference"
         return "lora" if self.adapter else "base"
+
+    @property
+    def asked(self) -> str:
+        """Return how it was asked: `generate`, `orders4`, or nothing for letters, once."""
+        found = ASKED.search(self.name)
+        return found[1] if found else ""
 
     @property
     def disk(self) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tel_edge.eval.scoring.records import UNPARSED, Record, asked_digest, line
 from tel_edge.runtime.answerer import Answer, Answerer, Answering, answers
@@ -27,7 +28,8 @@ WINDOW = 256
 class Settings:
     """What shapes a score beside the files: the part that is scored, and how it is answered.
 
-    `limit` is the most tokens of a generated text; `k`, `temperature` and `seed` are those of
+    `limit` is the most tokens of a generated text, `orders` how many orders of the options the
+    probabilities are means of; `k`, `temperature` and `seed` are those of
     Maj@k.
     """
 
@@ -37,12 +39,24 @@ class Settings:
     seed: int
     protocol: str = "letters"
     limit: int = 64
+    orders: int = 1
+
+    @property
+    def suffix(self) -> str:
+        """Return what a variant's name says of it: nothing where letters are asked for once."""
+        if self.protocol != "letters":
+            return f"-{self.protocol}"
+        return f"-orders{self.orders}" if self.orders > 1 else ""
+
+    def known(self) -> dict[str, Any]:
+        """Return the settings by name; those at a default younger than some results left out."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("orders", 1)}
 
     @property
     def answering(self) -> Answering:
         """Return how the questions are answered."""
         generate = self.protocol == "generate"
-        return Answering(generate, self.k, self.temperature, self.seed, self.limit)
+        return Answering(generate, self.k, self.temperature, self.seed, self.limit, self.orders)
 
 
 @dataclass(frozen=True)

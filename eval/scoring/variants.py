@@ -100,7 +100,7 @@ def variants(
     made: Manifest,
     category: str,
     of: Types,
-    protocol: str = "letters",
+    suffix: str = "",
     ladder: bool = False,
 ) -> list[Files]:
     """Return what there is to score: the bare backbone at its best type, the adapter at each.
@@ -108,7 +108,7 @@ def variants(
     The bare backbone is the reference "before" and is scored once, in the largest type of the
     first format. With `ladder` it is scored at each type, and so are the adapters of other types
     and the category's merged model. Raises `InputError` as `adapters` does, and for a merged model
-    of another backbone.
+    of another backbone. `suffix` is that of `Settings`.
     """
     found: list[Files] = []
     fitting = adapters(folder, made, category, of, ladder)
@@ -117,16 +117,16 @@ def variants(
             backbone = made.find("backbone", quant, format=name)
             if backbone:
                 if ladder or not found:
-                    found.append((_variant(made, backbone, None, "", protocol), backbone, None))
+                    found.append((_variant(made, backbone, None, "", suffix), backbone, None))
                 for adapter in fitting.get(name, ()):
                     # Also where the usual one is not there: another bundle may have it.
                     other = "" if adapter.quant == FORMATS[name].usual else f"+{adapter.quant}"
-                    variant = _variant(made, backbone, adapter, other, protocol)
+                    variant = _variant(made, backbone, adapter, other, suffix)
                     found.append((variant, backbone, adapter))
             whole = made.find("merged", quant, category, name) if ladder else None
             if whole:
                 _check_merged(folder, made, whole)
-                found.append((_variant(made, whole, None, "", protocol), whole, None))
+                found.append((_variant(made, whole, None, "", suffix), whole, None))
     return found
 
 
@@ -156,15 +156,14 @@ def _check_merged(folder: Path, made: Manifest, file: BundleFile) -> None:
 
 
 def _variant(
-    made: Manifest, model: BundleFile, adapter: BundleFile | None, other: str, protocol: str
+    made: Manifest, model: BundleFile, adapter: BundleFile | None, other: str, asked: str
 ) -> Variant:
     merged = model.kind == "merged"
     kind = "merged" if merged else "lora" if adapter else "base"
     options = [part.split()[0] for part in (model.options or "").split("; ") if part.strip()]
     suffix = "".join(text for word, text in SUFFIXES.items() if word in options)
     return Variant(
-        name=f"{kind}-{model.quant}{suffix}{other}"
-        + ("" if protocol == "letters" else f"-{protocol}"),
+        name=f"{kind}-{model.quant}{suffix}{other}{asked}",
         quant=model.quant,
         format=model.format,
         adapter=merged or adapter is not None,

@@ -87,7 +87,7 @@ def _opened(args: argparse.Namespace, opener: Opener | None) -> Answerer:
 
     opener = opener or bundle.native
     generate = args.protocol == "generate"
-    how = Answering(generate, args.k, args.temperature, args.seed, args.max_tokens)
+    how = Answering(generate, args.k, args.temperature, args.seed, args.max_tokens, args.orders)
     if args.backbone_file:
         return _loose(args, how, opener)
     return Answerer.of_bundle(

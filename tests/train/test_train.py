@@ -90,6 +90,18 @@ def test_other_orders_keep_the_answer_and_fixed_labels_their_order() -> None:
     assert varied([question, fixed], 1, 1.0, "42 0") == [question, fixed]
 
 
+def test_a_share_of_questions_tells_the_answer() -> None:
+    question = Question("q", "oranbench", "Which?", ("a", "b", "c", "d"), 2)
+    shown = varied([question], 400, 0.0, "42 0", told=0.25)
+    telling = [each for each in shown if each.text != "Which?"]
+    assert 70 < len(telling) < 130
+    assert {each.text for each in telling} == {"Which?\nc"}
+    assert all(each.choices[each.answer or 0] == "c" for each in shown)
+    # The choices are those that they would be without.
+    plain = varied([question], 400, 0.0, "42 0")
+    assert [each.choices for each in shown] == [each.choices for each in plain]
+
+
 def test_wrong_choices_are_exchanged_for_those_beside_the_answer() -> None:
     one = Question("q", "oranbench", "which", CHOICES, 2)
     two = Question("r", "oranbench", "what", ("blue", "black", "pink", "grey"), 1)

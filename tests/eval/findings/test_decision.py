@@ -10,11 +10,11 @@ import made_reports
 import pytest
 from made_reports import Result, floor, put, result
 
-from tel_edge.eval.benchmarks.rotations import rotations
 from tel_edge.eval.findings import decision, findings
 from tel_edge.eval.findings.decision import Budget, Decision
 from tel_edge.eval.findings.findings import Report
 from tel_edge.eval.reports import card, render
+from tel_edge.runtime.questions.orders import rotations
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
 

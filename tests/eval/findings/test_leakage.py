@@ -11,7 +11,6 @@ from made_reports import Result, put, record, result
 
 from tel_edge.eval.benchmarks import duplicates
 from tel_edge.eval.benchmarks.duplicates import Duplicate, Duplicates
-from tel_edge.eval.benchmarks.rotations import rotations
 from tel_edge.eval.findings import answers, findings, leakage
 from tel_edge.eval.findings.answers import Answers
 from tel_edge.eval.findings.leakage import Position
@@ -19,6 +18,7 @@ from tel_edge.eval.reports import report_tables
 from tel_edge.eval.scoring import records
 from tel_edge.eval.scoring.records import Record
 from tel_edge.eval.statistics import share
+from tel_edge.runtime.questions.orders import rotations
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
 

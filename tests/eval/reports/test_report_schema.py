@@ -14,10 +14,10 @@ from made_reports import Result, floor, put, result
 
 from tel_edge.eval.benchmarks import duplicates
 from tel_edge.eval.benchmarks.duplicates import Duplicate, Duplicates
-from tel_edge.eval.benchmarks.rotations import rotations
 from tel_edge.eval.findings import findings
 from tel_edge.eval.reports import report_document
 from tel_edge.eval.scoring import records
+from tel_edge.runtime.questions.orders import rotations
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.workspace import Workspace
 

@@ -13,9 +13,9 @@ from for_ladder_variants import Command, folder, out, parts, summary
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tel_edge.eval.benchmarks.rotations import rotations
 from tel_edge.eval.scoring.records import Record, asked_digest, read_records
 from tel_edge.runtime.questions.categories import WORKING_GROUPS
+from tel_edge.runtime.questions.orders import rotations
 from tel_edge.runtime.questions.question import Question
 
 installed = for_ladder_variants.installed
