@@ -47,9 +47,10 @@ def parser(prog: str, description: str, *options: str) -> Parser:
     if "backbone" in options:
         made.add_argument(
             "--backbone",
-            metavar="NAME|DIR",
+            metavar="NAME|DIR|FILE",
             default="tel-nano",
-            help="tel-nano, llama-3.2-1b, qwen3-0.6b, exaone-4.0-1.2b or a folder (%(default)s)",
+            help="tel-nano, smollm2-135m, llama-3.2-1b, qwen3-0.6b, qwen3-1.7b, qwen2.5-1.5b, "
+            "qwen2.5-3b, exaone-4.0-1.2b, a Hugging Face folder, or a GGUF file (%(default)s)",
         )
     if "dataset" in options:
         made.add_argument(
