@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tel_edge.runtime.errors import InputError
+
+POLICY = "OMP_WAIT_POLICY"
+# With which a user says how threads wait.
+USERS = {POLICY, "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
 
 
 def need(module: str, extra: str) -> Any:
@@ -16,11 +23,30 @@ def need(module: str, extra: str) -> Any:
     A module that is there but fails inside keeps its own error.
     """
     try:
-        return importlib.import_module(module)
+        with _waiting(module):
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != module.partition(".")[0]:
             raise
         raise _missing(module, extra) from None
+
+
+@contextmanager
+def _waiting(module: str) -> Iterator[None]:
+    """Let threads of llama.cpp sleep while they wait, unless the user says how they wait.
+
+    By default they spin, on a core that another process wants; that costs two thirds of the rate
+    there and gains nothing elsewhere (docs/performance.md). GNU's OpenMP reads the variable as it
+    is loaded.
+    """
+    ours = module.startswith("llama_cpp") and not USERS & os.environ.keys()
+    if ours:
+        os.environ[POLICY] = "PASSIVE"
+    try:
+        yield
+    finally:
+        if ours:
+            del os.environ[POLICY]
 
 
 def check(module: str, extra: str) -> None:

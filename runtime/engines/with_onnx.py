@@ -30,6 +30,11 @@ IDS, MASK, POSITIONS, BIAS, LOGITS = (
 # Only what ends the process: the library writes a line a slot, and its errors are exceptions too.
 FATAL = 4
 
+# Whether threads of a session spin while they wait; see docs/performance.md. Source of the key:
+# onnxruntime_session_options_config_keys.h.
+SPIN_KEY = "session.intra_op.allow_spinning"
+SPINNING = False
+
 
 class OnnxEngine(PackedEngine):
     """One ONNX backbone and its LoRA adapters in memory; the tokenizer lies beside the backbone.
@@ -79,6 +84,7 @@ class OnnxEngine(PackedEngine):
         options.log_severity_level = FATAL
         options.intra_op_num_threads = self.settings.threads or cores()
         options.inter_op_num_threads = 1
+        options.add_session_config_entry(SPIN_KEY, str(int(SPINNING)))
         try:
             self._session = self._library.InferenceSession(
                 self._path, options, providers=self._providers()
