@@ -33,7 +33,8 @@ rehearse=
 [ "${1:-}" = --rehearse ] && rehearse=--rehearse && shift
 out=${1:-gpu-out}
 mkdir -p "$out"
-python=${PYTHON:-python3}
+python=.venv/bin/python
+[ -x $python ] || python=python3
 if [ -d $pack/wheels ] && ! $python -c "import transformers, peft, gguf" 2>/dev/null; then
   for wheel in $pack/wheels/*.whl; do
     # What does not fit this Python the image has to have itself.
