@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tel_edge.eval.findings import sizes
 from tel_edge.eval.findings.findings import Report, formats
 from tel_edge.eval.findings.ladder import Best
-from tel_edge.eval.reports import card, paper_tables, report_tables
+from tel_edge.eval.reports import card, paper_tables, report_tables, router_tables
 from tel_edge.eval.reports.report_tables import MARK, floor
 from tel_edge.eval.reports.tables import Table, aligned, escaped, megabytes, number, tabled
 
@@ -106,8 +106,8 @@ def _router(report: Report) -> list[Chapter]:
     if not report.router:
         return []
     made = report.router
-    tables = report_tables.router_figures(made), report_tables.router_matrix(made)
-    return [Chapter("Router", report_tables.router_text(made), tables)]
+    tables = router_tables.figures(made), router_tables.matrix(made)
+    return [Chapter("Router", router_tables.text(made), tables)]
 
 
 def ladder_text(report: Report) -> str:

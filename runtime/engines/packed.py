@@ -6,7 +6,6 @@ that decides which tokens stand together is here, once, so that two engines ask 
 
 from __future__ import annotations
 
-import functools
 import random
 import threading
 import time
@@ -14,9 +13,10 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from tel_edge.runtime.engines import packing
+from tel_edge.runtime.engines.alone import alone
 from tel_edge.runtime.engines.engine import (
     EngineSettings,
     Generation,
@@ -31,8 +31,6 @@ from tel_edge.runtime.engines.packing import END, Cost, PackedEntry
 from tel_edge.runtime.engines.prefixes import KEEPER, Key, Prefixes
 from tel_edge.runtime.errors import InputError, WorkError
 
-P = ParamSpec("P")
-R = TypeVar("R")
 T = TypeVar("T")
 
 FREE = packing.BRANCHES
@@ -40,21 +38,6 @@ FREE = packing.BRANCHES
 SEQUENCES = 1 + FREE
 # Logits rows of one decode, a vocabulary of floats each.
 OUTPUTS = 64
-
-
-def _alone(
-    work: Callable[Concatenate[PackedEngine, P], R],
-) -> Callable[Concatenate[PackedEngine, P], R]:
-    """Let one thread at a time do `work`, and nobody after the engine is closed."""
-
-    @functools.wraps(work)
-    def alone(engine: PackedEngine, /, *given: P.args, **named: P.kwargs) -> R:
-        with engine.lock:
-            if engine.shut:
-                raise WorkError("the engine is closed")
-            return work(engine, *given, **named)
-
-    return alone
 
 
 class PackedEngine(ABC):
@@ -138,7 +121,7 @@ class PackedEngine(ABC):
 
     # Adapters
 
-    @_alone
+    @alone
     def load_adapter(self, name: str) -> None:
         """Load an adapter that is not loaded yet; the least recently used one makes room."""
         if name not in self._adapters:
@@ -156,7 +139,7 @@ class PackedEngine(ABC):
             self.free_adapter(handle)
         self._loaded[name] = self.open_adapter(self._adapters[name].check())
 
-    @_alone
+    @alone
     def use(self, name: str | None) -> None:
         """Make what is decoded next go through that adapter, None being the bare backbone."""
         if name is not None:
@@ -229,7 +212,7 @@ class PackedEngine(ABC):
         if refused:
             raise Unanswered(refused)
 
-    @_alone
+    @alone
     def _packed(
         self, adapter: str | None, items: Sequence[Item], units: Sequence[tuple[int, ...]]
     ) -> list[Score]:
@@ -294,7 +277,7 @@ class PackedEngine(ABC):
             lambda held: self._generated(adapter, [prompts[at] for at in held], units),
         )
 
-    @_alone
+    @alone
     def _generated(
         self,
         adapter: str | None,
@@ -349,7 +332,7 @@ class PackedEngine(ABC):
 
     # Decoding
 
-    @_alone
+    @alone
     def forget(self) -> None:
         """Drop everything that is kept of earlier prompts."""
         self.cache.forget()
@@ -387,7 +370,7 @@ class PackedEngine(ABC):
     def _end(self, sequences: Sequence[Sequence[int]]) -> None:
         self.cache.end([sequence for mine in sequences for sequence in mine])
 
-    @_alone
+    @alone
     def plain_rate(self, adapter: str | None, tokens: int = 512) -> float:
         """Return the tokens/s of one plain prompt of that length: the engine's own rate."""
         self.use(adapter)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tel_edge.eval.benchmarks import other_fields
-from tel_edge.eval.reports import report_tables
+from tel_edge.eval.reports import router_tables
 from tel_edge.eval.scoring import router as training
 from tel_edge.eval.scoring import router_figures
 from tel_edge.export import router as exporting
@@ -161,11 +161,11 @@ def test_figures_are_written_read_and_shown(tmp_path: Path, trained: Router) -> 
     assert measured.dataset == "data"
     assert measured.microseconds_p50 == pytest.approx(1000)
     assert measured.whole.forced.of == 24
-    text = report_tables.router_text(measured)
+    text = router_tables.text(measured)
     assert text.startswith("A request without a category goes to one of 3")
     assert "trained in 2 s" in text
-    assert ("oranbench", "8", "0", "0", "0") in report_tables.router_matrix(measured).rows
-    names = [row[0] for row in report_tables.router_figures(measured).rows]
+    assert ("oranbench", "8", "0", "0", "0") in router_tables.matrix(measured).rows
+    names = [row[0] for row in router_tables.figures(measured).rows]
     assert names[0] == "right (an abstention is wrong)"
     assert names[-2:] == ["abstained", "left alone of 56 requests of other fields"]
 
