@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+# Keys, without the architecture's name, by the field of config.json that says the same.
+FIELDS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "rope.freq_base": "rope_theta",
+}
+
 
 def permuted(rows: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
     """Return `rows` [heads * head_dim, columns] in llama.cpp's order, heads = 0 as they are.

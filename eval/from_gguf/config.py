@@ -22,17 +22,6 @@ FACTORS = "rope_freqs.weight"
 # Low and high factor and length of all published models with frequencies of Llama 3.1; how much
 # they are slowed down is in the file.
 PUBLISHED = (1.0, 4.0, 8192)
-# Keys, without the architecture's name, by the field of config.json that says the same.
-FIELDS = {
-    "block_count": "num_hidden_layers",
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "rope.freq_base": "rope_theta",
-}
 # Keys that change nothing, or that are compared with the others below.
 NEUTRAL = {
     *("vocab_size", "tensor_data_layout", "attention.key_length", "attention.value_length"),
@@ -52,13 +41,13 @@ def of(source: GgufSource) -> dict[str, Any]:
     row, prefix = source.row, f"{source.row.gguf}."
     for key, value in source.metadata.items():
         name = key.removeprefix(prefix)
-        if name != key and name not in FIELDS.keys() | NEUTRAL and value not in NOTHING:
+        if name != key and name not in gguf_layout.FIELDS.keys() | NEUTRAL and value not in NOTHING:
             raise source.wrong(f"{key} is {value!r}, which transformers has no field for")
     made: dict[str, Any] = {
         "architectures": [f"{row.model_type.capitalize()}ForCausalLM"],
         "model_type": row.model_type,
     }
-    for name, field in FIELDS.items():
+    for name, field in gguf_layout.FIELDS.items():
         found = source.number(name)
         if found is None and name == "attention.head_count_kv":
             found = source.number("attention.head_count")

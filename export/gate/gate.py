@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tel_edge.eval.folders import loading
+from tel_edge.eval.folders.gguf_layout import FIELDS
 from tel_edge.export import original
 from tel_edge.export.gate.parity import (
     Answers,
@@ -308,22 +309,9 @@ def reference(folder: Path, adapters: Mapping[str, Path], category: str | None =
     return Expected(tuple(asked), made, _numbers(model.config))
 
 
-# Numbers that a file states, by transformers' names: what is wrong in them may hardly show.
-NUMBERS = {
-    "block_count": "num_hidden_layers",
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "rope.freq_base": "rope_theta",
-}
-
-
 def _numbers(config: Any) -> dict[str, float]:
     stated = {**config.to_dict(), **(config.rope_parameters or {})}
-    return {name: float(stated[own]) for name, own in NUMBERS.items() if own in stated}
+    return {name: float(stated[own]) for name, own in FIELDS.items() if own in stated}
 
 
 def check_numbers(stated: Mapping[str, Any], expected: Mapping[str, float], name: str) -> None:
