@@ -86,7 +86,7 @@ WRONG: tuple[tuple[str, str], ...] = (
     ("tel-train --backbone DIR --category oranbench", "no config.json; a Hugging Face model"),
     ("tel-train --dataset nothing", "no data set 'nothing': neither ot-mini, ot-full nor"),
     ("tel-train --dataset DIR", "no test-*.parquet and no test*.jsonl"),
-    ("tel-train --recipe nothing", "unknown recipe 'nothing'; there are: paper nano"),
+    ("tel-train --recipe nothing", "unknown recipe 'nothing'; there are: paper robust nano"),
     ("tel-train --rank 0", "argument --rank: '0' is no whole number above 0"),
     ("tel-train --max-train -1", "argument --max-train: '-1' is no whole number above 0"),
     ("tel-train --learning-rate nan", "--learning-rate nan: a number above 0 is needed"),
