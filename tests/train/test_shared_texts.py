@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tel_edge.eval.benchmarks import benchmark
+from tel_edge.eval.benchmarks import benchmark, other_fields
 from tel_edge.eval.benchmarks.split import Split, normalised, split
 from tel_edge.eval.folders import checkpoint
 from tel_edge.eval.scoring import router as routing
@@ -326,3 +327,18 @@ def test_the_router_is_not_trained_on_what_a_category_holds_out(root: Path) -> N
     made, wanted = routing.train(of, 42), routing.train(kept, 42)
     assert made.weights.tobytes() == wanted.weights.tobytes()
     assert (made.temperature, made.threshold) == (wanted.temperature, wanted.threshold)
+
+
+def test_a_router_is_another_only_where_texts_are_shared(root: Path) -> None:
+    of, alone = splits(root), splits(root, "alone")
+    how = [
+        *(routing.runtime.FEATURE_VERSION, routing.BUCKETS, routing.C, routing.BALANCE),
+        *(routing.STRANGE, routing.LEAST, routing.WANTED, routing.MOST_ABSTAINED),
+        [asdict(request) for request in other_fields.parts()[0]],
+    ]
+
+    def before(of: dict[str, Split]) -> str:
+        return digest.of_value([how, [(name, made.digest) for name, made in of.items()]])
+
+    assert routing.source(alone) == before(alone)
+    assert routing.source(of) != before(of)

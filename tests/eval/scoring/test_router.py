@@ -311,7 +311,6 @@ def test_real_questions_are_routed(shared: Path, tmp_path: Path) -> None:
     assert whole.right.value >= 0.97
     assert whole.routed.value >= 0.985
     assert whole.abstained.value <= 0.02
-    # What it leaves alone of its own fields, so as to leave other fields alone, is 2.2 % here.
     assert alone.forced.value >= 0.97
     assert alone.routed.value >= 0.985
-    assert alone.right.value >= 0.965
+    assert alone.right.value >= 0.97
