@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ def _scores(of: Any, out: Path) -> dict[str, Any]:
     model = loading.model(of.folder, torch.bfloat16 if cuda else torch.float32)
     model = model.to("cuda" if cuda else "cpu").eval()
     tokenizer = loading.tokenizer(of.folder)
-    test = [replace(one, id=one.id) for one in of.parts.test[: None if cuda else 24]]
+    test = of.parts.test[: None if cuda else 24]
     turned = [] if CATEGORIES[of.name].labels else [r for one in test for r in rotations(one)]
     found = {}
     for name in ("bare", "adapted"):

@@ -16,7 +16,7 @@ from tel_edge.eval.benchmarks.source import CategorySource, asked, sources
 from tel_edge.eval.references import reference
 from tel_edge.eval.scoring import trainings
 from tel_edge.eval.scoring.provenance import evaluate, made_with
-from tel_edge.eval.scoring.records import Variant, baselines_path, duplicates_path
+from tel_edge.eval.scoring.records import PARTS, Variant, baselines_path, duplicates_path
 from tel_edge.eval.scoring.resumed import finished, shown, told, which
 from tel_edge.eval.scoring.scored import ScoringTask, Settings
 from tel_edge.eval.scoring.variants import Types, before_and_after, trained, types, variants
@@ -29,8 +29,6 @@ from tel_edge.runtime.device.energy import Meter
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest, lock, ownership
-
-PARTS = ("test", "validation", "train")
 
 
 def check_split(folder: Path, file: BundleFile, source: CategorySource, allowed: bool) -> None:

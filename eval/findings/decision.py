@@ -307,25 +307,32 @@ def _doubts(
 
 def _unlooked(of: Evidence, name: str) -> Iterator[str]:
     """Yield what was not looked at, so that it cannot have spoken against the variant."""
-    lacking: dict[str, list[str]] = {}
+    # What, and which command looks, to the categories.
+    lacking: dict[tuple[str, str], list[str]] = {}
+
+    def note(category: str, what: str, remedy: str = "") -> None:
+        lacking.setdefault((what, remedy), []).append(category)
+
     for category, known in of.categories.items():
         asked, bare = orders(known), {*_names(known, "base")}
         if _turns(known) and not {name, of.reference} & asked.keys():
-            lacking.setdefault("not asked with the options in other orders", []).append(category)
-        elif _turns(known) and not bare & asked.keys():
-            what = "the bare backbone was not asked with the options in other orders"
-            lacking.setdefault(what, []).append(category)
-        if known.duplicates is None:
-            what = "near-duplicates of the train part were not looked for"
-            lacking.setdefault(what, []).append(category)
-        if out := sorted(bare & of.tainted.keys()):
-            lacking.setdefault(f"not compared with {', '.join(out)} (see the checks)", []).append(
-                category
+            note(
+                category,
+                "not asked with the options in other orders",
+                "; tel-eval --rotations does",
             )
-    remedies = {"near": "tel-eval --baselines does", "not a": "tel-eval --rotations does"}
-    for what, where in lacking.items():
-        does = next((f"; {text}" for start, text in remedies.items() if what.startswith(start)), "")
-        yield f"{what}: {', '.join(where)}{does}"
+        elif _turns(known) and not bare & asked.keys():
+            note(category, "the bare backbone was not asked with the options in other orders")
+        if known.duplicates is None:
+            note(
+                category,
+                "near-duplicates of the train part were not looked for",
+                "; tel-eval --baselines does",
+            )
+        if out := sorted(bare & of.tainted.keys()):
+            note(category, f"not compared with {', '.join(out)} (see the checks)")
+    for (what, remedy), where in lacking.items():
+        yield f"{what}: {', '.join(where)}{remedy}"
 
 
 def _names(of: Category, kind: str) -> Iterator[str]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+# Types of tokens. Source: `llama_token_type` of llama.h.
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 # Keys, without the architecture's name, by the field of config.json that says the same.
 FIELDS = {
     "block_count": "num_hidden_layers",

@@ -39,6 +39,8 @@ _QWEN_3_5 = (
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*" + _SPACES,
     "bytes",
 )
+# As tokenizer.json has the step that makes letters of bytes, but for whether it parts words too.
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,6 @@ def called(name: Any, where: str) -> PreTokenizer:
 
 def document(row: PreTokenizer) -> dict[str, Any]:
     """Return the `pre_tokenizer` of tokenizer.json with a row's rules, which `find` finds again."""
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     made: list[dict[str, Any]] = []
     for rule in row.rules:
         if rule.startswith("split "):
@@ -110,7 +111,7 @@ def document(row: PreTokenizer) -> dict[str, Any]:
         elif rule == "single digits":
             made.append({"type": "Digits", "individual_digits": True})
         else:
-            made.append({**level, "use_regex": rule == "words and bytes"})
+            made.append({**BYTE_LEVEL, "use_regex": rule == "words and bytes"})
     return made[0] if len(made) == 1 else {"type": "Sequence", "pretokenizers": made}
 
 

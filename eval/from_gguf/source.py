@@ -47,13 +47,11 @@ def opened(path: Path) -> GgufSource:
     Raises `InputError` for what is damaged, an adapter, a part of several files, and a model of an
     architecture that has no row.
     """
-    stated = gguf_header.check(path).metadata
+    stated = gguf_header.whole(path).metadata
     if stated.get("general.type", "model") != "model":
         raise InputError(
             f"{path}: general.type is {stated['general.type']!r}; a whole model is needed"
         )
-    if stated.get("split.count", 1) not in (0, 1):
-        raise InputError(f"{path}: one of several parts; join them: llama-gguf-split --merge")
     name = stated.get("general.architecture")
     row = next((row for row in ARCHITECTURES.values() if row.gguf == name), None)
     if row is None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tel_edge.eval.folders.pre_tokenizers import PreTokenizer, called, document
+from tel_edge.eval.folders.gguf_layout import CONTROL, NORMAL, UNUSED, USER_DEFINED
+from tel_edge.eval.folders.pre_tokenizers import BYTE_LEVEL, PreTokenizer, called, document
 from tel_edge.eval.from_gguf.source import GgufSource
 
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 KEY = "tokenizer.ggml."
-BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+BYTES = {**BYTE_LEVEL, "use_regex": True}
 
 
 def files(source: GgufSource) -> dict[str, Any]:

@@ -134,11 +134,14 @@ def units(report: Report) -> str:
     )
 
 
-def verdict(report: Report) -> tuple[str, ...]:
-    """Return which variant to deploy and what that rests on, a sentence each."""
+def verdict(report: Report, compared: bool = True) -> tuple[str, ...]:
+    """Return which variant to deploy and what that rests on, a sentence each.
+
+    With `compared` also how the best variants of several formats compare.
+    """
     lines = [card.headline(report), *card.sentences(report)]
     own = {rung.format for rung in report.ladder if rung.kind in ("lora", "merged")}
-    if len(own) > 1:
+    if compared and len(own) > 1:
         lines += _formats(report, sorted(own, key=sizes.rank))
     return tuple(lines)
 
@@ -197,8 +200,7 @@ def text(report: Report, full: bool = False) -> str:
 
 
 def _card(report: Report, full: bool) -> list[str]:
-    short = card.headline(report), *card.sentences(report)
-    first, *said = verdict(report) if full else short
+    first, *said = verdict(report, compared=full)
     word = report.decision.verdict.removesuffix(" in part")
     made, lines = card.table(report), _wrapped(word.upper() + first[len(word) :], "", NARROW)
     if made.rows:

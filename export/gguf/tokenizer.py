@@ -15,10 +15,10 @@ from typing import Any
 
 from tel_edge.eval.folders import pre_tokenizers
 from tel_edge.eval.folders.files import json_object
+from tel_edge.eval.folders.gguf_layout import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from tel_edge.runtime.engines.readable import byte_letters, text_letters
 from tel_edge.runtime.errors import InputError
 
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 LEGACY = "special_tokens_map.json"
 ONNX = "--format onnx takes any tokenizer.json"
 

@@ -79,11 +79,7 @@ def _onnx(path: Path, adapters: Mapping[str, LoraFile], settings: EngineSettings
 
 
 def _gguf_weights(path: Path) -> str | None:
-    metadata = gguf_header.check(path).metadata
-    if metadata.get("split.count", 1) not in (0, 1):
-        # The engine would open the others too, which nobody has looked at.
-        raise InputError(f"{path}: one of several parts; join them: llama-gguf-split --merge")
-    return _weights(path, metadata)
+    return _weights(path, gguf_header.whole(path).metadata)
 
 
 def _onnx_weights(path: Path) -> str | None:

@@ -165,6 +165,18 @@ def check(path: Path) -> Header:
         raise InputError(f"{path}: {error}; export it again") from None
 
 
+def whole(path: Path) -> Header:
+    """Check the header of a file that is all of its model; see `check`.
+
+    Raises `InputError` for one of several parts too: the engine would open the others, which nobody
+    has looked at.
+    """
+    made = check(path)
+    if made.metadata.get("split.count", 1) not in (0, 1):
+        raise InputError(f"{path}: one of several parts; join them: llama-gguf-split --merge")
+    return made
+
+
 def file_type(metadata: Mapping[str, Any]) -> str:
     """Return the type that a file says it is of, by llama.cpp's name, "gguf" where it is none."""
     number = metadata.get("general.file_type")
