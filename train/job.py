@@ -50,8 +50,8 @@ class TrainingJob:
 
     `name` is the category or `JOINT`; `splits` are the digests of the categories' splits, which
     `parts` has together, apart from the `shared` questions that were left out, since another
-    category holds their text out (`split.apart`). `most` caps the training questions of each
-    category. `scored`, `checkpointing` and `watts` change nothing in the adapter.
+    category holds their text out (`split.apart`). `most` caps the training and the validation
+    questions of each category. `scored`, `checkpointing` and `watts` change nothing in the adapter.
     """
 
     backbone: Backbone
@@ -74,8 +74,19 @@ class TrainingJob:
     @property
     def shown(self) -> tuple[Question, ...]:
         """Return the questions to train on: of each category at most `most`, in their order."""
+        return self._capped(self.parts.train)
+
+    @property
+    def validated(self) -> tuple[Question, ...]:
+        """Return the questions that the best epoch is chosen by, as few as those to train on.
+
+        A capped training would spend most of its time on a validation part that is not capped.
+        """
+        return self._capped(self.parts.validation)
+
+    def _capped(self, questions: Sequence[Question]) -> tuple[Question, ...]:
         of: dict[str, list[Question]] = {}
-        for question in self.parts.train:
+        for question in questions:
             of.setdefault(question.category, []).append(question)
         return tuple(q for each in of.values() for q in capped(each, self.most, self.seed))
 

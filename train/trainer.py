@@ -192,7 +192,7 @@ def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) 
     recipe = job.recipe
     questions = job.shown
     train_long = examples(questions, tokenizer, longest)[1]
-    valid, valid_long = examples(job.parts.validation, tokenizer, longest)
+    valid, valid_long = examples(job.validated, tokenizer, longest)
     if train_long == len(questions) or not valid:
         raise InputError(f"{job.name}: no question fits the backbone's {longest} tokens of context")
     model = loading.model(

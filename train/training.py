@@ -88,7 +88,8 @@ def train(job: TrainingJob, out: Path, resume: bool, quiet: bool) -> dict[str, A
         "rows": {
             "train": len(job.shown),
             "train_uncapped": len(job.parts.train),
-            "validation": len(job.parts.validation),
+            "validation": len(job.validated),
+            "validation_uncapped": len(job.parts.validation),
             "test": len(job.parts.test),
             "rejected": job.rejected,
             "shared": job.shared,

@@ -168,6 +168,8 @@ def test_a_cap_counts_for_each_category(root: Path, tmp_path: Path) -> None:
     own = jobs(root, tmp_path, *JOINT[:2], "--max-train", "5", data="alone")
     assert of == {job.name: list(job.shown) for job in own}
     assert {name: len(each) for name, each in of.items()} == {"teleqna": 5, "oranbench": 5}
+    chosen_by = [question.category for question in joint.validated]
+    assert chosen_by == ["teleqna"] * 5 + ["oranbench"] * 5
 
 
 @pytest.mark.parametrize(("most", "same"), [(5, False), (1000, True)])

@@ -14,7 +14,7 @@ from typing import Any
 from tel_edge.runtime import cli, extras
 from tel_edge.runtime.files import lock, ownership
 from tel_edge.train.job import RECORD, WEIGHTS, TrainingJob, jobs
-from tel_edge.train.recipes import LOSSES, SELECTIONS, TARGETS
+from tel_edge.train.recipes import LOSSES, RECIPES, SELECTIONS, TARGETS
 from tel_edge.train.training import finished, spin_shortly, train, with_scores
 
 
@@ -85,7 +85,7 @@ def _made(args: argparse.Namespace, job: TrainingJob, out: Path) -> dict[str, An
         )
     cli.say(
         args,
-        f"{job.stem}: {len(job.shown)} questions to train on, {len(job.parts.validation)} to "
+        f"{job.stem}: {len(job.shown)} questions to train on, {len(job.validated)} to "
         "validate on after each epoch",
     )
     if job.shared and _mixed(out):
@@ -141,7 +141,9 @@ def parser() -> cli.Parser:
         "wait",
     )
     made.add_argument(
-        "--recipe", metavar="NAME", help="paper or nano (nano for tel-nano, paper for all others)"
+        "--recipe",
+        metavar="NAME",
+        help=f"{', '.join(RECIPES)} (nano for tel-nano, paper for all others)",
     )
     made.add_argument(
         "--joint", action="store_true", help="one adapter for all of --category together"
@@ -194,7 +196,7 @@ def parser() -> cli.Parser:
         "--max-train",
         type=cli.positive,
         metavar="N",
-        help="train on at most N questions of each category",
+        help="train on at most N questions of each category, and choose the epoch by as few",
     )
     made.add_argument(
         "--resume",
