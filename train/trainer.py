@@ -31,6 +31,7 @@ from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files.atomic import write_text
 from tel_edge.train.data import Example, Rows, collate, examples, fitted, varied
 from tel_edge.train.energy import recorded, restored
+from tel_edge.train.fused import fuse
 from tel_edge.train.parts import MOST, parted
 from tel_edge.train.scoring import document, score
 
@@ -59,6 +60,21 @@ class AnswerTrainer(Trainer):
             for part in parted(inputs, MOST, self.all_tokens)
         )
         return sum(each, torch.zeros(()))
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Any, Any, Any]:
+        """Return loss, picks and right labels `[n]` of a batch; on a CPU in parts as above."""
+        given = self._prepare_inputs(inputs)
+        most = 1 << 40 if torch.cuda.is_available() else MOST
+        loss, picks, right = torch.zeros((), device=self.args.device), [], []
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for part in parted(given, most, self.all_tokens):
+                own, made = self.compute_loss(model, part, return_outputs=True)
+                loss = loss + own
+                picks.append(made["logits"])
+                right.append(part["target"])
+        return loss, torch.cat(picks), torch.cat(right)
 
     def compute_loss(
         self,
@@ -215,6 +231,8 @@ def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) 
             task_type="CAUSAL_LM",
         ),
     )
+    if bf16_is_fast() and not torch.cuda.is_available():
+        fuse(peft)
 
     def drawn(epoch: int) -> list[Example]:
         shown = varied(
