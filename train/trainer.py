@@ -32,7 +32,7 @@ from tel_edge.runtime.files.atomic import write_text
 from tel_edge.train.data import Example, Rows, collate, examples, fitted, varied
 from tel_edge.train.energy import recorded, restored
 from tel_edge.train.fused import fuse
-from tel_edge.train.parts import MOST, parted
+from tel_edge.train.parts import MOST, again, give_back, parted
 from tel_edge.train.scoring import document, score
 
 if TYPE_CHECKING:
@@ -46,20 +46,24 @@ SHORT = 256
 class AnswerTrainer(Trainer):
     """A `Trainer` whose loss is the cross-entropy of the one token after the prompt.
 
-    With `all_tokens` it is the mean over all tokens of prompt and answer.
+    With `all_tokens` it is the mean over all tokens of prompt and answer. With `checkpointing`
+    activations are computed again; on a CPU those of a row of more than `MOST` tokens are anyway.
     """
 
     all_tokens = False
+    checkpointing = False
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """Go forwards and backwards, on a CPU with a part of the batch after the other."""
         if torch.cuda.is_available():
             return super().training_step(model, inputs, num_items_in_batch)
-        each = (
-            super(AnswerTrainer, self).training_step(model, part, num_items_in_batch)
-            for part in parted(inputs, MOST, self.all_tokens)
-        )
-        return sum(each, torch.zeros(()))
+        loss = torch.zeros(())
+        for part in parted(inputs, MOST, self.all_tokens):
+            # A row alone may be of thousands of tokens.
+            again(model, self.checkpointing or part["input_ids"].numel() > MOST)
+            loss = loss + super().training_step(model, part, num_items_in_batch)
+        give_back()
+        return loss
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
@@ -216,10 +220,8 @@ def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) 
         torch.bfloat16 if torch.cuda.is_available() else torch.float32,
         attention(max(len(example.ids) for example in valid)),
     )
-    if job.checkpointing:
+    if job.checkpointing or not torch.cuda.is_available():
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        # Frozen embeddings have no gradient, which the recomputed blocks would start from.
-        model.enable_input_require_grads()
     peft = get_peft_model(
         model,
         LoraConfig(
@@ -250,7 +252,7 @@ def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) 
         compute_metrics=right,
         callbacks=[watch, Turn(rows), EarlyStoppingCallback(recipe.patience)],
     )
-    trainer.all_tokens = recipe.loss == "all"
+    trainer.all_tokens, trainer.checkpointing = recipe.loss == "all", job.checkpointing
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(work))
     # The best checkpoint is loaded at the end, so this is what the early stopping chose.

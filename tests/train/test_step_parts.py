@@ -10,8 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tel_edge.train import parts  # noqa: E402
 from tel_edge.train.data import collate  # noqa: E402
-from tel_edge.train.parts import parted  # noqa: E402
+from tel_edge.train.parts import again, give_back, parted  # noqa: E402
 from tel_edge.train.trainer import AnswerTrainer  # noqa: E402
 
 LENGTHS = (3, 40, 7, 7, 12, 39, 5)
@@ -60,10 +61,10 @@ def test_gradients_are_those_of_the_batch(tmp_path: Path, all_tokens: bool) -> N
     trainer = Loss()
     trainer.all_tokens = all_tokens  # type: ignore[attr-defined]
 
-    def gradients(parts: list[dict[str, Any]]) -> tuple[float, Any]:
+    def gradients(given: list[dict[str, Any]]) -> tuple[float, Any]:
         model.zero_grad()
         total = 0.0
-        for part in parts:
+        for part in given:
             loss = AnswerTrainer.compute_loss(trainer, model, part)  # type: ignore[arg-type]
             loss.backward()
             total += float(loss)
@@ -73,3 +74,36 @@ def test_gradients_are_those_of_the_batch(tmp_path: Path, all_tokens: bool) -> N
     found, added = gradients(list(parted(batch(), 50, all_tokens)))
     assert found == pytest.approx(wanted, rel=1e-5)
     assert torch.allclose(added, at_once, rtol=1e-3, atol=1e-7)
+
+
+def test_what_is_long_is_computed_again(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = models.backbone(tmp_path, "llama", dtype=torch.float32, num_hidden_layers=1)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    norms: list[int] = []
+    model.model.layers[0].input_layernorm.register_forward_hook(lambda *_: norms.append(1))
+    found = []
+    for wanted in (False, True):
+        again(model, wanted)
+        model.zero_grad()
+        norms.clear()
+        model(input_ids=torch.arange(1, 9)[None]).logits.sum().backward()
+        found.append((len(norms), model.model.layers[0].mlp.up_proj.weight.grad.clone()))
+    (kept, plain), (twice, same) = found
+    assert (kept, twice) == (1, 2)
+    assert torch.allclose(plain, same)
+
+
+def test_free_memory_goes_back_only_where_much_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[int] = []
+
+    class Library:
+        malloc_trim = staticmethod(called.append)
+
+    monkeypatch.setattr(parts.ctypes, "CDLL", lambda _: Library)
+    give_back()
+    monkeypatch.setattr(parts, "HELD", 0)
+    give_back()
+    assert called == [0]
