@@ -46,7 +46,7 @@ def parted(batch: dict[str, Any], most: int, by_tokens: bool) -> Iterator[dict[s
 def again(model: Any, wanted: bool) -> None:
     """Let a model's layers compute activations again instead of keeping them, or not.
 
-    The model's `gradient_checkpointing_enable` has to be called once before.
+    The model's `activation_checkpointing_enable` has to be called once before.
     """
     for module in model.modules():
         if hasattr(module, "_gradient_checkpointing_func"):

@@ -221,7 +221,7 @@ def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) 
         attention(max(len(example.ids) for example in valid)),
     )
     if job.checkpointing or not torch.cuda.is_available():
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     peft = get_peft_model(
         model,
         LoraConfig(

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tel_edge.export.onnx import container
-from tel_edge.export.onnx.slots import Graph, Weight, describe, embedding, head, plain
+from tel_edge.export.onnx.slots import (
+    CONTRIB,
+    Graph,
+    Weight,
+    contributed,
+    describe,
+    embedding,
+    head,
+    plain,
+)
 from tel_edge.export.progress import Step
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
@@ -28,7 +37,6 @@ if TYPE_CHECKING:
 BLOCK = 32
 # Multiply in int8: what the processors' dot-product instructions do.
 ACCURACY = 4
-CONTRIB = "com.microsoft"
 
 
 @dataclass(frozen=True)
@@ -246,8 +254,7 @@ class _Work:
         """Put the nodes into order, and drop what nothing reads any longer."""
         self.graph.sort()
         self.graph.prune()
-        if all(entry.domain != CONTRIB for entry in model.opset_import):
-            model.opset_import.append(need("onnx", "export").helper.make_opsetid(CONTRIB, 1))
+        contributed(model)
 
 
 def _packed(

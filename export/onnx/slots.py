@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+# The domain of onnxruntime's own operators.
+CONTRIB = "com.microsoft"
 # What a projection gives without an adapter is called by its module and this.
 PLAIN = ".plain"
 # What torch's exporter notes about where a node comes from, and the end of both ways of naming it.
@@ -82,6 +84,7 @@ class Graph:
         self.makers = {name: node for node in self.proto.node for name in node.output}
         self._before: dict[str, list[Any]] = {}
         self._after: dict[str, list[Any]] = {}
+        self._dropped: list[Any] = []
 
     def add_input(self, name: str, dims: Sequence[int | str | None], default: Any) -> None:
         """Add an input that may be left out; `default` is its value then, an array."""
@@ -111,11 +114,19 @@ class Graph:
         """Put nodes after another one."""
         self._after.setdefault(node.output[0], []).extend(made)
 
+    def drop(self, node: Any) -> None:
+        """Take a node out, whose outputs another one makes."""
+        self._dropped.append(node)
+        for name in node.output:
+            self.makers.pop(name, None)
+
     def sort(self) -> None:
-        """Carry out `before` and `after`."""
+        """Carry out `before`, `after` and `drop`."""
         nodes = []
         for node in self.proto.node:
             first = node.output[0]
+            if any(node is one for one in self._dropped):
+                continue
             nodes += [*self._before.get(first, ()), node, *self._after.get(first, ())]
         _replace(self.proto.node, nodes)
 
@@ -125,7 +136,7 @@ class Graph:
         nodes = []
         for node in reversed(self.proto.node):
             if wanted.intersection(node.output):
-                wanted.update(node.input)
+                wanted.update(filter(None, node.input))
                 nodes.append(node)
         _replace(self.proto.node, nodes[::-1])
         inputs = {entry.name for entry in self.proto.input}
@@ -315,6 +326,12 @@ def _add_logits(graph: Graph, head: Weight) -> None:
     graph.add_input(LOGITS, ("logits",), np.zeros(0, np.int64))
     logits = next(output for output in graph.proto.output if output.name == "logits")
     logits.type.tensor_type.shape.dim[1].dim_param = "logits_length"
+
+
+def contributed(model: Any) -> None:
+    """Say in a model that nodes are of onnxruntime's own domain."""
+    if all(entry.domain != CONTRIB for entry in model.opset_import):
+        model.opset_import.append(need("onnx", "export").helper.make_opsetid(CONTRIB, 1))
 
 
 def _strip(model: Any) -> None:

@@ -81,7 +81,7 @@ def test_what_is_long_is_computed_again(tmp_path: Path) -> None:
 
     base = models.backbone(tmp_path, "llama", dtype=torch.float32, num_hidden_layers=1)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).train()
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
     norms: list[int] = []
     model.model.layers[0].input_layernorm.register_forward_hook(lambda *_: norms.append(1))
     found = []
