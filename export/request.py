@@ -37,6 +37,7 @@ class ExportRequest:
     dry_run: bool = False
     push: str | None = None
     from_onnx: Path | None = None
+    fuse: bool = True
     out: Path | None = None
     force: bool = False
     dataset: str = "ot-mini"

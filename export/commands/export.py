@@ -210,6 +210,13 @@ def parser() -> cli.Parser:
         "exporting it here (implies --format onnx)",
     )
     made.add_argument(
+        "--no-fuse",
+        dest="fuse",
+        action="store_false",
+        help="leave norms and attention in ONNX's own operators, for execution providers that do "
+        "not have onnxruntime's in float32, such as cuda",
+    )
+    made.add_argument(
         "--out", type=Path, metavar="DIR", help="the bundle (bundles/BACKBONE of the workspace)"
     )
     made.add_argument(

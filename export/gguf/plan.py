@@ -115,6 +115,8 @@ class GgufPlan:
 def plan(request: ExportRequest) -> GgufPlan:
     """Read and check all that the arguments name; raise `InputError` for what does not fit."""
     need("gguf", "export")
+    if not request.fuse:
+        raise InputError("--no-fuse is for --format onnx: a GGUF file has no graph")
     home = request.home
     source = sources(request, half=request.adapter_type != "F32")
     opened, info, jobs = source.checkpoint, source.info, source.jobs

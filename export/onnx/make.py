@@ -16,7 +16,7 @@ from tel_edge.eval.folders.files import json_object
 from tel_edge.export.gate import gate as gates
 from tel_edge.export.gate.gate import Gate, Whole
 from tel_edge.export.made import made_by
-from tel_edge.export.onnx import container, quantize, slots, trace
+from tel_edge.export.onnx import container, fused, quantize, slots, trace
 from tel_edge.export.onnx.adapter import write_adapter
 from tel_edge.export.onnx.quantize import ONNX_QUANTS, OnnxQuant, bits
 from tel_edge.export.output import Accept, Output
@@ -92,6 +92,8 @@ def plan(request: ExportRequest) -> OnnxPlan:
         request.out or request.home.bundle(source.info.name), source.info, request.force
     )
     options = f"from-onnx {_digest(given)[:16]}" if given else None
+    if not request.fuse:
+        options = f"{options} no-fuse" if options else "no-fuse"
     inputs = digest.of_value(_metadata(source.checkpoint, source.info))
     missing = tuple(
         row
@@ -245,6 +247,11 @@ def _prepared(request: ExportRequest, made: OnnxPlan, out: Path) -> None:
             trace.trace(made.checkpoint.folder, plain)
         model = container.load(plain)
         slots.prepare(model, made.checkpoint.shape, str(made.given or made.checkpoint.folder))
+        if request.fuse:
+            made_of = fused.fuse(model, made.checkpoint.shape, str(plain))
+            if not made_of[fused.ATTENTION]:
+                cli.say(request, "warning: attention is not as torch's exporter writes it, so it "
+                        "stays in many small nodes")  # fmt: skip
         slots.describe(model, _metadata(made.checkpoint, made.info))
         with bar(request, made.checkpoint.parameters * 4, REFERENCE.name) as step:
             container.write(model, out, plain.parent, step)

@@ -86,6 +86,18 @@ class Tiny:
         return out
 
     @cached_property
+    def fused(self) -> Path:
+        """The same with onnxruntime's operators for attention and norms."""
+        from tel_edge.export.onnx import container, fused
+
+        model = container.load(self.slots)
+        fused.fuse(model, self.shape, "x.onnx")
+        out = self.folder / "fused" / "x-fp32.onnx"
+        out.parent.mkdir()
+        container.write(model, out, self.slots.parent, lambda _: None)
+        return out
+
+    @cached_property
     def adapter(self) -> Path:
         """A PEFT folder."""
         return models.adapter(self.folder / "adapter", self.base, **ADAPTERS[self.kind])

@@ -26,9 +26,9 @@ def plain(made: Tiny) -> Graph:
     return Graph(made.plain)
 
 
-@pytest.fixture(scope="module")
-def slotted(made: Tiny) -> Graph:
-    return Graph(made.slots)
+@pytest.fixture(scope="module", params=["slots", "fused"])
+def slotted(made: Tiny, request: Any) -> Graph:
+    return Graph(getattr(made, request.param))
 
 
 def test_the_plain_graph_is_the_model_of_transformers(made: Tiny, plain: Graph) -> None:
@@ -45,9 +45,9 @@ def test_a_window_slides(made: Tiny, plain: Graph) -> None:
     assert seen.tolist() == [made.kind != "sliding" or at < WINDOW for at in range(LONG)]
 
 
-def test_without_an_adapter_nothing_has_changed(plain: Graph, slotted: Graph) -> None:
+def test_without_an_adapter_nothing_has_changed(made: Tiny, plain: Graph) -> None:
     """Not one bit, with a past and without."""
-    wanted = plain(ids(LONG))
+    slotted, wanted = Graph(made.slots), plain(ids(LONG))
     got = slotted(ids(LONG))
     for turn in range(2):
         assert np.array_equal(got[0], wanted[0])
