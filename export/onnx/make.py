@@ -152,7 +152,11 @@ def _sizes(made: OnnxPlan) -> dict[OnnxQuant, int]:
     body = made.checkpoint.parameters - ends - vectors
     return {
         row: int(
-            (body * (row.body if row.dynamic else bits(row.body)) + ends * bits(row.head)) / 8
+            (
+                body * (row.body if row.dynamic else bits(row.body, row.block))
+                + ends * bits(row.head, row.block)
+            )
+            / 8
             + 4 * vectors
         )
         for row in made.wanted

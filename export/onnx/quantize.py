@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-# Weights that share a scale. Multiples of it are what all kernels take.
-BLOCK = 32
+# The fewest weights that share a scale; multiples of it are what all kernels take.
+SMALLEST = 32
 # Multiply in int8: what the processors' dot-product instructions do.
 ACCURACY = 4
 
@@ -43,6 +43,7 @@ ACCURACY = 4
 class OnnxQuant:
     """One row: `body` and `head` are bits a weight, 32 as it is, the head with the embedding.
 
+    `block` weights share a scale: fewer are nearer to the weights, more are faster.
     `dynamic`: activations are quantized too, by one scale for all that is computed together.
     `apart` is the largest `parity.Parity.error` with which a file of that type is accepted, beside
     fp32, and that one beside transformers; `lost` is how much of Pass@1 it may cost, None where
@@ -56,6 +57,7 @@ class OnnxQuant:
     apart: float
     lost: float | None
     use: str
+    block: int = SMALLEST
 
     @property
     def plain(self) -> bool:
@@ -69,6 +71,8 @@ ONNX_QUANTS: dict[str, OnnxQuant] = {
         OnnxQuant("fp32", 32, 32, False, 0.0002, None, "reference; opens in optimum too"),
         OnnxQuant("int8", 8, 8, False, 0.2, None, "weights only: almost no loss"),
         OnnxQuant("int4", 4, 8, False, 0.9, None, "weights only: the usual balance"),
+        OnnxQuant("int8-128", 8, 8, False, 0.2, None, "int8 in larger blocks: faster", 128),
+        OnnxQuant("int4-128", 4, 8, False, 0.9, None, "int4 in larger blocks: faster", 128),
         OnnxQuant(
             "dynamic-int8", 8, 8, True, 0.9, 0.05,
             "weights and activations: the fastest prefill on x86; not for every model",
@@ -77,9 +81,9 @@ ONNX_QUANTS: dict[str, OnnxQuant] = {
 }  # fmt: skip
 
 
-def bits(row_bits: int) -> float:
+def bits(row_bits: int, block: int) -> float:
     """Return the bits that a weight takes with its share of a block's scale."""
-    return row_bits if row_bits == 32 else row_bits + 32 / BLOCK
+    return row_bits if row_bits == 32 else row_bits + 32 / block
 
 
 def rows(text: str) -> tuple[OnnxQuant, ...]:
@@ -123,31 +127,33 @@ class _Work:
         if self.row.dynamic:
             self._integer(weight)
         else:
-            self._blocks(weight, self.row.body)
+            self._blocks(weight, self.row.body, self.row.block)
 
     def head(self) -> None:
         """Quantize the projection to the vocabulary, and the embedding, which may be the same."""
         import numpy as np
 
         weight, gather = head(self.graph), embedding(self.graph)
-        name = self._blocks(weight, self.row.head)
+        # A table's rows have to be whole blocks, and head and embedding may be one tensor.
+        block = self.row.block if weight.shape[0] % self.row.block == 0 else SMALLEST
+        name = self._blocks(weight, self.row.head, block)
         rows, columns = weight.shape[1], weight.shape[0]
-        if gather is None or columns % BLOCK:
+        if gather is None or columns % block:
             return
         table, own = self.graph.initializers[gather.input[0]], False
         if table.name != weight.tensor.name:
             values = container.values(table, self.folder)
             if not np.array_equal(values, weight.values(self.folder).T):
                 other = Weight(gather, table, True)
-                name, own = self._tensors(other, self.row.head), True
+                name, own = self._tensors(other, self.row.head, block), True
         parts = [f"{name}.table", f"{name}.table_scales"]
         self._placeholder(parts[0], np.uint8, (rows, columns))
-        self._placeholder(parts[1], np.float32, (rows, columns // BLOCK))
+        self._placeholder(parts[1], np.float32, (rows, columns // block))
         blocks, scales = f"{name}.blocks", f"{name}.scales"
         if own:
             # Nothing else reads these blocks, so they are written as the table alone.
             self.made[parts[0]] = lambda: self.made[blocks]().reshape(rows, columns)
-            self.made[parts[1]] = lambda: self.made[scales]().reshape(rows, columns // BLOCK)
+            self.made[parts[1]] = lambda: self.made[scales]().reshape(rows, columns // block)
         else:
             self.same |= {parts[0]: blocks, parts[1]: scales}
         made = need("onnx", "export").helper.make_node(
@@ -157,14 +163,14 @@ class _Work:
             gather.name,
             domain=CONTRIB,
             bits=self.row.head,
-            block_size=BLOCK,
+            block_size=block,
             gather_axis=0,
             quantize_axis=1,
         )
         gather.CopyFrom(made)
 
-    def _blocks(self, weight: Weight, width: int) -> str:
-        name = self._tensors(weight, width)
+    def _blocks(self, weight: Weight, width: int, block: int) -> str:
+        name = self._tensors(weight, width, block)
         inner, outer = weight.shape
         made = need("onnx", "export").helper.make_node(
             "MatMulNBits",
@@ -175,13 +181,13 @@ class _Work:
             K=inner,
             N=outer,
             bits=width,
-            block_size=BLOCK,
+            block_size=block,
             accuracy_level=ACCURACY,
         )
         weight.node.CopyFrom(made)
         return name
 
-    def _tensors(self, weight: Weight, width: int) -> str:
+    def _tensors(self, weight: Weight, width: int, block: int) -> str:
         """Add the blocks and scales of a weight, once, and return the name they begin with."""
         import numpy as np
 
@@ -190,12 +196,12 @@ class _Work:
             return self._quantized[key]
         name = self._quantized[key] = f"{key}.int{width}"
         inner, outer = weight.shape
-        count = -(-inner // BLOCK)
-        self._placeholder(f"{name}.blocks", np.uint8, (outer, count, BLOCK * width // 8))
+        count = -(-inner // block)
+        self._placeholder(f"{name}.blocks", np.uint8, (outer, count, block * width // 8))
         self._placeholder(f"{name}.scales", np.float32, (outer * count,))
 
         def blocks() -> npt.NDArray[Any]:
-            packed, scales = _packed(weight.values(self.folder), width)
+            packed, scales = _packed(weight.values(self.folder), width, block)
             self._scales[name] = scales
             return packed
 
@@ -258,7 +264,7 @@ class _Work:
 
 
 def _packed(
-    values: npt.NDArray[np.float32], width: int
+    values: npt.NDArray[np.float32], width: int, block: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
     """Return blocks [out, blocks, bytes] and scales [out * blocks] of values [in, out].
 
@@ -268,7 +274,7 @@ def _packed(
 
     library = need("onnxruntime.quantization.matmul_nbits_quantizer", "export")
     how = library.DefaultWeightOnlyQuantConfig(
-        block_size=BLOCK, is_symmetric=True, accuracy_level=ACCURACY, bits=width
+        block_size=block, is_symmetric=True, accuracy_level=ACCURACY, bits=width
     )
     quantizer = library.DefaultWeightOnlyQuantizer(how)
     packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(values))

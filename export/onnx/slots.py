@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 CONTRIB = "com.microsoft"
 # What a projection gives without an adapter is called by its module and this.
 PLAIN = ".plain"
+# What its input gives with an adapter's A.
+DOWN = ".lora_down"
 # What torch's exporter notes about where a node comes from, and the end of both ways of naming it.
 SCOPES = "pkg.torch.onnx.name_scopes"
 MODULE = re.compile(r"(?:^|[./])layers\.(\d+)[./](\w+[./]\w+)$")
@@ -240,7 +242,7 @@ def _slot(graph: Graph, weight: Weight, module: str) -> None:
     graph.add_input(b, (None, outer), np.zeros((0, outer), np.float32))
     whole, part = node.output[0], f"{module}{PLAIN}"
     node.output[0] = part
-    down, up = f"{module}.lora_down", f"{module}.lora_up"
+    down, up = f"{module}{DOWN}", f"{module}.lora_up"
     added = [
         make("MatMul", [node.input[0], a], [down], down),
         make("MatMul", [down, b], [up], up),

@@ -240,7 +240,10 @@ def test_a_dry_run_writes_nothing_and_knows_the_sizes(
 
 # Arguments, what is said.
 REFUSED: tuple[tuple[list[str], str], ...] = (
-    (["--quant", "Q4_K_M"], "no ONNX type 'Q4_K_M'; there are: fp32 int8 int4 dynamic-int8"),
+    (
+        ["--quant", "Q4_K_M"],
+        "no ONNX type 'Q4_K_M'; there are: fp32 int8 int4 int8-128 int4-128 dynamic-int8",
+    ),
     (["--quant", ","], "no ONNX type ''"),
     (["--merge"], "--merge is for --format gguf: an ONNX adapter goes over the backbone as it is"),
     (["--imatrix", "pooled"], "--imatrix is for --format gguf: the quantizer of ONNX has no"),

@@ -19,11 +19,17 @@ pytest.importorskip("onnxruntime")
 np = pytest.importorskip("numpy")
 
 from tel_edge.export.onnx import container, quantize, slots  # noqa: E402
-from tel_edge.export.onnx.quantize import BLOCK, ONNX_QUANTS, bits, rows  # noqa: E402
+from tel_edge.export.onnx.quantize import ONNX_QUANTS, SMALLEST, bits, rows  # noqa: E402
 
 # The largest share of the logits' spread that a type changes them by, and the least: 0 would be
 # another type's file.
-BOUNDS = {"int8": (0.005, 0.06), "int4": (0.1, 0.35), "dynamic-int8": (0.02, 0.12)}
+BOUNDS = {
+    "int8": (0.005, 0.06),
+    "int4": (0.1, 0.35),
+    "int8-128": (0.005, 0.06),
+    "int4-128": (0.1, 0.45),
+    "dynamic-int8": (0.02, 0.12),
+}
 DOWN = "model.layers.1.mlp.down_proj"
 
 
@@ -120,7 +126,7 @@ def test_blocks_are_those_of_the_quantizer_of_onnxruntime(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
     how = DefaultWeightOnlyQuantConfig(
-        block_size=BLOCK, is_symmetric=True, accuracy_level=4, bits=width
+        block_size=SMALLEST, is_symmetric=True, accuracy_level=4, bits=width
     )
     theirs = MatMulNBitsQuantizer(model, algo_config=how)
     theirs.process()
@@ -150,10 +156,10 @@ def test_what_the_blocks_hold(llama: Tiny, files: dict[str, Path]) -> None:
         numbers = blocks.astype(np.int32)
         if width == 4:
             numbers = np.stack([numbers & 15, numbers >> 4], -1)
-        numbers = numbers.reshape(256, 512 // BLOCK, BLOCK) - (1 << (width - 1))
+        numbers = numbers.reshape(256, 512 // SMALLEST, SMALLEST) - (1 << (width - 1))
         made = (numbers * scales.reshape(256, -1, 1)).reshape(values.shape)
-        largest = np.abs(values.reshape(256, -1, BLOCK)).max(-1, keepdims=True)
-        off = np.abs((made - values).reshape(256, -1, BLOCK)) / largest
+        largest = np.abs(values.reshape(256, -1, SMALLEST)).max(-1, keepdims=True)
+        off = np.abs((made - values).reshape(256, -1, SMALLEST)) / largest
         assert off.max() <= 1.01 / (1 << (width - 1))
         assert relative(made, values) < (0.13 if width == 4 else 0.01)
 
@@ -192,7 +198,7 @@ def test_embedding_and_head_are_one_region_of_the_file(files: dict[str, Path]) -
         head, gather = maker(path, "logits"), maker(path, "embedding")
         assert gather.op_type == "GatherBlockQuantized"
         assert {one.name: one.i for one in gather.attribute} == {
-            "bits": width, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1
+            "bits": width, "block_size": SMALLEST, "gather_axis": 0, "quantize_axis": 1
         }  # fmt: skip
         assert place(path, gather.input[0]) == place(path, head.input[1])
         assert place(path, gather.input[2]) == place(path, head.input[2])
@@ -219,7 +225,7 @@ def test_an_embedding_of_its_own(factor: Any, apiece: int, llama: Tiny, tmp_path
     assert relative(Graph(path)(ids(30))[0], Graph(source)(ids(30))[0]) < 0.06
     tied = quantized(llama.slots, tmp_path / "z.onnx", "int8")
     more = container.data_file(path).stat().st_size - container.data_file(tied).stat().st_size
-    table = llama.shape.vocabulary * llama.shape.hidden * bits(8) / 8
+    table = llama.shape.vocabulary * llama.shape.hidden * bits(8, SMALLEST) / 8
     assert abs(more - (apiece - 1) * table) < 200
 
 
@@ -259,8 +265,8 @@ def test_sizes(files: dict[str, Path], llama: Tiny) -> None:
     vectors = 5 * shape.hidden
     body = llama.checkpoint.parameters - head - vectors
     for name, row in ONNX_QUANTS.items():
-        inner = 8 if row.dynamic else bits(row.body)
-        wanted = (body * inner + head * bits(row.head)) / 8 + 4 * vectors
+        inner = 8 if row.dynamic else bits(row.body, row.block)
+        wanted = (body * inner + head * bits(row.head, row.block)) / 8 + 4 * vectors
         size = container.data_file(files[name]).stat().st_size
         # Rotary tables, alignment, scales of the columns.
         assert abs(size - wanted) < 0.015 * wanted, name
@@ -307,7 +313,7 @@ def test_types_by_name(text: str, names: list[str]) -> None:
 @pytest.mark.parametrize(("text", "named"), [("", ""), (",", ""), ("int4,Q8_0", "Q8_0"),
                                              ("INT4", "INT4")])  # fmt: skip
 def test_types_that_there_are_not(text: str, named: str) -> None:
-    wanted = f"no ONNX type '{named}'; there are: fp32 int8 int4 dynamic-int8"
+    wanted = f"no ONNX type '{named}'; there are: fp32 int8 int4 int8-128 int4-128 dynamic-int8"
     with pytest.raises(InputError, match=wanted):
         rows(text)
 
