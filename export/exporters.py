@@ -51,12 +51,14 @@ class Half(Protocol):
 class Exporter:
     """One row: a name of `FORMATS`, the rows of its types by name, and the module that makes them.
 
-    The module is loaded when something is made.
+    The module is loaded when something is made. `foreign` are fields of a request that are for
+    other formats.
     """
 
     format: str
     types: Mapping[str, Any]
     module: str
+    foreign: tuple[str, ...] = ()
 
     @property
     def half(self) -> Half:
@@ -67,7 +69,12 @@ class Exporter:
 EXPORTERS: dict[str, Exporter] = {
     row.format: row
     for row in (
-        Exporter("gguf", QUANTS, "tel_edge.export.gguf.make"),
-        Exporter("onnx", ONNX_QUANTS, "tel_edge.export.onnx.make"),
+        Exporter("gguf", QUANTS, "tel_edge.export.gguf.make", ("from_onnx", "fuse")),
+        Exporter(
+            "onnx",
+            ONNX_QUANTS,
+            "tel_edge.export.onnx.make",
+            ("merge", "imatrix", "tensor_type", "adapter_quant"),
+        ),
     )
 }

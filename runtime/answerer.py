@@ -149,8 +149,9 @@ class Answerer:
     ) -> Self:
         """Open a bundle as `tel-run` does: checked, with this machine's profile.
 
-        Without `quant` and `format` the file is the one that a report decided for, or else of the
-        smallest type and of a format whose engine is installed.
+        Without `quant` and `format` the file is the one that a report decided for, else the one
+        that this machine's profile has as the fastest, else of the smallest type and of a format
+        whose engine is installed.
         `only` loads one category's adapter and no router, `bare` no adapter at all; `threshold` is
         the router's, unless given; it chooses among the bundle's adapters that were decided for.
         `say` is told what there is to say. Raises `InputError` for a
@@ -165,7 +166,7 @@ class Answerer:
                 say(said)
             if decided and made.deploy:
                 worth = made.deploy.categories
-        backbone = decided or bundle.backbone_file(folder, made, quant, format)
+        backbone = decided or _chosen(folder, made, quant, format, say)
         names = [only] if only else list(made.adapters(backbone.format))
         if worth is not None and not bare and (doubted := [n for n in names if n not in worth]):
             say(_doubted(doubted, worth))
@@ -314,6 +315,19 @@ class Answerer:
         `asked` are questions with the name of the adapter to ask, None being the bare backbone.
         """
         yield from answers(self.scorer, asked, self.how)
+
+
+def _chosen(
+    folder: Path, made: Manifest, quant: str | None, format: str | None, say: Say
+) -> BundleFile:
+    """Return the backbone's file of that type and format, else the one that is fastest here."""
+    fastest = None if quant or format else profile.choice(made.backbone.name)
+    if fastest and formats.FORMATS[fastest.format].installed():
+        file = made.find("backbone", fastest.quant, format=fastest.format)
+        if file:
+            say(f"{fastest.quant} is the fastest here of {', '.join(fastest.rates)} (tel-bench)")
+            return file
+    return bundle.backbone_file(folder, made, quant, format)
 
 
 def _doubted(names: Sequence[str], worth: Sequence[str]) -> str:

@@ -62,7 +62,7 @@ def fuse(peft: torch.nn.Module) -> int:
     layers = [layer for layer in peft.modules() if isinstance(layer, Linear) and _plain(layer)]
     for layer in layers:
         layer.base_layer.weight.data = layer.base_layer.weight.data.to(torch.bfloat16)
-        layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+        layer.forward = partial(_forward, layer)
     return len(layers)
 
 
@@ -77,7 +77,8 @@ def _plain(layer: Linear) -> bool:
 def _forward(layer: Linear, x: torch.Tensor) -> torch.Tensor:
     base, a, b = layer.base_layer, layer.lora_A["default"], layer.lora_B["default"]
     scale = layer.scaling["default"]
-    made: torch.Tensor = LoraProduct.apply(x, base.weight, a.weight, b.weight, scale)
+    product: Any = LoraProduct.apply
+    made: torch.Tensor = product(x, base.weight, a.weight, b.weight, scale)
     made = made if base.bias is None else made + base.bias
     # Outside autocast what meets this next has the precision of `x`.
     return made if torch.is_autocast_enabled("cpu") else made.to(x.dtype)

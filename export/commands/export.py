@@ -6,19 +6,21 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tel_edge.export.exporters import EXPORTERS
+from tel_edge.export.request import ADAPTER_TYPES, ExportRequest
 from tel_edge.runtime import cli, extras
 from tel_edge.runtime.bundles.formats import FIRST, FORMATS
 
 if TYPE_CHECKING:
     from tel_edge.export.exporting import Exported
-    from tel_edge.export.request import ExportRequest
     from tel_edge.runtime.bundles.manifest import BundleFile
 
+# Files of every format in one bundle.
+BOTH = "both"
 # Nats; an adapter of a single step that does something changes a hundred times as much.
 LITTLE = 1e-3
 
@@ -28,14 +30,47 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.check:
         return _check(args)
     from tel_edge.export.exporting import export
-    from tel_edge.export.request import ExportRequest
 
     if args.router:
         extras.check("sklearn", "report")
     given = {field.name: getattr(args, field.name) for field in fields(ExportRequest)}
-    request = ExportRequest(**given | {"tensor_type": tuple(args.tensor_type)})
-    made = export(request)
-    return _forecast(request, made) if request.dry_run else _report(request, made)
+    given["tensor_type"] = tuple(args.tensor_type)
+    requests = [ExportRequest(**one) for one in _halves(given)]
+    if len(requests) > 1:
+        # What does not fit either format is told before anything is written.
+        for request in requests:
+            export(replace(request, dry_run=True))
+    told = []
+    for request in requests:
+        made = export(request)
+        told.append(_forecast(request, made) if request.dry_run else _report(request, made))
+    lists = ("files", "dry_run")
+    joined = {
+        name: [one for part in told for one in part[name]] for name in lists if name in told[0]
+    }
+    return {**told[-1], **joined}
+
+
+def _halves(given: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what each format is asked for: its types, and the options that mean something to it.
+
+    The router is made once, after the last, and so is the bundle pushed.
+    """
+    if given["format"] != BOTH:
+        return [given]
+    usual = {field.name: field.default for field in fields(ExportRequest)}
+    named = [name.strip() for name in (given["quant"] or "").split(",") if name.strip()]
+    made = []
+    for format, row in EXPORTERS.items():
+        others = {name for other in EXPORTERS.values() if other != row for name in other.types}
+        # A type that no table has is the backbone's own, which is a file of the first format.
+        own = [n for n in named if n in row.types or (format == FIRST and n not in others)]
+        part = {**given, "format": format, "quant": ",".join(own) or None}
+        last = format == tuple(EXPORTERS)[-1]
+        left = ("router", "push") if not last else ()
+        part |= {name: usual[name] for name in (*left, *row.foreign)}
+        made.append(part)
+    return made
 
 
 def _forecast(request: ExportRequest, made: Exported) -> Mapping[str, Any]:
@@ -131,8 +166,6 @@ def _check(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def parser() -> cli.Parser:
     """Return the options of `tel-export`."""
-    from tel_edge.export.request import ADAPTER_TYPES
-
     made = cli.parser(
         "tel-export",
         "Export a backbone and its adapters to a bundle of GGUF or ONNX files.",
@@ -201,7 +234,12 @@ def parser() -> cli.Parser:
     made.add_argument("--dry-run", action="store_true", help="print the sizes, write nothing")
     made.add_argument("--check", type=Path, metavar="BUNDLE", help="only verify a bundle's files")
     made.add_argument("--push", metavar="REPO", help="upload the bundle to the hub afterwards")
-    made.add_argument("--format", choices=tuple(EXPORTERS), default=FIRST, help="(%(default)s)")
+    made.add_argument(
+        "--format",
+        choices=(*EXPORTERS, BOTH),
+        default=FIRST,
+        help="(%(default)s); tel-bench --tune finds out which is faster on a device",
+    )
     made.add_argument(
         "--from-onnx",
         type=Path,

@@ -219,23 +219,28 @@ class _Search:
         while node := self.maker(name, "Reshape", "Expand", "Unsqueeze"):
             name = node.input[0]
         node = self.maker(name, "Concat")
-        ours = node is not None and len(node.input) == 2
-        return node if ours and node.input[0].startswith("past_key_values.") else None
+        if node is None or len(node.input) != 2:
+            return None
+        return node if node.input[0].startswith("past_key_values.") else None
 
     def rotated(self, name: str) -> _Rotated:
         """Return what is rotated there: x * cos + (-x2, x1) * sin, or the value itself."""
         plain = _Rotated(name, None)
         total = self.maker(name, "Add")
-        parts = [self.maker(one, "Mul") for one in total.input] if total is not None else []
-        if len(parts) != 2 or not all(parts):
+        straight, crossed = (
+            (self.maker(one, "Mul") for one in total.input) if total is not None else (None, None)
+        )
+        if straight is None or crossed is None:
             return plain
-        straight, crossed = parts
         halves = self.maker(crossed.input[0], "Concat")
-        back = self.maker(halves.input[0], "Neg") if halves is not None else None
+        if halves is None:
+            return plain
+        back = self.maker(halves.input[0], "Neg")
         second = self.maker(back.input[0], "Slice") if back is not None else None
-        first = self.maker(halves.input[1], "Slice") if halves is not None else None
-        of = straight.input[0]
-        if first is None or second is None or {first.input[0], second.input[0]} != {of}:
+        if second is None:
+            return plain
+        first, of = self.maker(halves.input[1], "Slice"), straight.input[0]
+        if first is None or {first.input[0], second.input[0]} != {of}:
             return plain
         cosine = self._frequencies(straight.input[1], "Cos")
         sine = self._frequencies(crossed.input[1], "Sin")

@@ -134,11 +134,9 @@ def _variants(args: argparse.Namespace, folder: Path, made: Manifest) -> list[Bu
     """Return the backbones to measure; if nothing says which, of each format that can run one."""
     there = made.formats()
     names = [name for name, row in FORMATS.items() if name in there and row.installed()]
-    if len(names) > 1 and not (args.quant or args.format or args.tune):
+    if len(names) > 1 and not (args.quant or args.format):
         return [bundle.backbone_file(folder, made, None, name) for name in names]
     quants: tuple[str | None, ...] = args.quant or (None,)
-    if args.tune and len(quants) > 1:
-        raise InputError(f"--tune tunes one variant at a time; pass --quant {quants[0]}")
     return [bundle.backbone_file(folder, made, quant, args.format) for quant in quants]
 
 
@@ -178,7 +176,7 @@ def work(
         for one in whats:
             probe.check_engine(one.backbone.format)
     if args.tune:
-        return _tune(args, what, base, opener, isolated)
+        return _tuned(args, whats, base, opener, isolated)
     if len(whats) > 1:
         return _compare(args, whats, base, opener, isolated)
     settings = _settings(args, what, base)
@@ -249,6 +247,33 @@ def verdict(rates: dict[str, float]) -> str:
     if ratio <= tune.GAIN:
         says = "no clear difference"
     return f"{says} on this machine: {name}, {rate:,.2f} questions/s, {ratio:.2f} times {other}"
+
+
+def _tuned(
+    args: argparse.Namespace,
+    whats: Sequence[Subject],
+    base: EngineSettings,
+    opener: bundle.Opener,
+    isolated: bool,
+) -> dict[str, Any]:
+    """Tune each variant; of several keep in the profile which one is fastest as tuned."""
+    made = [_tune(args, one, base, opener, isolated) for one in whats]
+    if len(whats) == 1:
+        return made[0]
+    compared = _compare(args, whats, base, opener, isolated)
+    rates = {
+        one.backbone.quant: round(of["questions_per_second"], 2)
+        for one, of in zip(whats, compared["variants"], strict=True)
+    }
+    [first] = [one for one in whats if one.backbone.quant == compared["fastest"]]
+    found = profile.Choice(
+        first.backbone.format, first.backbone.quant, rates, date.today().isoformat()
+    )
+    path, name = profile.location(), first.manifest.backbone.name
+    with lock.held(path, math.inf, partial(cli.say, args)):
+        profile.write(profile.with_choice(_there(args, path), name, found), path)
+    print(f"saved in {path}: {name} answers with {found.quant} ({found.format})", flush=True)
+    return {**compared, "tuned": made, "chosen": asdict(found)}
 
 
 def _tune(

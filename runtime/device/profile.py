@@ -47,11 +47,25 @@ class ProfileEntry:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Which of a backbone's files answered fastest here, of those that were compared.
+
+    `rates` are questions/s by type, each at the settings tuned for it; `date` is YYYY-MM-DD.
+    """
+
+    format: str
+    quant: str
+    rates: Mapping[str, float]
+    date: str
+
+
+@dataclass(frozen=True)
 class Profile:
-    """Entries by "<backbone>/<type>", and the machine that they hold for."""
+    """Entries by "<backbone>/<type>", choices by backbone, and the machine that they hold for."""
 
     machine: str
     entries: Mapping[str, ProfileEntry] = field(default_factory=dict)
+    chosen: Mapping[str, Choice] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
 
@@ -157,6 +171,15 @@ def settings(
     return put, f"settings of {path}: {described(put, format)}"
 
 
+def choice(backbone: str, path: Path | None = None) -> Choice | None:
+    """Return which file of a backbone this machine's profile says to answer with, None if none.
+
+    Raises `InputError` for a damaged file.
+    """
+    made = read(path or location())
+    return made.chosen.get(backbone) if made and made.machine == machine() else None
+
+
 def _difference(what: str, theirs: str, ours: str) -> str:
     """Return why something does not hold here, or "" if it does."""
     return "" if theirs == ours else f"made on another {what} ({theirs}; this is {ours})"
@@ -168,9 +191,19 @@ def with_entry(made: Profile | None, name: str, entry: ProfileEntry) -> Profile:
     The other entries of `made` are kept if it is of this machine, whatever their engines: each is
     compared with its own when it is used.
     """
+    kept = _here(made)
+    return replace(kept, entries={**kept.entries, name: entry})
+
+
+def with_choice(made: Profile | None, backbone: str, found: Choice) -> Profile:
+    """Return the profile of this machine with `found` in it, and all that it had."""
+    kept = _here(made)
+    return replace(kept, chosen={**kept.chosen, backbone: found})
+
+
+def _here(made: Profile | None) -> Profile:
     here = machine()
-    kept = made.entries if made and made.machine == here else {}
-    return Profile(here, {**kept, name: entry})
+    return made if made and made.machine == here else Profile(here)
 
 
 def write(made: Profile, path: Path) -> None:
@@ -220,7 +253,27 @@ def _parse(document: Any) -> Profile:
         if not isinstance(document.get(name), kind):
             raise InputError(f"field {name!r} is missing or not {kind.__name__}")
     entries = {name: _entry(name, values) for name, values in document["entries"].items()}
-    return Profile(document["machine"], entries)
+    given = document.get("chosen", {})
+    if not isinstance(given, dict):
+        raise InputError("field 'chosen' is not dict")
+    return Profile(
+        document["machine"], entries, {name: _choice(name, given[name]) for name in given}
+    )
+
+
+def _choice(name: str, values: Any) -> Choice:
+    rules: dict[str, Callable[[Any], bool]] = {
+        "format": lambda value: value in FORMATS,
+        "quant": lambda value: isinstance(value, str),
+        "rates": lambda value: isinstance(value, dict),
+        "date": lambda value: isinstance(value, str),
+    }
+    for part, right in rules.items():
+        if not isinstance(values, dict) or not right(values.get(part)):
+            raise InputError(
+                f"chosen[{name!r}]: field {part!r} is missing or not what it should be"
+            )
+    return Choice(**{part: values[part] for part in rules})
 
 
 def _entry(name: str, values: Any) -> ProfileEntry:

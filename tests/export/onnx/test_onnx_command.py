@@ -238,6 +238,38 @@ def test_a_dry_run_writes_nothing_and_knows_the_sizes(
         assert abs(real - size) < 0.015 * real
 
 
+def test_both_formats_get_what_is_theirs(
+    llama: Tiny, empty: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["--format", "both", "--quant", "int8,Q8_0,F16", "--imatrix", "pooled", "--no-fuse"]
+    assert tel_export(llama, empty, *asked, "--dry-run", "--json") == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["quant"] for row in document["dry_run"]] == ["Q8_0", "F16", "int8"]
+    made: list[Any] = []
+    monkeypatch.setattr("tel_edge.export.exporting.export", made.append)
+    with pytest.raises(AttributeError):
+        tel_export(llama, empty, *asked, "--router", "--push", "me/x")
+    dry, gguf, onnx = made[:2], made[0], made[1]
+    assert all(request.dry_run for request in dry)
+    assert (gguf.format, gguf.quant, gguf.imatrix, gguf.fuse) == (
+        "gguf",
+        "Q8_0,F16",
+        "pooled",
+        True,
+    )
+    assert (onnx.format, onnx.quant, onnx.imatrix, onnx.fuse) == ("onnx", "int8", "none", False)
+    # Once, after the last.
+    assert [(request.router, request.push) for request in dry] == [(False, None), (True, "me/x")]
+
+
+def test_both_formats_are_checked_before_either_is_written(
+    llama: Tiny, empty: Path, capsys: Any
+) -> None:
+    assert tel_export(llama, empty, "--format", "both", "--from-onnx", "nowhere") == 2
+    assert "nowhere is no folder" in capsys.readouterr().err
+    assert not (empty / "bundles").exists()
+
+
 # Arguments, what is said.
 REFUSED: tuple[tuple[list[str], str], ...] = (
     (

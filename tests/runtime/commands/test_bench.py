@@ -129,11 +129,6 @@ COMMANDS: tuple[tuple[list[str], int, str], ...] = (
     (["--quant", "F16,"], 2, "argument --quant: 'F16,' has an empty name"),
     (["--quant", "F16,int4"], 2, "no int4 backbone (there: F16 Q4_K_M)"),
     (["--quant", "F16,Q4_K_M", "--context", "40"], 2, "question probe-0: the prompt has"),
-    (
-        ["--tune", "--quant", "F16,Q4_K_M"],
-        2,
-        "--tune tunes one variant at a time; pass --quant F16",
-    ),
 )
 
 

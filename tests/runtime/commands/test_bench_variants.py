@@ -14,6 +14,7 @@ import for_bench
 import pytest
 from for_bench import CLOCK, Command, Engine, GetsSlower, LikesSmallBatches
 
+from tel_edge.runtime.answerer import Answerer
 from tel_edge.runtime.bundles import bundle, formats
 from tel_edge.runtime.commands import bench
 from tel_edge.runtime.device import profile
@@ -106,7 +107,7 @@ CHOSEN: tuple[tuple[set[str], list[str], list[str]], ...] = (
     ({"gguf", "onnx"}, ["--format", "onnx"], ["int4"]),
     ({"gguf", "onnx"}, ["--format", "gguf"], ["Q4_K_M"]),
     ({"gguf", "onnx"}, ["--quant", "fp32"], ["fp32"]),
-    ({"gguf", "onnx"}, ["--tune"], ["Q4_K_M"]),
+    ({"gguf", "onnx"}, ["--tune"], ["Q4_K_M", "int4"]),
     ({"gguf", "onnx"}, ["--tune", "--quant", "int4,int4"], ["int4"]),
     ({"gguf", "onnx"}, ["--quant", "int4, F16,fp32,int4"], ["int4", "F16", "fp32"]),
     ({"gguf", "onnx"}, ["--quant", "fp32,int4", "--format", "onnx"], ["fp32", "int4"]),
@@ -224,6 +225,45 @@ def test_tuning_onnx_saves_an_entry_beside_the_others(
     assert code == 0
     for title in ("int4 (onnx)", "Q4_K_M (gguf)"):
         assert f"{title}: settings of {home / 'profile.json'}: threads " in err
+
+
+@pytest.mark.usefixtures("installed")
+def test_tuning_both_formats_says_which_one_answers(
+    tel_bench: Command, both: Path, home: Path, installed: set[str]
+) -> None:
+    code, out, _ = tel_bench("--tune", "--questions", "8", "--repeat", "1", opener=OnnxIsFaster)
+    assert code == 0
+    path = home / "profile.json"
+    assert out.splitlines()[-1] == f"saved in {path}: tel-nano answers with int4 (onnx)"
+    saved = profile.read(path)
+    assert saved is not None
+    assert set(saved.entries) == {"tel-nano/Q4_K_M", "tel-nano/int4"}
+    assert saved.chosen["tel-nano"].rates == {"Q4_K_M": 4000, "int4": 8000}
+
+    def opened(**of: Any) -> tuple[str, list[str]]:
+        said: list[str] = []
+        with Answerer.of_bundle(both, opener=OnnxIsFaster, say=said.append, **of) as made:
+            engine: Any = made.engine
+            return engine.path.name, said
+
+    name, said = opened()
+    assert name == "nano-int4.onnx"
+    assert "int4 is the fastest here of Q4_K_M, int4 (tel-bench)" in said
+    # What is asked for stays, and what is not installed is not taken.
+    assert opened(format="gguf")[0] == opened(quant="Q4_K_M")[0] != name
+    installed.discard("onnx")
+    assert opened()[0] == opened(quant="Q4_K_M")[0]
+
+
+@pytest.mark.parametrize(
+    "chosen", [[], {"tel-nano": 1}, {"tel-nano": {"format": "exe", "quant": "int4"}}]
+)
+def test_a_choice_that_is_none(chosen: Any, tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    given = {"schema_version": 2, "machine": profile.machine(), "entries": {}, "chosen": chosen}
+    path.write_text(json.dumps(given))
+    with pytest.raises(InputError, match=r"chosen.*\n.*tel-bench --tune"):
+        profile.read(path)
 
 
 def test_a_profile_that_cannot_be_written_stops_before_the_work(
