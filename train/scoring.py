@@ -49,7 +49,7 @@ def _category(
     batch: int,
 ) -> Scored:
     right = voted = fit = 0
-    for question, logprobs in _logprobs(model, tokenizer, group, longest, batch):
+    for question, logprobs in logprobs_of(model, tokenizer, group, longest, batch):
         fit += 1
         right += pick(logprobs) == question.answer
         drawn = draws(logprobs, K, TEMPERATURE, seed, question.id)
@@ -58,9 +58,10 @@ def _category(
     return Scored(name, of, of - fit, share(right, of), share(voted, of))
 
 
-def _logprobs(
+def logprobs_of(
     model: Any, tokenizer: Any, group: Sequence[Question], longest: int, batch: int
 ) -> list[tuple[Question, tuple[float, ...]]]:
+    """Return the labels' log-probabilities of each question that fits, shortest prompts first."""
     import torch
 
     coded = aligned(group, tokenizer, longest)
