@@ -128,12 +128,13 @@ def _operations(model: Path) -> int:
 
 def answered(home: str, name: str) -> dict[str, float]:
     """Return milliseconds of a prompt, wall and processor, and of a packed row of questions."""
+    from tel_edge.runtime.bundles.formats import FORMATS
     from tel_edge.runtime.engines.with_onnx import OnnxEngine
 
     folder = Path(home)
     began = time.perf_counter()
     given = {"x": LoraFile(lambda: folder / "x.onnx_adapter", "0" * 64)}
-    engine = OnnxEngine(_file(folder, name), given, EngineSettings())
+    engine = OnnxEngine(_file(folder, name), given, EngineSettings(batch=FORMATS["onnx"].batch))
     opened = time.perf_counter() - began
     asked = items([QUESTION] * QUESTIONS, engine.vocabulary)
     [*engine.score(asked[:2], "x")]
