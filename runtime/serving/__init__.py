@@ -1,0 +1,1 @@
+"""The service: a front that speaks HTTP, and a child that computes."""
