@@ -295,19 +295,28 @@ class Answerer:
             if one.question is None:
                 yield at, (at, InputError(one.error))
                 continue
-            # A question of no category is the bare backbone's, and so is one that was only sent to
-            # a category that has no adapter.
-            named: str | None = one.question.category or None
-            if self.adapters is None or (named and one.route and named not in self.adapters):
-                named = None
-            if named and self.adapters is not None and named not in self.adapters:
-                there = " ".join(self.adapters) or "none"
-                yield at, (at, InputError(f"no adapter for {named} (there: {there})"))
+            try:
+                asked.append((one.question, self.adapter_of(one)))
+            except InputError as error:
+                yield at, (at, error)
                 continue
-            asked.append((one.question, named))
             places.append(at)
         for index, made in self.many(asked):
             yield places[index], (places[index], made)
+
+    def adapter_of(self, asked: Request) -> str | None:
+        """Return the adapter that a request is for, None for the bare backbone.
+
+        A question of no category is the bare backbone's, and so is one that was only sent to a
+        category that has no adapter. Raises `InputError` where it names such a one.
+        """
+        named = asked.question.category if asked.question else None
+        if self.adapters is None or not named or (asked.route and named not in self.adapters):
+            return None
+        if named not in self.adapters:
+            there = " ".join(self.adapters) or "none"
+            raise InputError(f"no adapter for {named} (there: {there})")
+        return named
 
     def many(self, asked: Sequence[Asked]) -> Iterator[tuple[int, Answer | InputError]]:
         """Yield (index, answer or why there is none) as they are ready, an adapter at a time.

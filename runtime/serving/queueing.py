@@ -1,9 +1,10 @@
 """Who is computed next: fair between clients and adapters, bounded, and never too late.
 
-A flow is a client's key and an adapter. Flows take turns, a decode each, and inside a flow the first
-comes first; what a decode has room for is filled from other flows of the same adapter, which pay for
-it. So a request alone in its flow waits for at most one decode of every other flow and the one that
-runs. Knows no engine, no clock and no threads: the caller passes the time and holds the lock.
+A flow is a client's key and what may be computed together, which is what goes through one adapter.
+Flows take turns, a decode each, and inside a flow the first comes first; what a decode has room for
+is filled from other flows of the same group, which pay for it. So a request alone in its flow waits
+for at most one decode of every other flow and the one that runs. Knows no engine, no clock and no
+threads: the caller passes the time and holds the lock.
 
 Source: M. Shreedhar, G. Varghese, "Efficient fair queueing using deficit round robin", 1996.
 """
@@ -12,13 +13,13 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-# A client's key and an adapter's name, None the bare backbone.
-Flow = tuple[str, str | None]
+# A client's key, and the group that what is computed together has in common.
+Flow = tuple[str, Hashable]
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Queue(Generic[T]):
                     break
 
     def turn(self) -> list[Job[T]]:
-        """Take out what the next decode computes, all under one adapter; nothing if none waits."""
+        """Take out what the next decode computes, all of one group; nothing if none waits."""
         taken: list[Job[T]] = []
         while self._lines and not taken:
             flow, line = next(iter(self._lines.items()))

@@ -1,0 +1,217 @@
+"""What the engine's process does: takes questions in, computes a decode a turn, sends answers out.
+
+One thread reads messages and tokenizes, so that what cannot be answered is said at once; another
+one has the engine. A message is a JSON object; `docs/serving.md` lists them.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tel_edge.runtime.answerer import Answerer, Answering, answered
+from tel_edge.runtime.commands.run import record
+from tel_edge.runtime.engines import packing
+from tel_edge.runtime.engines.engine import Item, Score, Unanswered
+from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.requests import PLAIN, Defaults, Request, request
+from tel_edge.runtime.questions.scoring import TooLong
+from tel_edge.runtime.serving.queueing import Bounds, Job, Queue, Refused
+
+Message = Mapping[str, Any]
+Send = Callable[[dict[str, Any]], None]
+
+# How a request may fail, as HTTP status and code.
+INVALID, LONG, MODEL, FULL, DRAINING, LATE, BROKEN = (
+    *((400, "invalid_request"), (400, "context_length_exceeded"), (404, "model_not_found")),
+    *((429, "overloaded"), (503, "draining"), (504, "deadline_exceeded"), (500, "engine_error")),
+)
+AUTO = "auto"
+# The first guess of tokens a second, and how much a new measurement counts.
+RATE, NEW = 500.0, 0.2
+# How long a request may take if it does not say, and at most.
+PATIENCE, MOST = 60.0, 600.0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A question in the queue: what it asks, of which adapter, since when (`time.monotonic`)."""
+
+    request: Request
+    item: Item
+    how: Answering
+    adapter: str | None
+    since: float
+
+
+class Failed(Exception):
+    """A request that gets an error: (status, code), a sentence, seconds to come again."""
+
+    def __init__(self, kind: tuple[int, str], text: str, after: float | None = None) -> None:
+        super().__init__(text)
+        self.kind, self.after = kind, after
+
+
+class Worker:
+    """Questions to an answerer, fairly and within bounds. `send` is called by several threads."""
+
+    def __init__(self, answerer: Answerer, name: str, send: Send, seconds: float = 60.0) -> None:
+        self.answerer, self.name, self.send = answerer, name, send
+        engine: Any = answerer.engine
+        self.decode = int(getattr(engine, "most", engine.context))
+        self.queue: Queue[Waiting] = Queue(Bounds(self.decode, seconds), RATE)
+        self.running = 0
+        self.draining = self.stopped = False
+        self._ready = threading.Condition()
+
+    # The thread that reads
+
+    def take(self, message: Message) -> None:
+        """Take one message; what is wrong with it is sent back under its id."""
+        kind, id = message.get("op"), message.get("id")
+        try:
+            if kind == "ask":
+                self._ask(message)
+            elif kind == "cancel":
+                with self._ready:
+                    self.queue.cancel(str(message.get("id")))
+            elif kind == "drain":
+                with self._ready:
+                    self.draining = True
+                    self._ready.notify()
+            elif kind == "stats":
+                self.send({"id": id, "reply": self.stats()})
+            else:
+                raise Failed(INVALID, f"op {kind!r}")
+        except Failed as error:
+            self._fail(id, error)
+        except InputError as error:
+            self._fail(id, Failed(LONG if isinstance(error, TooLong) else INVALID, str(error)))
+
+    def _fail(self, id: Any, error: Failed) -> None:
+        status, code = error.kind
+        after = {} if error.after is None else {"after": round(error.after, 1)}
+        told = {"status": status, "code": code, "message": str(error), **after}
+        self.send({"id": id, "error": told})
+
+    def _ask(self, message: Message) -> None:
+        if self.draining:
+            raise Failed(DRAINING, "the service is about to stop", 5.0)
+        now = time.monotonic()
+        asked = request(1, message["row"], self._defaults(message.get("model")))
+        if asked.question is None:
+            raise Failed(INVALID, asked.error)
+        adapter = self.answerer.adapter_of(asked) if message.get("model") != self.name else None
+        item = self.answerer.scorer.item(asked.question)
+        nodes = packing.trie(item.labels).nodes
+        how = replace(self.answerer.how, **message.get("how", {}))
+        limit = min(message.get("timeout", PATIENCE), MOST)
+        flow = (str(message.get("key", "")), (adapter, bool(message.get("exact"))))
+        job = Job(
+            str(message["id"]),
+            flow,
+            len(item.prompt) + len(nodes),
+            Waiting(asked, item, how, adapter, now),
+            now + limit,
+        )
+        with self._ready:
+            try:
+                self.queue.admit(job, now, self.running)
+            except Refused as error:
+                texts = {
+                    "full": f"{len(self.queue)} questions wait, which is as many as there may be",
+                    "late": f"it would take longer than {limit:g} s",
+                }
+                raise Failed(FULL, texts[error.reason], error.after) from None
+            self._ready.notify()
+
+    def _defaults(self, model: Any) -> Defaults:
+        if model in (None, AUTO):
+            return self.answerer.defaults()
+        if model == self.name:
+            return Defaults(PLAIN, None, True)
+        names = self.answerer.adapters or ()
+        if model not in names or model not in CATEGORIES:
+            there = " ".join((AUTO, self.name, *names))
+            raise Failed(MODEL, f"no model {model!r} (there: {there})")
+        return self.answerer.defaults(model)
+
+    def stats(self) -> dict[str, Any]:
+        """Return what waits and runs."""
+        with self._ready:
+            return {
+                "waiting": len(self.queue),
+                "waiting_tokens": self.queue.tokens,
+                "flows": self.queue.flows,
+                "running_tokens": self.running,
+                "tokens_per_second": round(self.queue.rate, 1),
+                "draining": self.draining,
+            }
+
+    # The thread that has the engine
+
+    def run(self) -> None:
+        """Compute until `stop`, or until all is answered once draining."""
+        while True:
+            with self._ready:
+                self.running = 0
+                while not (len(self.queue) or self.draining or self.stopped):
+                    self._ready.wait()
+                if self.stopped or not len(self.queue):
+                    return
+                late = [*self.queue.late(time.monotonic())]
+                turn = self.queue.turn()
+                self.running = sum(job.tokens for job in turn)
+            for job in late:
+                self._fail(job.name, Failed(LATE, "it waited longer than it may take"))
+            if turn:
+                self._compute(turn)
+
+    def stop(self) -> None:
+        """Let `run` return after what it computes now."""
+        with self._ready:
+            self.stopped = True
+            self._ready.notify()
+
+    def _compute(self, turn: list[Job[Waiting]]) -> None:
+        engine: Any = self.answerer.engine
+        adapter, exact = turn[0].payload.adapter, turn[0].flow[1][1]  # type: ignore[index]
+        if engine.settings.exact != exact:
+            engine.settings = replace(engine.settings, exact=exact)
+        began, decoded = time.monotonic(), 0
+        left = dict(enumerate(turn))
+        failed: Mapping[int, Exception] = {}
+        try:
+            for at, score in engine.score([job.payload.item for job in turn], adapter):
+                decoded += score.decoded
+                self._reply(left.pop(at), score, began)
+        except Unanswered as error:
+            failed = error.reasons
+        except (InputError, WorkError) as error:
+            failed = dict.fromkeys(left, error)
+        for at, reason in failed.items():
+            kind = INVALID if isinstance(reason, InputError) else BROKEN
+            self._fail(left[at].name, Failed(kind, str(reason)))
+        spent = time.monotonic() - began
+        if decoded and spent > 0:
+            measured = math.fsum(job.tokens for job in turn) / spent
+            self.queue.rate += NEW * (measured - self.queue.rate)
+
+    def _reply(self, job: Job[Waiting], score: Score, began: float) -> None:
+        asked = job.payload
+        assert asked.request.question
+        made = answered(asked.request.question, score, asked.how, asked.adapter)
+        reply = record(asked.request, made)
+        reply |= {
+            "tokens": score.tokens,
+            "decoded": score.decoded,
+            "packed": score.packed,
+            "queue_ms": round((began - asked.since) * 1000, 2),
+            "engine_ms": round(score.milliseconds, 2),
+        }
+        self.send({"id": job.name, "reply": reply})
