@@ -21,16 +21,21 @@ from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.questions.requests import PLAIN, Defaults, Request, request
 from tel_edge.runtime.questions.scoring import TooLong
+from tel_edge.runtime.serving.problems import (
+    BROKEN,
+    DRAINING,
+    FULL,
+    INVALID,
+    LATE,
+    LONG,
+    MODEL,
+    Failed,
+)
 from tel_edge.runtime.serving.queueing import Bounds, Job, Queue, Refused
 
 Message = Mapping[str, Any]
 Send = Callable[[dict[str, Any]], None]
 
-# How a request may fail, as HTTP status and code.
-INVALID, LONG, MODEL, FULL, DRAINING, LATE, BROKEN = (
-    *((400, "invalid_request"), (400, "context_length_exceeded"), (404, "model_not_found")),
-    *((429, "overloaded"), (503, "draining"), (504, "deadline_exceeded"), (500, "engine_error")),
-)
 AUTO = "auto"
 # The first guess of tokens a second, and how much a new measurement counts.
 RATE, NEW = 500.0, 0.2
@@ -47,14 +52,6 @@ class Waiting:
     how: Answering
     adapter: str | None
     since: float
-
-
-class Failed(Exception):
-    """A request that gets an error: (status, code), a sentence, seconds to come again."""
-
-    def __init__(self, kind: tuple[int, str], text: str, after: float | None = None) -> None:
-        super().__init__(text)
-        self.kind, self.after = kind, after
 
 
 class Worker:

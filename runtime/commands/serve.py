@@ -1,0 +1,130 @@
+"""`tel-serve`: answer questions over HTTP with the workspace's bundle."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from tel_edge.runtime import cli, extras
+from tel_edge.runtime.bundles import backbones, bundle
+from tel_edge.runtime.errors import InputError
+
+LOCAL = ("127.0.0.1", "::1", "localhost")
+# Seconds for what waits when the service is told to stop.
+DRAIN = 60.0
+
+
+def work(args: argparse.Namespace) -> dict[str, Any]:
+    """Serve until a signal, then let what waits be answered."""
+    for module in ("starlette", "uvicorn", "msgspec", "prometheus_client"):
+        extras.check(module, "serve")
+    cli.check_draws(args)
+    if args.host not in LOCAL:
+        raise InputError(
+            f"--host {args.host}: only this machine's own addresses ({', '.join(LOCAL)}) are "
+            "served; put a proxy that knows its clients before it"
+        )
+    folder = cli.bundle_folder(args, backbones.find(args.backbone).name)
+    # What is wrong with the bundle is told before anything is started.
+    bundle.read(folder)
+    options = {
+        "bundle": str(folder.absolute()),
+        "quant": args.quant,
+        "format": args.format,
+        "bare": args.no_adapter,
+        "threshold": args.threshold,
+        "engine": asdict(cli.engine_settings(args)),
+        "how": {"k": args.k, "temperature": args.temperature, "seed": args.seed},
+        "seconds": args.queue_seconds,
+    }
+    return asyncio.run(_served(args, options))
+
+
+async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
+    import uvicorn
+
+    from tel_edge.runtime.serving.front import Front
+    from tel_edge.runtime.serving.link import Link
+    from tel_edge.runtime.serving.metrics import Metrics
+
+    link = Link(options, partial(cli.say, args))
+    front = Front(link, Metrics())
+    server = uvicorn.Server(
+        uvicorn.Config(
+            front.app, host=args.host, port=args.port, log_level="warning", access_log=False,
+            lifespan="off", timeout_keep_alive=30, server_header=False, date_header=True,
+        )
+    )  # fmt: skip
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    engine = asyncio.ensure_future(link.run())
+    http = asyncio.ensure_future(server._serve())
+    told = asyncio.ensure_future(_tell(args, link, server))
+    ended = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({engine, http, ended}, return_when=asyncio.FIRST_COMPLETED)
+        front.draining = True
+        if engine.done():
+            engine.result()
+        link.drain()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(engine), DRAIN)
+        server.should_exit = True
+        await http
+    finally:
+        link.kill()
+        for task in (told, ended):
+            task.cancel()
+    cli.say(args, "stopped: all that waited was answered")
+    return {"restarts": link.restarts}
+
+
+async def _tell(args: argparse.Namespace, link: Any, server: Any) -> None:
+    """Say once where the service is, as soon as it answers."""
+    while link.info is None or not server.started:
+        await asyncio.sleep(0.02)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    print(f"tel-serve: {link.info['file']} at http://{args.host}:{port}", flush=True)
+
+
+def parser() -> cli.Parser:
+    """Return the command's options."""
+    made = cli.parser("tel-serve", "Answer questions over HTTP with the workspace's bundle.",
+                      "backbone", "seed")  # fmt: skip
+    made.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
+    made.add_argument("--port", type=cli.whole(0, 65535), default=8080, help="(%(default)s)")
+    cli.engine_options(made)
+    cli.draw_options(made)
+    made.add_argument("--quant", metavar="TYPE", help="the variant to use (as tel-run chooses)")
+    made.add_argument("--no-adapter", action="store_true", help="serve the bare backbone alone")
+    made.add_argument(
+        "--threshold",
+        type=cli.share,
+        metavar="P",
+        help="below it a request without a category goes to the bare backbone (the router's)",
+    )
+    made.add_argument(
+        "--queue-seconds",
+        type=cli.above_zero,
+        default=60.0,
+        metavar="S",
+        help="of work that may wait before requests are refused (%(default)g)",
+    )
+    return made
+
+
+def main() -> None:
+    """Run the command."""
+    sys.exit(cli.run(parser(), work))
+
+
+if __name__ == "__main__":
+    main()

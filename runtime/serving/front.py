@@ -1,0 +1,288 @@
+"""The HTTP side: what is asked of which path, in pure ASGI; imports neither numpy nor an engine.
+
+Sources: docs/serving.md for `/v1/answer`; the KServe open inference protocol v2 for `/v2`; the
+health paths of the O-RAN SC xApp framework.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from tel_edge.runtime.serving.link import Link
+from tel_edge.runtime.serving.metrics import Metrics
+from tel_edge.runtime.serving.problems import INVALID, LARGE, LATE, Failed
+
+# Bytes of a body, seconds in which all of it has to be here, questions of one.
+MOST_BODY, BODY_SECONDS, MOST_QUESTIONS = 1 << 20, 10.0, 1024
+NDJSON = "application/x-ndjson"
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Question(msgspec.Struct, forbid_unknown_fields=True):
+    """One question of `/v1/answer`; a field that is not here is refused by name."""
+
+    question: str
+    choices: list[str] | None = None
+    labels: list[str] | None = None
+    category: str | None = None
+    id: str | int | None = None
+    model: str | None = None
+    k: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    exact: bool = False
+    timeout_ms: int | None = None
+
+
+class Questions(msgspec.Struct, forbid_unknown_fields=True):
+    """Several of them."""
+
+    questions: list[Question]
+
+
+class Front:
+    """The application over a link to the engine's process; `keys` are whose requests are taken."""
+
+    def __init__(self, link: Link, metrics: Metrics) -> None:
+        self.link, self.metrics = link, metrics
+        self.draining = False
+        paths: dict[str, tuple[str, Handler]] = {
+            "/v1/answer": ("POST", self.answer),
+            "/v1/models": ("GET", self.models),
+            "/livez": ("GET", self.live),
+            "/v2/health/live": ("GET", self.live),
+            "/ric/v1/health/alive": ("GET", self.live),
+            "/readyz": ("GET", self.ready),
+            "/v2/health/ready": ("GET", self.ready),
+            "/ric/v1/health/ready": ("GET", self.ready),
+            "/v2/models/{model}": ("GET", self.model),
+            "/v2/models/{model}/ready": ("GET", self.model),
+            "/metrics": ("GET", self.measured),
+            "/ric/v1/metrics": ("GET", self.measured),
+        }
+        self.app = Starlette(
+            routes=[
+                Route(path, self._guarded(path, handler), methods=[method])
+                for path, (method, handler) in paths.items()
+            ]
+        )
+
+    def _guarded(self, path: str, handler: Handler) -> Handler:
+        async def guarded(request: Request) -> Response:
+            # By the route, since a client chooses what stands in its place.
+            with self.metrics.request(path) as told:
+                try:
+                    response = await handler(request)
+                except Failed as error:
+                    response = problem(error)
+                told(response.status_code)
+                return response
+
+        return guarded
+
+    # Questions
+
+    async def answer(self, request: Request) -> Response:
+        """Answer one question, several, or a stream of lines."""
+        body = await read(request)
+        lines = request.headers.get("content-type", "").partition(";")[0].strip() == NDJSON
+        if lines:
+            rows = [line for line in body.split(b"\n") if line.strip()]
+            if len(rows) > MOST_QUESTIONS:
+                raise Failed(LARGE, f"{len(rows)} questions; at most {MOST_QUESTIONS} at a time")
+            return StreamingResponse(self._lines(request, rows), media_type=NDJSON)
+        raw = decoded(body)
+        several = isinstance(raw, dict) and "questions" in raw
+        if not several:
+            one = converted(raw, Question)
+            return JSONResponse(await self._until_gone(request, self._asked(request, one)))
+        given = converted(raw, Questions).questions
+        if len(given) > MOST_QUESTIONS:
+            raise Failed(LARGE, f"{len(given)} questions; at most {MOST_QUESTIONS} at a time")
+        made = await self._until_gone(
+            request, asyncio.gather(*(self._settled(request, one) for one in given))
+        )
+        return JSONResponse({"answers": made})
+
+    async def _lines(self, request: Request, rows: list[bytes]) -> AsyncIterator[bytes]:
+        async def one(row: bytes) -> dict[str, Any]:
+            try:
+                return await self._settled(request, converted(decoded(row), Question))
+            except Failed as error:
+                return {"error": described(error)}
+
+        tasks = [asyncio.ensure_future(one(row)) for row in rows]
+        try:
+            for task in tasks:
+                yield json.dumps(await task).encode() + b"\n"
+        finally:
+            # Who has left gets nothing more computed.
+            for task in tasks:
+                task.cancel()
+
+    async def _settled(self, request: Request, one: Question) -> dict[str, Any]:
+        try:
+            return await self._asked(request, one)
+        except Failed as error:
+            id = {} if one.id is None else {"id": one.id}
+            return {**id, "error": described(error)}
+
+    async def _asked(self, request: Request, one: Question) -> dict[str, Any]:
+        named = {name: getattr(one, name) for name in ("question", "choices", "labels", "id")}
+        how = {name: getattr(one, name) for name in ("k", "temperature", "seed")}
+        if one.model and one.category and one.model != one.category:
+            raise Failed(INVALID, "both model and category; give one")
+        message: dict[str, Any] = {
+            "op": "ask",
+            "row": {name: value for name, value in named.items() if value is not None},
+            "how": {name: value for name, value in how.items() if value is not None},
+            "model": one.model or one.category,
+            "exact": one.exact,
+            "key": key(request),
+        }
+        if one.timeout_ms is not None:
+            if one.timeout_ms <= 0:
+                raise Failed(INVALID, f"timeout_ms {one.timeout_ms}: a number above 0 is needed")
+            message["timeout"] = one.timeout_ms / 1000
+        reply = await self.link.ask(message)
+        info = self.link.info or {}
+        self.metrics.answered(reply)
+        adapter = reply.get("adapter")
+        digest = info.get("adapters", {}).get(adapter) if adapter else None
+        return {**reply, "bundle": info.get("bundle"), "adapter_digest": digest}
+
+    async def _until_gone(self, request: Request, work: Awaitable[Any]) -> Any:
+        """Return what `work` gives; cancel it if the client leaves meanwhile."""
+        task = asyncio.ensure_future(work)
+        watch = asyncio.ensure_future(gone(request))
+        try:
+            await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Failed(LATE, "the client left")
+            return task.result()
+        finally:
+            for one in (task, watch):
+                one.cancel()
+
+    # What is there
+
+    async def models(self, _: Request) -> Response:
+        """List the models by name: the router's choice, the bare backbone, each category."""
+        info = self._info()
+        adapters = info["adapters"]
+        rows = [
+            {"id": "auto", "object": "model", "owned_by": "tel-edge"},
+            {"id": info["backbone"], "object": "model", "owned_by": "tel-edge"},
+            *(
+                {"id": name, "object": "model", "owned_by": "tel-edge", "adapter_digest": digest}
+                for name, digest in adapters.items()
+            ),
+        ]
+        return JSONResponse({"object": "list", "data": rows, "bundle": info["bundle"]})
+
+    async def model(self, request: Request) -> Response:
+        """Say whether a model is there."""
+        info, name = self._info(), request.path_params["model"]
+        if name not in ("auto", info["backbone"], *info["adapters"]):
+            return JSONResponse({"error": f"no model {name!r}"}, 404)
+        if request.url.path.endswith("/ready"):
+            return Response()
+        return JSONResponse(
+            {"name": name, "versions": [info["bundle"][:12]], "platform": info["engine"]}
+        )
+
+    def _info(self) -> dict[str, Any]:
+        if self.link.info is None:
+            from tel_edge.runtime.serving.problems import STARTING
+
+            raise Failed(STARTING, "the engine is not ready yet", 1.0)
+        return self.link.info
+
+    async def live(self, _: Request) -> Response:
+        """Say that the front works."""
+        return JSONResponse({"status": "alive", "live": True})
+
+    async def ready(self, _: Request) -> Response:
+        """Say whether questions are answered now."""
+        there = self.link.info is not None and not self.draining
+        status = "ready" if there else "draining" if self.draining else "starting"
+        return JSONResponse({"status": status, "ready": there}, 200 if there else 503)
+
+    async def measured(self, _: Request) -> Response:
+        """Return the metrics in Prometheus' text form."""
+        stats: Mapping[str, Any] = {}
+        if self.link.info is not None:
+            try:
+                stats = await self.link.ask({"op": "stats"})
+            except Failed:
+                # Between two processes nothing waits.
+                stats = {}
+        text, kind = self.metrics.text(stats, self.link.info, self.link.restarts)
+        return Response(text, media_type=kind)
+
+
+async def read(request: Request) -> bytes:
+    """Return the body, or raise `Failed` for one that is too large or too slow."""
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > MOST_BODY:
+                    raise Failed(LARGE, f"the body has more than {MOST_BODY:,} bytes")
+                parts.append(part)
+    except TimeoutError:
+        raise Failed(LATE, f"the body was not here in {BODY_SECONDS:g} s") from None
+    return b"".join(parts)
+
+
+async def gone(request: Request) -> None:
+    """Return when the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def decoded(body: bytes) -> Any:
+    """Return the JSON of a body, or raise `Failed`."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Failed(INVALID, f"not JSON: {error}") from None
+
+
+def converted(raw: Any, kind: type[Any]) -> Any:
+    """Return a value as `kind`, or raise `Failed` that names the field."""
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise Failed(INVALID, str(error)) from None
+
+
+def key(request: Request) -> str:
+    """Return whose request it is: the bearer's key, or the address."""
+    given = request.headers.get("authorization", "")
+    scheme, _, value = given.partition(" ")
+    if scheme.lower() == "bearer" and value.strip():
+        return value.strip()
+    return request.client.host if request.client else ""
+
+
+def described(error: Failed) -> dict[str, Any]:
+    """Return an error as bodies have it, in the form of OpenAI's API."""
+    status, code = error.kind
+    return {"message": str(error), "type": code, "code": code, "status": status}
+
+
+def problem(error: Failed) -> Response:
+    """Return the response of an error."""
+    headers = {} if error.after is None else {"retry-after": str(max(1, round(error.after)))}
+    return JSONResponse({"error": described(error)}, error.kind[0], headers)

@@ -1,0 +1,82 @@
+"""What the service counts, in Prometheus' names and text form."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """All counters of one service."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        of = {"registry": self.registry}
+        self.requests = Counter(
+            "tel_requests", "Requests by endpoint and code.", ["endpoint", "code"], **of
+        )
+        self.seconds = Histogram(
+            "tel_request_seconds", "Time of a request.", ["endpoint"], buckets=SECONDS, **of
+        )
+        self.questions = Counter("tel_questions", "Questions answered.", ["category"], **of)
+        self.queued = Histogram(
+            "tel_queue_seconds", "Time that a question waited.", buckets=SECONDS, **of
+        )
+        self.prompt = Counter("tel_prompt_tokens", "Tokens of prompts.", **of)
+        self.decoded = Counter("tel_decoded_tokens", "Tokens that were computed.", **of)
+        self.packed = Histogram(
+            "tel_decode_questions", "Questions of a decode.", buckets=(1, 2, 4, 8, 16, 32, 63), **of
+        )
+        self.waiting = Gauge("tel_queue_requests", "Questions that wait.", **of)
+        self.tokens = Gauge("tel_queue_tokens", "Tokens that wait.", **of)
+        self.restarts = Gauge("tel_engine_restarts", "Times the engine was started again.", **of)
+        self.bundle = Gauge("tel_bundle_info", "What answers.", ["digest", "backbone"], **of)
+
+    @contextmanager
+    def request(self, path: str) -> Iterator[Callable[[int], None]]:
+        """Time a request; what is given is told its status."""
+        began = time.perf_counter()
+        code = 500
+
+        def told(status: int) -> None:
+            nonlocal code
+            code = status
+
+        try:
+            yield told
+        finally:
+            self.requests.labels(path, str(code)).inc()
+            self.seconds.labels(path).observe(time.perf_counter() - began)
+
+    def answered(self, reply: Mapping[str, Any]) -> None:
+        """Count a question."""
+        self.questions.labels(reply.get("adapter") or "none").inc()
+        self.queued.observe(reply["queue_ms"] / 1000)
+        self.prompt.inc(reply["tokens"])
+        self.decoded.inc(reply["decoded"])
+        self.packed.observe(reply["packed"])
+
+    def text(
+        self, stats: Mapping[str, Any], info: Mapping[str, Any] | None, restarts: int
+    ) -> tuple[bytes, str]:
+        """Return all of it and its media type."""
+        self.waiting.set(stats.get("waiting", 0))
+        self.tokens.set(stats.get("waiting_tokens", 0))
+        self.restarts.set(restarts)
+        if info:
+            self.bundle.clear()
+            self.bundle.labels(info["bundle"], info["backbone"]).set(1)
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST

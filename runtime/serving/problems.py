@@ -1,0 +1,24 @@
+"""How a request may fail: HTTP status and code, one row each."""
+
+from __future__ import annotations
+
+Kind = tuple[int, str]
+
+INVALID: Kind = (400, "invalid_request")
+LONG: Kind = (400, "context_length_exceeded")
+MODEL: Kind = (404, "model_not_found")
+LARGE: Kind = (413, "body_too_large")
+FULL: Kind = (429, "overloaded")
+BROKEN: Kind = (500, "engine_error")
+DRAINING: Kind = (503, "draining")
+STARTING: Kind = (503, "engine_starting")
+RESTARTING: Kind = (503, "engine_restarted")
+LATE: Kind = (504, "deadline_exceeded")
+
+
+class Failed(Exception):
+    """A request that gets an error: its kind, a sentence, seconds to come again."""
+
+    def __init__(self, kind: Kind, text: str, after: float | None = None) -> None:
+        super().__init__(text)
+        self.kind, self.after = kind, after

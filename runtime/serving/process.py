@@ -1,0 +1,93 @@
+"""The engine's process: opens the bundle, says so, and works until its parent ends or drains it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from tel_edge.runtime.answerer import Answerer, Answering
+from tel_edge.runtime.bundles import bundle
+from tel_edge.runtime.engines.engine import EngineSettings
+from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.files import digest
+from tel_edge.runtime.serving.worker import Worker
+
+# How a bundle that cannot be opened ends the process: nobody has to try again.
+HOPELESS = 2
+
+
+def serve(pipe: socket.socket, options: dict[str, Any], opener: bundle.Opener) -> int:
+    """Open what the options name, then take messages, a line each, until the other end closes."""
+    sending = threading.Lock()
+
+    def send(message: dict[str, Any]) -> None:
+        line = json.dumps(message, ensure_ascii=True).encode() + b"\n"
+        with sending:
+            pipe.sendall(line)
+
+    try:
+        answerer = Answerer.of_bundle(
+            Path(options["bundle"]),
+            Answering(**options["how"]),
+            quant=options["quant"],
+            format=options["format"],
+            bare=options["bare"],
+            threshold=options["threshold"],
+            engine=EngineSettings(**options["engine"]),
+            opener=opener,
+            say=lambda text: send({"event": "said", "text": text}),
+        )
+    except (InputError, WorkError) as error:
+        send({"event": "failed", "text": str(error)})
+        return HOPELESS
+    with answerer:
+        made = bundle.read(Path(options["bundle"]))
+        name = made.backbone.name
+        worker = Worker(answerer, name, send, options["seconds"])
+        adapters = {
+            file.category: file.sha256
+            for file in made.files
+            if file.kind == "adapter" and file.category in (answerer.adapters or ())
+        }
+        known = digest.of_value([[file.path, file.sha256] for file in made.files])
+        send(
+            {
+                "event": "ready",
+                "bundle": known,
+                "backbone": name,
+                "file": answerer.name,
+                "adapters": adapters,
+                "context": answerer.engine.context,
+                "engine": answerer.engine.version,
+            }
+        )
+        computing = threading.Thread(target=_computing, args=(worker, pipe), daemon=True)
+        computing.start()
+        with pipe.makefile("rb") as lines:
+            for line in lines:
+                worker.take(json.loads(line))
+        worker.stop()
+        computing.join()
+    return 0
+
+
+def _computing(worker: Worker, pipe: socket.socket) -> None:
+    """Compute until all is done, then close the pipe, which ends the reader too."""
+    try:
+        worker.run()
+    finally:
+        pipe.shutdown(socket.SHUT_RDWR)
+
+
+def main() -> None:
+    """Serve on the socket whose number is the first argument, as the second says."""
+    # An interrupt at the terminal reaches this process too, and the parent says what to do.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    pipe = socket.socket(fileno=int(sys.argv[1]))
+    sys.exit(serve(pipe, json.loads(sys.argv[2]), bundle.native))
