@@ -18,7 +18,7 @@ from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile, Manifest
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import lock
 from tel_edge.runtime.files.atomic import abandoned, remove, replacing, temporary, what_is
-from tel_edge.runtime.headers.onnx_header import TOKENIZER
+from tel_edge.runtime.files.onnx_header import TOKENIZER
 
 # Takes a written file, gives its figures or raises.
 Accept = Callable[[Path], Mapping[str, float]]

@@ -26,8 +26,8 @@ from reference_converter import Usage
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import manifest
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.files import gguf_header
 from tel_edge.runtime.files.atomic import write_text
-from tel_edge.runtime.headers import gguf_header
 from tel_edge.runtime.questions.categories import CATEGORIES
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tel_edge.eval.folders.architectures import ARCHITECTURES, Architecture
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
-from tel_edge.runtime.headers import gguf_header
+from tel_edge.runtime.files import gguf_header
 
 if TYPE_CHECKING:
     import numpy as np

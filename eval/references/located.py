@@ -14,9 +14,8 @@ from tel_edge.eval.scoring.records import REFERENCE_PREFIX, Variant
 from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.bundles.manifest import PLAIN, BackboneInfo, BundleFile, Manifest
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.files import checked, digest
-from tel_edge.runtime.headers import gguf_header
-from tel_edge.runtime.headers.onnx_adapter import WEIGHTS
+from tel_edge.runtime.files import checked, digest, gguf_header
+from tel_edge.runtime.files.onnx_adapter import WEIGHTS
 from tel_edge.runtime.questions import prompt
 
 if TYPE_CHECKING:

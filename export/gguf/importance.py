@@ -20,8 +20,8 @@ from tel_edge.export.progress import Step
 from tel_edge.runtime import extras
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files import digest as digests
+from tel_edge.runtime.files import gguf_header
 from tel_edge.runtime.files.atomic import replacing
-from tel_edge.runtime.headers import gguf_header
 
 if TYPE_CHECKING:
     import numpy as np

@@ -23,7 +23,7 @@ from tel_edge.export.sources.adapter import AdapterExport
 from tel_edge.export.sources.named import bar
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import BundleFile
-from tel_edge.runtime.headers import gguf_header
+from tel_edge.runtime.files import gguf_header
 
 __all__ = ["forecast", "make", "plan"]
 

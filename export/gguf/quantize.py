@@ -19,7 +19,7 @@ from tel_edge.export.gguf.importance import Importance
 from tel_edge.export.progress import Step
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
-from tel_edge.runtime.headers import gguf_header
+from tel_edge.runtime.files import gguf_header
 from tel_edge.runtime.processors import cores
 
 if TYPE_CHECKING:

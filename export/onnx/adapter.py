@@ -11,7 +11,7 @@ from pathlib import Path
 from tel_edge.eval.folders.tensors import whole
 from tel_edge.export.sources.adapter import PeftAdapter
 from tel_edge.runtime.extras import need
-from tel_edge.runtime.headers.onnx_adapter import stamp
+from tel_edge.runtime.files.onnx_adapter import stamp
 
 # Of this project's layout; onnxruntime keeps the number and does not look at it.
 VERSION = 1

@@ -36,7 +36,7 @@ from tel_edge.runtime.device import memory
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.files import digest
-from tel_edge.runtime.headers.onnx_adapter import WEIGHTS
+from tel_edge.runtime.files.onnx_adapter import WEIGHTS
 
 FORMAT = "onnx"
 REFERENCE = ONNX_QUANTS["fp32"]

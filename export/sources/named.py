@@ -21,8 +21,7 @@ from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.files import digest
-from tel_edge.runtime.headers import gguf_header
+from tel_edge.runtime.files import digest, gguf_header
 from tel_edge.runtime.questions import prompt
 
 

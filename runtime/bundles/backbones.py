@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
-from tel_edge.runtime.headers import gguf_header
+from tel_edge.runtime.files import gguf_header
 
 # The hub's cache calls a model's folder by its commit.
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -10,8 +10,8 @@ from pathlib import Path
 from tel_edge.runtime import versions
 from tel_edge.runtime.engines.engine import Engine, EngineSettings, LoraFile
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.headers import gguf_header, onnx_adapter, onnx_header
-from tel_edge.runtime.headers.onnx_adapter import WEIGHTS
+from tel_edge.runtime.files import gguf_header, onnx_adapter, onnx_header
+from tel_edge.runtime.files.onnx_adapter import WEIGHTS
 from tel_edge.runtime.questions import prompt
 
 # Metadata of the files that tel-export makes.

@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -24,6 +25,8 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     """Serve until a signal, then let what waits be answered."""
     for module in ("starlette", "uvicorn", "msgspec", "prometheus_client"):
         extras.check(module, "serve")
+    if sys.platform == "win32":
+        raise InputError("tel-serve needs a system with Unix sockets; on Windows use WSL")
     cli.check_draws(args)
     if args.host not in LOCAL:
         raise InputError(
@@ -55,18 +58,24 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
 
     link = Link(options, partial(cli.say, args))
     front = Front(link, Metrics())
-    server = uvicorn.Server(
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Leave signals to this command, which lets what waits be answered first."""
+            yield
+
+    server = Server(
         uvicorn.Config(
             front.app, host=args.host, port=args.port, log_level="warning", access_log=False,
             lifespan="off", timeout_keep_alive=30, server_header=False, date_header=True,
         )
     )  # fmt: skip
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     engine = asyncio.ensure_future(link.run())
-    http = asyncio.ensure_future(server._serve())
+    http = asyncio.ensure_future(server.serve())
     told = asyncio.ensure_future(_tell(args, link, server))
     ended = asyncio.ensure_future(stop.wait())
     try:

@@ -14,7 +14,7 @@ from tel_edge.runtime.engines.packing import PackedEntry
 from tel_edge.runtime.engines.readable import CASED, Readable, text_letters
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
-from tel_edge.runtime.headers.onnx_adapter import WEIGHTS
+from tel_edge.runtime.files.onnx_adapter import WEIGHTS
 
 # The log belongs to the process, not to an engine: llama.cpp has one callback for all. Who asks the
 # library for something empties the errors first: what it says first is the cause.

@@ -18,8 +18,8 @@ from tel_edge.runtime.engines.packed import OUTPUTS, PackedEngine
 from tel_edge.runtime.engines.packing import PackedEntry
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.extras import need
-from tel_edge.runtime.headers import onnx_adapter, onnx_header
-from tel_edge.runtime.headers.onnx_header import TOKENIZER
+from tel_edge.runtime.files import onnx_adapter, onnx_header
+from tel_edge.runtime.files.onnx_header import TOKENIZER
 from tel_edge.runtime.processors import cores
 
 # Inputs of every decoder that can be run, beside its past.

@@ -1,1 +1,1 @@
-"""Files that several commands write and read: written whole, locked, known by digest."""
+"""Files: written whole, locked, known by digest, and model files checked before native code."""

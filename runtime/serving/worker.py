@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tel_edge.runtime.answerer import Answerer, Answering, answered
-from tel_edge.runtime.commands.run import record
 from tel_edge.runtime.engines import packing
 from tel_edge.runtime.engines.engine import Item, Score, Unanswered
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.questions.requests import PLAIN, Defaults, Request, request
 from tel_edge.runtime.questions.scoring import TooLong
+from tel_edge.runtime.records import record
 from tel_edge.runtime.serving.problems import (
     BROKEN,
     DRAINING,

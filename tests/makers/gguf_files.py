@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime.headers.gguf_header import ARRAY, SCALARS, STRING
+from tel_edge.runtime.files.gguf_header import ARRAY, SCALARS, STRING
 
 ALIGNMENT = 32
 

@@ -17,8 +17,7 @@ from tel_edge.eval.benchmarks.split import split
 from tel_edge.export.commands import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import manifest
-from tel_edge.runtime.files import digest
-from tel_edge.runtime.headers import gguf_header
+from tel_edge.runtime.files import digest, gguf_header
 from tel_edge.runtime.questions.categories import CATEGORIES
 
 

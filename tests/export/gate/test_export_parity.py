@@ -13,7 +13,7 @@ from for_export_parity import MOST, engine, farthest
 from tel_edge.export.commands import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import read
-from tel_edge.runtime.headers.gguf_header import check
+from tel_edge.runtime.files.gguf_header import check
 
 # The adapters of the comparison, under the category that each is exported for.
 ADAPTERS: dict[str, dict[str, Any]] = {

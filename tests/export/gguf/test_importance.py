@@ -16,7 +16,7 @@ from tel_edge.export.gguf import container, importance
 from tel_edge.export.gguf.container import Planned
 from tel_edge.export.gguf.importance import Importance
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.headers import gguf_header
+from tel_edge.runtime.files import gguf_header
 
 FIRST, SECOND, DOWN = "blk.0.attn_q.weight", "blk.1.attn_q.weight", "blk.1.ffn_down.weight"
 NAMES = {

@@ -73,7 +73,7 @@ def test_what_is_in_a_bundle(onnx_home: Path, llama: Tiny) -> None:
 
 
 def test_what_binds_a_file_is_in_it(onnx_home: Path, llama: Tiny) -> None:
-    from tel_edge.runtime.headers import onnx_adapter, onnx_header
+    from tel_edge.runtime.files import onnx_adapter, onnx_header
     from tel_edge.runtime.questions import prompt
 
     folder = onnx_home / "bundles" / "base"

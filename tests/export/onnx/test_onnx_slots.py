@@ -15,7 +15,7 @@ from onnx_models import Graph, Tiny, apart, ids, initializers, node
 
 from tel_edge.export.onnx import container, slots
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.headers import onnx_header
+from tel_edge.runtime.files import onnx_header
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

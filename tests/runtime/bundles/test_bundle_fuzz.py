@@ -16,7 +16,7 @@ from tel_edge.export.commands import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import bundle, manifest
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.headers.gguf_header import check
+from tel_edge.runtime.files.gguf_header import check
 
 Change = Callable[[bytearray, random.Random], None]
 
@@ -275,7 +275,7 @@ import sys
 from pathlib import Path
 import onnxruntime
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.headers.onnx_header import check
+from tel_edge.runtime.files.onnx_header import check
 onnxruntime.set_default_logger_severity(4)
 for line in sys.stdin:
     path = Path(line.rstrip("\\n"))

@@ -262,7 +262,7 @@ def test_one_part_of_a_model_is_refused(tmp_path: Path) -> None:
 def test_an_onnx_adapter_is_bound_to_its_backbone(tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     np = pytest.importorskip("numpy")
-    from tel_edge.runtime.headers.onnx_adapter import stamp
+    from tel_edge.runtime.files.onnx_adapter import stamp
 
     made = runtime.AdapterFormat()
     made.set_model_version(stamp(WEIGHTS))

@@ -250,9 +250,7 @@ def test_a_graph_that_the_library_refuses(folder: Path, tmp_path: Path) -> None:
     model = container.load(path)
     model.graph.node[3].op_type = "Poetry"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(
-        InputError, match=r"cannot load it \(.*No Op registered for Poetry"
-    ):
+    with pytest.raises(InputError, match=r"cannot load it \(.*No Op registered for Poetry"):
         OnnxEngine(path)
 
 

@@ -17,7 +17,7 @@ from math import prod
 from pathlib import Path
 
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.headers.onnx_header import OnnxHeader
+from tel_edge.runtime.files.onnx_header import OnnxHeader
 
 IDENTIFIER = b"TORT"
 FORMAT_VERSION = 1

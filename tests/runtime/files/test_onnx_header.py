@@ -11,7 +11,7 @@ import pytest
 from for_onnx_header import entry, external, message, model, tensor, varint
 
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.headers.onnx_header import BITS, OnnxHeader, check
+from tel_edge.runtime.files.onnx_header import BITS, OnnxHeader, check
 
 
 def value_info(name: str, *dims: int | str | None) -> bytes:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.headers import gguf_model
-from tel_edge.runtime.headers.gguf_model import Header
+from tel_edge.runtime.files import gguf_model
+from tel_edge.runtime.files.gguf_model import Header
 
 MAGIC = b"GGUF"
 VERSION = 3

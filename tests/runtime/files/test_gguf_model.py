@@ -12,7 +12,7 @@ from gguf_files import File, opened
 from tel_edge.export.commands import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.headers.gguf_header import check
+from tel_edge.runtime.files.gguf_header import check
 
 KINDS = ("llama", "qwen2", "qwen3", "exaone4")
 

@@ -16,8 +16,8 @@ from math import prod
 from pathlib import Path
 
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.headers import protobuf
-from tel_edge.runtime.headers.protobuf import SPAN, VARINT
+from tel_edge.runtime.files import protobuf
+from tel_edge.runtime.files.protobuf import SPAN, VARINT
 
 # A protobuf message has at most this many bytes.
 MOST_BYTES = (1 << 31) - 1

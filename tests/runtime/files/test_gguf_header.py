@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.headers import gguf_header
-from tel_edge.runtime.headers.gguf_header import Header, check
+from tel_edge.runtime.files import gguf_header
+from tel_edge.runtime.files.gguf_header import Header, check
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.headers import onnx_adapter
-from tel_edge.runtime.headers.onnx_adapter import AdapterHeader, check_fit, read, stamp
-from tel_edge.runtime.headers.onnx_header import OnnxHeader
+from tel_edge.runtime.files import onnx_adapter
+from tel_edge.runtime.files.onnx_adapter import AdapterHeader, check_fit, read, stamp
+from tel_edge.runtime.files.onnx_header import OnnxHeader
 
 # What onnxruntime 1.31.1 writes for "x", dims [2], ones, and the model version 2**31 - 1.
 GOLDEN = bytes.fromhex(

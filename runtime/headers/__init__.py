@@ -1,1 +1,0 @@
-"""What model files say of themselves, checked before native code opens them."""

@@ -1,0 +1,114 @@
+"""`tel-serve` from its arguments to its end, with an engine's process that opens no model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_engine as fake
+import pytest
+
+for name in ("starlette", "uvicorn", "msgspec", "prometheus_client"):
+    pytest.importorskip(name)
+
+from tel_edge.runtime.commands import serve  # noqa: E402
+
+CODE = """
+import test_front
+from tel_edge.runtime.serving import link
+link.Link.__init__.__defaults__ = (test_front.start,)
+from tel_edge.runtime.commands.serve import main
+main()
+"""
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    fake.bundle(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def started(bundle: Path, *argv: str) -> tuple[subprocess.Popen[str], str]:
+    """Start the command and return it with the address that it prints."""
+    folders = [str(Path(fake.__file__).parent), str(Path(__file__).parents[1] / "serving")]
+    path = os.pathsep.join([*folders, *filter(None, sys.path)])
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE, "--bundle", str(bundle), "--port", "0", *argv],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("tel-serve: nano-Q4_K_M.gguf at http://127.0.0.1:"), (
+        process.communicate()
+    )
+    return process, line.split()[-1]
+
+
+def asked(address: str, text: str) -> Any:
+    row = {"question": text, "choices": ["w", "x", "y", "z"], "category": "oranbench"}
+    request = urllib.request.Request(f"{address}/v1/answer", json.dumps(row).encode())
+    with urllib.request.urlopen(request, timeout=20) as reply:
+        return json.load(reply)
+
+
+def children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_answers_and_ends_in_order(number: signal.Signals, bundle: Path) -> None:
+    process, address = started(bundle)
+    assert asked(address, "gold 3")["index"] == 3
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, "")
+    assert err.splitlines()[-1] == "stopped: all that waited was answered"
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_the_engines_process_ends_with_a_front_that_was_killed(bundle: Path) -> None:
+    process, address = started(bundle)
+    [engine] = children(process.pid)
+    asked(address, "gold 1")
+    process.kill()
+    process.communicate(timeout=10)
+    until = time.monotonic() + 2
+    while Path(f"/proc/{engine}").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{engine}").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--host", "0.0.0.0"], "--host 0.0.0.0: only this machine's own addresses"),
+        (["--bundle", "nowhere"], "nowhere"),
+        (["--port", "70000"], "argument --port"),
+    ],
+)
+def test_what_is_refused(
+    argv: list[str], said: str, bundle: Path, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, out, err = run_command(serve.parser(), serve.work, "--bundle", str(bundle), *argv)
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_the_front_loads_neither_numpy_nor_an_engine() -> None:
+    code = (
+        "import sys, tel_edge.runtime.commands.serve, tel_edge.runtime.serving.front, "
+        "tel_edge.runtime.serving.link; "
+        "print([m for m in ('numpy', 'llama_cpp', 'onnxruntime') if m in sys.modules])"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stdout == "[]\n"
