@@ -214,3 +214,15 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         child.stdout.close()
         assert child.stderr.read() == b""
     assert child.returncode == 0
+
+
+def test_a_large_backbone_is_trained_briefly_in_the_demo() -> None:
+    from tel_edge import demo
+
+    def train(*argv: str) -> list[str]:
+        return demo.commands(demo.parser().parse_args(argv))[0]
+
+    assert "--max-train" not in train()
+    large = train("--backbone", "smollm2-135m")
+    assert large[-4:] == ["--max-train", "150", "--epochs", "3"]
+    assert train("--backbone", "x.gguf", "--epochs", "9")[-2:] == ["--epochs", "9"]

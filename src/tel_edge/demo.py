@@ -31,6 +31,11 @@ NEEDS = (
 )
 
 
+EMBEDDED = "tel-nano"
+# Questions and epochs of a backbone that is many times the embedded one.
+BRIEF = (150, 3)
+
+
 def commands(args: argparse.Namespace) -> list[list[str]]:
     """Return the command lines of the demo, in order, as a user would type them."""
     shared = ["--workspace", str(args.workspace), "--backbone", args.backbone]
@@ -38,8 +43,12 @@ def commands(args: argparse.Namespace) -> list[list[str]]:
     source += ["--strict"] if args.strict else []
     data = [*source, "--category", args.category]
     quiet = ["--quiet"] if args.quiet else []
-    cap = ["--max-train", str(args.max_train)] if args.max_train else []
-    epochs = ["--epochs", str(args.epochs)] if args.epochs else []
+    most, turns = args.max_train, args.epochs
+    if args.backbone != EMBEDDED:
+        # To see the path, minutes of training are enough; tel-train itself is not in a hurry.
+        most, turns = most or BRIEF[0], turns or BRIEF[1]
+    cap = ["--max-train", str(most)] if most else []
+    epochs = ["--epochs", str(turns)] if turns else []
     recipe = ["--recipe", args.recipe] if args.recipe else []
     names = ",".join(row.name for row in categories(args.category))
     # With one category there is nothing to choose between.
@@ -101,10 +110,16 @@ def parser() -> cli.Parser:
     )
     made.add_argument("--recipe", metavar="NAME", help="of the training; see tel-train")
     made.add_argument(
-        "--max-train", type=cli.positive, metavar="N", help="cap of questions to train on"
+        "--max-train",
+        type=cli.positive,
+        metavar="N",
+        help=f"cap of questions to train on ({BRIEF[0]} for a backbone that is not embedded)",
     )
     made.add_argument(
-        "--epochs", type=cli.positive, metavar="N", help="at most; instead of the recipe's"
+        "--epochs",
+        type=cli.positive,
+        metavar="N",
+        help=f"at most; instead of the recipe's ({BRIEF[1]} for a backbone that is not embedded)",
     )
     return made
 
