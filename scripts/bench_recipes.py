@@ -71,7 +71,8 @@ def _scored(args: argparse.Namespace, name: str, recipe: str) -> dict[str, Any] 
         return None
     model = loading.model(of.folder, torch.float32).eval()
     if recipe != BARE:
-        model = PeftModel.from_pretrained(model, folder).eval()
+        # One product a projection instead of three.
+        model = PeftModel.from_pretrained(model, folder).merge_and_unload().eval()
     test = capped(of.parts.test, args.most, of.seed)
     fixed = bool(CATEGORIES[name].labels)
     asked = [one for q in test for one in (q, *(() if fixed else rotations(q)))]
