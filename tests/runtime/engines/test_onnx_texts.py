@@ -15,6 +15,7 @@ from onnx_models import QUANTS, Tiny
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.engines import packing
 from tel_edge.runtime.engines.engine import EngineSettings, Item, Sampling
+from tel_edge.runtime.engines.likelihood import likelihoods
 from tel_edge.runtime.engines.with_onnx import OnnxEngine
 from tel_edge.runtime.errors import InputError
 
@@ -24,6 +25,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("tokenizers")
 import for_onnx_engine
 from for_onnx_engine import ADAPTERS, MOST, New, asked_of, file_of
+
+np = pytest.importorskip("numpy")
 
 folder = for_onnx_engine.folder
 new = for_onnx_engine.new
@@ -52,6 +55,32 @@ def test_a_greedy_text_is_that_of_transformers(
             ids.append(int(llama.reference(ids, peft)[-1].argmax()))
         assert text.texts == (engine.text(ids[start:]),)
         assert (text.generated, text.packed) == (6, 3)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS[:2])
+def test_likelihoods_are_those_of_transformers(
+    engine: Any, adapter: str | None, tiny: Any, onnx_home: Path
+) -> None:
+    llama: Tiny = tiny("llama")
+    peft = onnx_home / "adapters" / "base" / adapter if adapter else None
+    # Longer than what is read of one decode, and warm of something else.
+    ids = (engine.tokenize(PROMPTS[0]) * 9)[:150]
+    texts(engine, PROMPTS[1:], None)
+    found = likelihoods(engine, ids, adapter)
+    logits = llama.reference(ids, peft).astype("float64")
+    shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    assert [step.token for step in found] == [*ids[1:], int(logits[-1].argmax())]
+    for at, step in enumerate(found):
+        assert step.logprob == pytest.approx(shares[at][step.token], abs=1e-3)
+        assert step.highest == pytest.approx(shares[at].max(), abs=1e-3)
+        assert (step.best == step.token) == (step.logprob == step.highest)
+
+
+def test_likelihoods_of_what_is_no_prompt(engine: Any) -> None:
+    for ids, said in (([], "no tokens"), ([1, 10**6], "token 1000000"), ([-1], "token -1"),
+                      ([1] * (engine.context + 1), "the context holds")):  # fmt: skip
+        with pytest.raises(InputError, match=said):
+            likelihoods(engine, ids, None)
 
 
 def test_sampled_texts_are_those_of_the_prompt_alone(engine: Any, careful: Any) -> None:
