@@ -160,6 +160,13 @@ class NativeVocabulary:
         """Return whether a generation is over at `token`."""
         return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
 
+    def end(self) -> tuple[int, str]:
+        """Return the token that ends a text, and its name."""
+        token = int(self._llama.llama_vocab_eos(self._vocab))
+        if token < 0:
+            raise InputError("the vocabulary names no token that ends a text")
+        return token, self._llama.llama_vocab_get_text(self._vocab, token).decode()
+
 
 class Batch:
     """A `llama_batch` over arrays of numpy, so that filling it costs no call for each token."""

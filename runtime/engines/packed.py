@@ -116,6 +116,10 @@ class PackedEngine(ABC):
         """Return whether a generated text ends with that token."""
 
     @abstractmethod
+    def end(self) -> tuple[int, str]:
+        """Return the token that ends a text, and its name. Raises `InputError` if there is none."""
+
+    @abstractmethod
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of generated tokens."""
 

@@ -136,6 +136,10 @@ class LlamaEngine(PackedEngine):
         """Return whether the vocabulary has that token as the end of a text."""
         return self._vocabulary.ends(token)
 
+    def end(self) -> tuple[int, str]:
+        """Return the token that ends a text, and its name."""
+        return self._vocabulary.end()
+
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of generated tokens."""
         return self._vocabulary.text(tokens)

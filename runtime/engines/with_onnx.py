@@ -191,6 +191,13 @@ class OnnxEngine(PackedEngine):
         """Return whether a generated text ends with that token."""
         return token in self._ends
 
+    def end(self) -> tuple[int, str]:
+        """Return the token that ends a text, and its name."""
+        if not self._ends:
+            raise InputError(f"{self._path}: names no token that ends a text")
+        token = min(self._ends)
+        return token, str(self._tokenizer.id_to_token(token))
+
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of generated tokens."""
         made: str = self._tokenizer.decode(list(tokens), skip_special_tokens=False)

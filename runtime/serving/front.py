@@ -17,9 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tel_edge.runtime.serving import openai
 from tel_edge.runtime.serving.link import Link
 from tel_edge.runtime.serving.metrics import Metrics
-from tel_edge.runtime.serving.problems import INVALID, LARGE, LATE, Failed
+from tel_edge.runtime.serving.problems import INVALID, LARGE, LATE, STARTING, Failed
 
 # Bytes of a body, seconds in which all of it has to be here, questions of one.
 MOST_BODY, BODY_SECONDS, MOST_QUESTIONS = 1 << 20, 10.0, 1024
@@ -55,9 +56,14 @@ class Front:
     def __init__(self, link: Link, metrics: Metrics) -> None:
         self.link, self.metrics = link, metrics
         self.draining = False
+        self._number = 0
         paths: dict[str, tuple[str, Handler]] = {
             "/v1/answer": ("POST", self.answer),
             "/v1/models": ("GET", self.models),
+            "/v1/completions": ("POST", self.complete),
+            "/tokenize": ("POST", self.tokenize),
+            "/detokenize": ("POST", self.detokenize),
+            "/tokenizer_info": ("GET", self.tokenizer),
             "/livez": ("GET", self.live),
             "/v2/health/live": ("GET", self.live),
             "/ric/v1/health/alive": ("GET", self.live),
@@ -173,6 +179,33 @@ class Front:
             for one in (task, watch):
                 one.cancel()
 
+    # Plain prompts
+
+    async def complete(self, request: Request) -> Response:
+        """Complete one prompt or several, in OpenAI's form."""
+        given = converted(decoded(await read(request)), openai.Completion)
+        asked = [{**one, "key": key(request)} for one in openai.messages(given)]
+        made = await self._until_gone(request, asyncio.gather(*map(self.link.ask, asked)))
+        info = self._info()
+        model = given.model or info["backbone"]
+        self._number += 1
+        return JSONResponse(openai.completion(made, model, info["bundle"], str(self._number)))
+
+    async def tokenize(self, request: Request) -> Response:
+        """Return the ids of a text."""
+        given = converted(decoded(await read(request)), openai.Tokenize)
+        message = {"op": "tokenize", "text": given.prompt, "special": given.add_special_tokens}
+        return JSONResponse(await self.link.ask(message))
+
+    async def detokenize(self, request: Request) -> Response:
+        """Return the text of ids."""
+        given = converted(decoded(await read(request)), openai.Detokenize)
+        return JSONResponse(await self.link.ask({"op": "detokenize", "tokens": given.tokens}))
+
+    async def tokenizer(self, _: Request) -> Response:
+        """Return the token that ends a text."""
+        return JSONResponse(await self.link.ask({"op": "tokenizer"}))
+
     # What is there
 
     async def models(self, _: Request) -> Response:
@@ -202,8 +235,6 @@ class Front:
 
     def _info(self) -> dict[str, Any]:
         if self.link.info is None:
-            from tel_edge.runtime.serving.problems import STARTING
-
             raise Failed(STARTING, "the engine is not ready yet", 1.0)
         return self.link.info
 

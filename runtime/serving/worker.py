@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from tel_edge.runtime.answerer import Answerer, Answering, answered
 from tel_edge.runtime.engines import packing
@@ -21,6 +21,7 @@ from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.questions.requests import PLAIN, Defaults, Request, request
 from tel_edge.runtime.questions.scoring import TooLong
 from tel_edge.runtime.records import record
+from tel_edge.runtime.serving import texts
 from tel_edge.runtime.serving.problems import (
     BROKEN,
     DRAINING,
@@ -32,6 +33,7 @@ from tel_edge.runtime.serving.problems import (
     Failed,
 )
 from tel_edge.runtime.serving.queueing import Bounds, Job, Queue, Refused
+from tel_edge.runtime.serving.texts import Prompt
 
 Message = Mapping[str, Any]
 Send = Callable[[dict[str, Any]], None]
@@ -45,13 +47,17 @@ PATIENCE, MOST = 60.0, 600.0
 
 @dataclass(frozen=True)
 class Waiting:
-    """A question in the queue: what it asks, of which adapter, since when (`time.monotonic`)."""
+    """What is in the queue: of which adapter, since when (`time.monotonic`).
 
-    request: Request
-    item: Item
-    how: Answering
+    A question of `request` with its `item`, or a plain `prompt`.
+    """
+
     adapter: str | None
     since: float
+    request: Request | None = None
+    item: Item | None = None
+    how: Answering | None = None
+    prompt: Prompt | None = None
 
 
 class Worker:
@@ -74,6 +80,10 @@ class Worker:
         try:
             if kind == "ask":
                 self._ask(message)
+            elif kind == "complete":
+                self._complete(message)
+            elif kind in ("tokenize", "detokenize", "tokenizer"):
+                self.send({"id": id, "reply": self._tokens(message)})
             elif kind == "cancel":
                 with self._ready:
                     self.queue.cancel(str(message.get("id")))
@@ -97,9 +107,6 @@ class Worker:
         self.send({"id": id, "error": told})
 
     def _ask(self, message: Message) -> None:
-        if self.draining:
-            raise Failed(DRAINING, "the service is about to stop", 5.0)
-        now = time.monotonic()
         asked = request(1, message["row"], self._defaults(message.get("model")))
         if asked.question is None:
             raise Failed(INVALID, asked.error)
@@ -107,24 +114,48 @@ class Worker:
         item = self.answerer.scorer.item(asked.question)
         nodes = packing.trie(item.labels).nodes
         how = replace(self.answerer.how, **message.get("how", {}))
-        limit = min(message.get("timeout", PATIENCE), MOST)
-        flow = (str(message.get("key", "")), (adapter, bool(message.get("exact"))))
-        job = Job(
-            str(message["id"]),
-            flow,
-            len(item.prompt) + len(nodes),
-            Waiting(asked, item, how, adapter, now),
-            now + limit,
-        )
+        waiting = Waiting(adapter, time.monotonic(), asked, item, how)
+        tokens = len(item.prompt) + len(nodes)
+        self._queue(message, waiting, tokens, bool(message.get("exact")))
+
+    def _complete(self, message: Message) -> None:
+        model = message.get("model")
+        # A text has no choices to route by.
+        adapter = None if model in (None, self.name) else self._defaults(model).category
+        engine: Any = self.answerer.engine
+        prompt = texts.read(message, engine)
+        tokens = len(prompt.ids) + prompt.most
+        if tokens > engine.context:
+            raise TooLong(f"{tokens} tokens, the context holds {engine.context}")
+        waiting = Waiting(adapter.name if adapter else None, time.monotonic(), prompt=prompt)
+        self._queue(message, waiting, tokens, False)
+
+    def _tokens(self, message: Message) -> dict[str, Any]:
+        engine: Any = self.answerer.engine
+        if message["op"] == "tokenize":
+            ids = texts.tokenized(engine, message["text"], bool(message["special"]))
+            return {"tokens": ids, "count": len(ids), "max_model_len": engine.context}
+        if message["op"] == "detokenize":
+            return {"prompt": texts.detokenized(engine, message["tokens"])}
+        token, name = engine.end()
+        return {"eos_token": name, "eos_token_id": token, "vocabulary": engine.vocabulary}
+
+    def _queue(self, message: Message, waiting: Waiting, tokens: int, exact: bool) -> None:
+        if self.draining:
+            raise Failed(DRAINING, "the service is about to stop", 5.0)
+        now, limit = waiting.since, min(message.get("timeout", PATIENCE), MOST)
+        group = waiting.adapter, exact, waiting.prompt is not None
+        flow = str(message.get("key", "")), group
+        job = Job(str(message["id"]), flow, tokens, waiting, now + limit)
         with self._ready:
             try:
                 self.queue.admit(job, now, self.running)
             except Refused as error:
-                texts = {
+                says = {
                     "full": f"{len(self.queue)} questions wait, which is as many as there may be",
                     "late": f"it would take longer than {limit:g} s",
                 }
-                raise Failed(FULL, texts[error.reason], error.after) from None
+                raise Failed(FULL, says[error.reason], error.after) from None
             self._ready.notify()
 
     def _defaults(self, model: Any) -> Defaults:
@@ -177,16 +208,20 @@ class Worker:
 
     def _compute(self, turn: list[Job[Waiting]]) -> None:
         engine: Any = self.answerer.engine
-        adapter, exact = turn[0].payload.adapter, turn[0].flow[1][1]  # type: ignore[index]
+        adapter, exact, _ = cast(tuple[str | None, bool, bool], turn[0].flow[1])
         if engine.settings.exact != exact:
             engine.settings = replace(engine.settings, exact=exact)
         began, decoded = time.monotonic(), 0
         left = dict(enumerate(turn))
         failed: Mapping[int, Exception] = {}
         try:
-            for at, score in engine.score([job.payload.item for job in turn], adapter):
-                decoded += score.decoded
-                self._reply(left.pop(at), score, began)
+            if turn[0].payload.prompt:
+                decoded = sum(job.tokens for job in turn)
+                self._texts(turn, left, began)
+            else:
+                for at, score in engine.score([job.payload.item for job in turn], adapter):
+                    decoded += score.decoded
+                    self._reply(left.pop(at), score, began)
         except Unanswered as error:
             failed = error.reasons
         except (InputError, WorkError) as error:
@@ -199,9 +234,29 @@ class Worker:
             measured = math.fsum(job.tokens for job in turn) / spent
             self.queue.rate += NEW * (measured - self.queue.rate)
 
+    def _texts(self, turn: list[Job[Waiting]], left: dict[int, Job[Waiting]], began: float) -> None:
+        """Compute plain prompts, one after the other; what is wrong with one is its own trouble."""
+        for at, job in enumerate(turn):
+            asked, started = job.payload, time.monotonic()
+            assert asked.prompt
+            engine: Any = self.answerer.engine
+            try:
+                reply = texts.completed(engine, asked.prompt, asked.adapter)
+            except InputError as error:
+                self._fail(left.pop(at).name, Failed(INVALID, str(error)))
+                continue
+            reply |= {
+                "adapter": asked.adapter,
+                "queue_ms": round((began - asked.since) * 1000, 2),
+                "engine_ms": round((time.monotonic() - started) * 1000, 2),
+            }
+            self.send({"id": left.pop(at).name, "reply": reply})
+
     def _reply(self, job: Job[Waiting], score: Score, began: float) -> None:
         asked = job.payload
+        assert asked.request
         assert asked.request.question
+        assert asked.how
         made = answered(asked.request.question, score, asked.how, asked.adapter)
         reply = record(asked.request, made)
         reply |= {
