@@ -9,13 +9,12 @@ from __future__ import annotations
 import random
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections import OrderedDict
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from tel_edge.runtime.engines import packing
+from tel_edge.runtime.engines.adapters import Adapters
 from tel_edge.runtime.engines.alone import alone
 from tel_edge.runtime.engines.engine import (
     EngineSettings,
@@ -40,7 +39,7 @@ SEQUENCES = 1 + FREE
 OUTPUTS = 64
 
 
-class PackedEngine(ABC):
+class PackedEngine(Adapters):
     """One backbone and its LoRA adapters in memory.
 
     A decode, with all that goes before and after it, has the engine for itself; between two decodes
@@ -63,15 +62,10 @@ class PackedEngine(ABC):
         self, adapters: Mapping[str, LoraFile] | None, settings: EngineSettings | None
     ) -> None:
         self.settings = settings or EngineSettings()
+        super().__init__(adapters, self.settings.max_adapters)
         self.timing: dict[str, float] = {}
-        # Held by `close` too, which a method that is under way has to end before.
-        self.lock = threading.RLock()
         # Apart, so that reading a text does not wait for a decode.
         self._reading = threading.Lock()
-        self.shut = False
-        self._adapters = dict(adapters or {})
-        self._loaded: OrderedDict[str, Any] = OrderedDict()
-        self._used: str | None = None
 
     def timed(self, name: str, work: Callable[..., None], *given: Any) -> None:
         """Do `work` and note how long it took."""
@@ -93,18 +87,6 @@ class PackedEngine(ABC):
         """Return the ids of `text`, with the tokens that belong to the start of a sequence."""
 
     @abstractmethod
-    def open_adapter(self, file: Path) -> Any:
-        """Load a checked file and return a handle. Raises `InputError`."""
-
-    @abstractmethod
-    def free_adapter(self, handle: Any) -> None:
-        """Free what a handle holds."""
-
-    @abstractmethod
-    def activate(self, handle: Any | None, scale: float) -> None:
-        """Make what is decoded next go through that adapter alone, None being the bare backbone."""
-
-    @abstractmethod
     def decode(self, entries: Sequence[PackedEntry]) -> Iterator[tuple[tuple[int, int], Any]]:
         """Compute tokens into the cells and yield (what is read, its logits [vocabulary]).
 
@@ -123,47 +105,11 @@ class PackedEngine(ABC):
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of generated tokens."""
 
-    # Adapters
-
-    @alone
-    def load_adapter(self, name: str) -> None:
-        """Load an adapter that is not loaded yet; the least recently used one makes room."""
-        if name not in self._adapters:
-            raise InputError(
-                f"no adapter {name!r}; there are: {' '.join(self._adapters) or 'none'}"
-            )
-        if name in self._loaded:
-            self._loaded.move_to_end(name)
-            return
-        most = self.settings.max_adapters
-        while most is not None and len(self._loaded) >= most:
-            oldest, handle = self._loaded.popitem(last=False)
-            if oldest == self._used:
-                self._set(None)
-            self.free_adapter(handle)
-        self._loaded[name] = self.open_adapter(self._adapters[name].check())
-
-    @alone
-    def use(self, name: str | None) -> None:
-        """Make what is decoded next go through that adapter, None being the bare backbone."""
-        if name is not None:
-            self.load_adapter(name)
-        if name != self._used:
-            self._set(name)
-
-    def _set(self, name: str | None) -> None:
-        if name is None:
-            self.activate(None, 1.0)
-        else:
-            self.activate(self._loaded[name], self._adapters[name].scale)
-        self._used = name
-
     def close(self) -> None:
         """Free what the library holds; the engine is not usable after it."""
         with self.lock, self._reading:
             self.shut = True
-            self._loaded.clear()
-            self._used = None
+            self.clear_adapters()
             self.free()
 
     @abstractmethod
@@ -173,7 +119,7 @@ class PackedEngine(ABC):
     def _key(self, name: str | None, units: Sequence[tuple[int, ...]]) -> Key:
         if name is None:
             return Key("", 1, tuple(units))
-        adapter = self._adapters[name]
+        adapter = self.adapter(name)
         return Key(adapter.digest, adapter.scale, tuple(units))
 
     # Scoring

@@ -160,11 +160,8 @@ class Front:
                 raise Failed(INVALID, f"timeout_ms {one.timeout_ms}: a number above 0 is needed")
             message["timeout"] = one.timeout_ms / 1000
         reply = await self.link.ask(message)
-        info = self.link.info or {}
         self.metrics.answered(reply)
-        adapter = reply.get("adapter")
-        digest = info.get("adapters", {}).get(adapter) if adapter else None
-        return {**reply, "bundle": info.get("bundle"), "adapter_digest": digest}
+        return reply
 
     async def _until_gone(self, request: Request, work: Awaitable[Any]) -> Any:
         """Return what `work` gives; cancel it if the client leaves meanwhile."""

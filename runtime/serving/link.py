@@ -150,6 +150,12 @@ class Link:
             raise Failed(BROKEN, "the engine is gone")
         self._writer.write(json.dumps(message).encode() + b"\n")
 
+    async def reload(self, folder: str) -> dict[str, Any]:
+        """Answer with the adapters of another bundle; a process started again opens that one."""
+        reply = await self.ask({"op": "reload", "bundle": folder})
+        self.options = json.dumps({**json.loads(self.options), "bundle": folder})
+        return reply
+
     def drain(self) -> None:
         """Let the process answer what waits and then end."""
         self.stopping = True

@@ -14,7 +14,8 @@ from tel_edge.runtime.answerer import Answerer, Answering
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.files import digest
+from tel_edge.runtime.serving import opened
+from tel_edge.runtime.serving.problems import INVALID
 from tel_edge.runtime.serving.worker import Worker
 
 # How a bundle that cannot be opened ends the process: nobody has to try again.
@@ -46,31 +47,28 @@ def serve(pipe: socket.socket, options: dict[str, Any], opener: bundle.Opener) -
         send({"event": "failed", "text": str(error)})
         return HOPELESS
     with answerer:
-        made = bundle.read(Path(options["bundle"]))
-        name = made.backbone.name
-        worker = Worker(answerer, name, send, options["seconds"])
-        adapters = {
-            file.category: file.sha256
-            for file in made.files
-            if file.kind == "adapter" and file.category in (answerer.adapters or ())
-        }
-        known = digest.of_value([[file.path, file.sha256] for file in made.files])
-        send(
-            {
-                "event": "ready",
-                "bundle": known,
-                "backbone": name,
-                "file": answerer.name,
-                "adapters": adapters,
-                "context": answerer.engine.context,
-                "engine": answerer.engine.version,
-            }
-        )
+        folder = Path(options["bundle"])
+        made = bundle.read(folder)
+        worker = Worker(answerer, made.backbone.name, send, options["seconds"], opened.known(made))
+        send(opened.told(worker, made))
         computing = threading.Thread(target=_computing, args=(worker, pipe), daemon=True)
         computing.start()
         with pipe.makefile("rb") as lines:
             for line in lines:
-                worker.take(json.loads(line))
+                message = json.loads(line)
+                if message.get("op") != "reload":
+                    worker.take(message)
+                    continue
+                try:
+                    made = opened.exchange(worker, folder, Path(message["bundle"]))
+                except InputError as error:
+                    status, code = INVALID
+                    known = {"status": status, "code": code, "message": str(error)}
+                    send({"id": message["id"], "error": known})
+                    continue
+                folder = Path(message["bundle"])
+                send(opened.told(worker, made))
+                send({"id": message["id"], "reply": {"bundle": worker.bundle}})
         worker.stop()
         computing.join()
     return 0

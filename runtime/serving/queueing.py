@@ -73,6 +73,10 @@ class Queue(Generic[T]):
         """Return how many wait."""
         return len(self._where)
 
+    def groups(self) -> set[Hashable]:
+        """Return the groups that something waits for."""
+        return {group for _, group in self._lines}
+
     @property
     def flows(self) -> int:
         """Return how many flows wait."""

@@ -47,12 +47,15 @@ PATIENCE, MOST = 60.0, 600.0
 
 @dataclass(frozen=True)
 class Waiting:
-    """What is in the queue: of which adapter, since when (`time.monotonic`).
+    """What is in the queue: of which adapter of which bundle, since when (`time.monotonic`).
 
-    A question of `request` with its `item`, or a plain `prompt`.
+    `category` is the adapter's, `adapter` its name in the engine. A question of `request` with its
+    `item`, or a plain `prompt`.
     """
 
+    category: str | None
     adapter: str | None
+    bundle: str
     since: float
     request: Request | None = None
     item: Item | None = None
@@ -61,10 +64,18 @@ class Waiting:
 
 
 class Worker:
-    """Questions to an answerer, fairly and within bounds. `send` is called by several threads."""
+    """Questions to an answerer, fairly and within bounds. `send` is called by several threads.
 
-    def __init__(self, answerer: Answerer, name: str, send: Send, seconds: float = 60.0) -> None:
-        self.answerer, self.name, self.send = answerer, name, send
+    `bundle` is the digest of what answers; `adapters` are the engine's names of the adapters by
+    category, which change together with it (`change`).
+    """
+
+    def __init__(
+        self, answerer: Answerer, name: str, send: Send, seconds: float = 60.0, bundle: str = ""
+    ) -> None:
+        self.answerer, self.name, self.send, self.bundle = answerer, name, send, bundle
+        self.adapters = {category: category for category in answerer.adapters or ()}
+        self._retired: set[str] = set()
         engine: Any = answerer.engine
         self.decode = int(getattr(engine, "most", engine.context))
         self.queue: Queue[Waiting] = Queue(Bounds(self.decode, seconds), RATE)
@@ -114,7 +125,7 @@ class Worker:
         item = self.answerer.scorer.item(asked.question)
         nodes = packing.trie(item.labels).nodes
         how = replace(self.answerer.how, **message.get("how", {}))
-        waiting = Waiting(adapter, time.monotonic(), asked, item, how)
+        waiting = self._waiting(adapter, request=asked, item=item, how=how)
         tokens = len(item.prompt) + len(nodes)
         self._queue(message, waiting, tokens, bool(message.get("exact")))
 
@@ -127,8 +138,26 @@ class Worker:
         tokens = len(prompt.ids) + prompt.most
         if tokens > engine.context:
             raise TooLong(f"{tokens} tokens, the context holds {engine.context}")
-        waiting = Waiting(adapter.name if adapter else None, time.monotonic(), prompt=prompt)
+        waiting = self._waiting(adapter.name if adapter else None, prompt=prompt)
         self._queue(message, waiting, tokens, False)
+
+    def _waiting(self, category: str | None, **of: Any) -> Waiting:
+        adapter = self.adapters[category] if category else None
+        return Waiting(category, adapter, self.bundle, time.monotonic(), **of)
+
+    def change(self, bundle: str, adapters: Mapping[str, str]) -> None:
+        """Answer what comes from now on with these adapters, names in the engine by category.
+
+        What waits already is answered with those that it was taken for.
+        """
+        with self._ready:
+            self._retired |= {*self.adapters.values()} - {*adapters.values()}
+            self._retired -= {*adapters.values()}
+            self.bundle, self.adapters = bundle, dict(adapters)
+            self.answerer.adapters = tuple(adapters)
+            if self.answerer.router:
+                self.answerer.router = replace(self.answerer.router, among=tuple(adapters))
+            self._ready.notify()
 
     def _tokens(self, message: Message) -> dict[str, Any]:
         engine: Any = self.answerer.engine
@@ -189,16 +218,26 @@ class Worker:
             with self._ready:
                 self.running = 0
                 while not (len(self.queue) or self.draining or self.stopped):
+                    self._drop_retired()
                     self._ready.wait()
                 if self.stopped or not len(self.queue):
                     return
                 late = [*self.queue.late(time.monotonic())]
                 turn = self.queue.turn()
                 self.running = sum(job.tokens for job in turn)
+                self._drop_retired({turn[0].payload.adapter} if turn else set())
             for job in late:
                 self._fail(job.name, Failed(LATE, "it waited longer than it may take"))
             if turn:
                 self._compute(turn)
+
+    def _drop_retired(self, used: set[str | None] | None = None) -> None:
+        """Take away the adapters that nothing asks for any longer."""
+        waiting = {cast(Any, group)[0] for group in self.queue.groups()} | (used or set())
+        for name in sorted(self._retired - waiting):
+            engine: Any = self.answerer.engine
+            engine.drop(name)
+            self._retired.discard(name)
 
     def stop(self) -> None:
         """Let `run` return after what it computes now."""
@@ -246,7 +285,7 @@ class Worker:
                 self._fail(left.pop(at).name, Failed(INVALID, str(error)))
                 continue
             reply |= {
-                "adapter": asked.adapter,
+                **self._origin(asked),
                 "queue_ms": round((began - asked.since) * 1000, 2),
                 "engine_ms": round((time.monotonic() - started) * 1000, 2),
             }
@@ -257,8 +296,8 @@ class Worker:
         assert asked.request
         assert asked.request.question
         assert asked.how
-        made = answered(asked.request.question, score, asked.how, asked.adapter)
-        reply = record(asked.request, made)
+        made = answered(asked.request.question, score, asked.how, asked.category)
+        reply = record(asked.request, made) | self._origin(asked)
         reply |= {
             "tokens": score.tokens,
             "decoded": score.decoded,
@@ -267,3 +306,9 @@ class Worker:
             "engine_ms": round(score.milliseconds, 2),
         }
         self.send({"id": job.name, "reply": reply})
+
+    def _origin(self, asked: Waiting) -> dict[str, Any]:
+        """Return what an answer says of where it is from."""
+        engine: Any = self.answerer.engine
+        digest = engine.adapter(asked.adapter).digest if asked.adapter else None
+        return {"adapter": asked.category, "adapter_digest": digest, "bundle": asked.bundle}

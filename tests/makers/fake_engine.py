@@ -100,6 +100,16 @@ class FakeEngine:
         # How many prompts each call brought, and for which adapter.
         self.calls: list[tuple[int, str | None]] = []
 
+    def adapter(self, name: str) -> LoraFile:
+        return self.adapters[name]
+
+    def adopt(self, name: str, file: LoraFile) -> None:
+        file.check()
+        self.adapters = {**self.adapters, name: file}
+
+    def drop(self, name: str) -> None:
+        self.adapters = {one: file for one, file in self.adapters.items() if one != name}
+
     def tokenize(self, text: str) -> list[int]:
         return [BOS, *(_id(piece) for piece in TOKENS.findall(text.encode()))]
 

@@ -1,0 +1,81 @@
+"""A bundle in the engine's process: opened once, its adapters exchanged while it answers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from tel_edge.runtime.bundles import bundle
+from tel_edge.runtime.bundles.manifest import Manifest
+from tel_edge.runtime.engines.engine import LoraFile
+from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.files import digest
+from tel_edge.runtime.measuring import probe
+from tel_edge.runtime.questions.categories import category
+from tel_edge.runtime.serving.worker import Worker
+
+# Characters of a digest in the engine's name of an adapter.
+SHORT = 16
+
+
+def known(made: Manifest) -> str:
+    """Return the digest by which a bundle is known: of its files' names and contents."""
+    return digest.of_value([[file.path, file.sha256] for file in made.files])
+
+
+def told(worker: Worker, made: Manifest) -> dict[str, Any]:
+    """Return what is said of the bundle that answers now."""
+    engine: Any = worker.answerer.engine
+    adapters = {of: engine.adapter(name).digest for of, name in worker.adapters.items()}
+    return {
+        "event": "ready",
+        "bundle": worker.bundle,
+        "backbone": made.backbone.name,
+        "file": worker.answerer.name,
+        "adapters": adapters,
+        "context": engine.context,
+        "engine": engine.version,
+    }
+
+
+def exchange(worker: Worker, before: Path, folder: Path) -> Manifest:
+    """Answer from now on with the adapters of the bundle in `folder`; return its manifest.
+
+    Its backbone has to be the file that is open. New adapters are checked, loaded between two
+    decodes and asked a question each; if one of them cannot answer, nothing has changed. Raises
+    `InputError`.
+    """
+    old, made = bundle.read(before), bundle.read(folder)
+    [file] = [one for one in old.files if one.path == worker.answerer.name]
+    if all(one.sha256 != file.sha256 for one in made.files):
+        raise InputError(f"{folder}: has not the backbone that is open, {file.path}; start anew")
+    engine: Any = worker.answerer.engine
+    names: dict[str, str] = {}
+    adopted: list[str] = []
+    there = {engine.adapter(name).digest: name for name in worker.adapters.values()}
+    try:
+        for of in made.adapters(file.format):
+            adapter = bundle.adapter_file(folder, made, of, file.format)
+            path = bundle.verified(folder, made, adapter)
+            names[of] = there.get(adapter.sha256) or f"{of}@{adapter.sha256[:SHORT]}"
+            if adapter.sha256 not in there:
+                loaded = LoraFile(lambda path=path: path, adapter.sha256)  # type: ignore[misc]
+                engine.adopt(names[of], loaded)
+                adopted.append(names[of])
+                _asked(worker, of, names[of])
+    except (InputError, WorkError) as error:
+        for name in adopted:
+            engine.drop(name)
+        raise InputError(f"{error}; the bundle before it goes on") from None
+    worker.change(known(made), names)
+    return made
+
+
+def _asked(worker: Worker, of: str, name: str) -> None:
+    """Ask one question, so that what loads and does not answer is found now."""
+    [question] = probe.questions(category(of), 1)
+    item = worker.answerer.scorer.item(question)
+    [(_, score)] = worker.answerer.engine.score([item], name)
+    if not all(map(math.isfinite, score.logprobs)):
+        raise InputError(f"the adapter for {of} gives no probabilities")
