@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tel_edge.runtime import cli, extras
@@ -52,6 +55,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
     import uvicorn
 
+    from tel_edge.runtime.serving import admin
     from tel_edge.runtime.serving.front import Front
     from tel_edge.runtime.serving.link import Link
     from tel_edge.runtime.serving.metrics import Metrics
@@ -65,17 +69,21 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
             """Leave signals to this command, which lets what waits be answered first."""
             yield
 
+    known: dict[str, Any] = {"log_level": "warning", "access_log": False, "lifespan": "off"}
     server = Server(
         uvicorn.Config(
-            front.app, host=args.host, port=args.port, log_level="warning", access_log=False,
-            lifespan="off", timeout_keep_alive=30, server_header=False, date_header=True,
+            front.app, host=args.host, port=args.port, timeout_keep_alive=30,
+            server_header=False, **known,
         )
     )  # fmt: skip
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    owner = Server(uvicorn.Config(admin.app(front, stop.set), **known)) if args.admin else None
+    private = _own(args.admin) if args.admin else None
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     engine = asyncio.ensure_future(link.run())
     http = asyncio.ensure_future(server.serve())
+    also = asyncio.ensure_future(owner.serve([private])) if owner and private else None
     told = asyncio.ensure_future(_tell(args, link, server))
     ended = asyncio.ensure_future(stop.wait())
     try:
@@ -88,12 +96,35 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
             await asyncio.wait_for(asyncio.shield(engine), DRAIN)
         server.should_exit = True
         await http
+        if owner and also:
+            owner.should_exit = True
+            await also
+            args.admin.unlink(missing_ok=True)
     finally:
         link.kill()
         for task in (told, ended):
             task.cancel()
     cli.say(args, "stopped: all that waited was answered")
     return {"restarts": link.restarts}
+
+
+def _own(path: Path) -> socket.socket:
+    """Return a Unix socket that this user alone may use, from its first moment on."""
+    # A service that was killed leaves its socket behind; one that runs keeps it.
+    if path.is_socket():
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                raise InputError(f"--admin {path}: another service listens there")
+        path.unlink()
+    made = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        made.bind(str(path))
+    except OSError as error:
+        raise InputError(f"--admin {path}: {error.strerror}") from None
+    finally:
+        os.umask(mask)
+    return made
 
 
 async def _tell(args: argparse.Namespace, link: Any, server: Any) -> None:
@@ -110,6 +141,12 @@ def parser() -> cli.Parser:
                       "backbone", "seed")  # fmt: skip
     made.add_argument("--host", default="127.0.0.1", help="(%(default)s)")
     made.add_argument("--port", type=cli.whole(0, 65535), default=8080, help="(%(default)s)")
+    made.add_argument(
+        "--admin",
+        type=Path,
+        metavar="SOCKET",
+        help="a Unix socket for this user alone: /reload, /rollback, /drain, /status",
+    )
     cli.engine_options(made)
     cli.draw_options(made)
     made.add_argument("--quant", metavar="TYPE", help="the variant to use (as tel-run chooses)")

@@ -150,6 +150,11 @@ class Link:
             raise Failed(BROKEN, "the engine is gone")
         self._writer.write(json.dumps(message).encode() + b"\n")
 
+    @property
+    def folder(self) -> str:
+        """Return the folder of the bundle that answers."""
+        return str(json.loads(self.options)["bundle"])
+
     async def reload(self, folder: str) -> dict[str, Any]:
         """Answer with the adapters of another bundle; a process started again opens that one."""
         reply = await self.ask({"op": "reload", "bundle": folder})

@@ -43,6 +43,7 @@ class Metrics:
         self.waiting = Gauge("tel_queue_requests", "Questions that wait.", **of)
         self.tokens = Gauge("tel_queue_tokens", "Tokens that wait.", **of)
         self.restarts = Gauge("tel_engine_restarts", "Times the engine was started again.", **of)
+        self.reloads = Counter("tel_reloads", "Changes of the bundle.", ["result"], **of)
         self.bundle = Gauge("tel_bundle_info", "What answers.", ["digest", "backbone"], **of)
 
     @contextmanager

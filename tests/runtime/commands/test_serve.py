@@ -18,6 +18,7 @@ import pytest
 
 for name in ("starlette", "uvicorn", "msgspec", "prometheus_client"):
     pytest.importorskip(name)
+httpx = pytest.importorskip("httpx")
 
 from tel_edge.runtime.commands import serve  # noqa: E402
 
@@ -86,6 +87,26 @@ def test_the_engines_process_ends_with_a_front_that_was_killed(bundle: Path) -> 
     while Path(f"/proc/{engine}").exists() and time.monotonic() < until:
         time.sleep(0.02)
     assert not Path(f"/proc/{engine}").exists()
+
+
+def test_what_only_its_own_user_may_ask(bundle: Path, tmp_path: Path) -> None:
+    later = tmp_path / "later"
+    fake.bundle(later, adapters=("oranbench", "teleqna"))
+    path = tmp_path / "admin"
+    process, address = started(bundle, "--admin", str(path))
+    assert path.stat().st_mode & 0o777 == 0o600
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as owner:
+        before = owner.get("http://x/status").json()["engine"]["bundle"]
+        made = owner.post("http://x/reload", json={"bundle": str(later)})
+        assert made.status_code == 200, made.text
+        assert made.json()["bundle"] == asked(address, "gold 1")["bundle"] != before
+        assert owner.post("http://x/reload", json={"bundle": "nowhere"}).status_code == 400
+        assert owner.post("http://x/rollback").json()["bundle"] == before
+        assert owner.post("http://x/rollback").status_code == 409
+        assert owner.post("http://x/drain").status_code == 200
+    # Not over HTTP.
+    assert process.wait(20) == 0
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(

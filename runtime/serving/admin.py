@@ -1,0 +1,66 @@
+"""What only this machine's own user may ask, on a Unix socket: another bundle, an orderly end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from tel_edge.runtime.serving.front import Front, converted, decoded, problem, read
+from tel_edge.runtime.serving.problems import Failed
+
+
+class Reload(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `/reload`: the folder of a bundle with the same backbone."""
+
+    bundle: str
+
+
+def app(front: Front, drain: Callable[[], None]) -> Starlette:
+    """Return the application; `drain` lets the service answer what waits, and end."""
+    before: list[str] = []
+
+    async def reload(request: Request) -> Response:
+        try:
+            given = converted(decoded(await read(request)), Reload)
+            folder = str(Path(given.bundle).absolute())
+            old = front.link.folder
+            reply = await front.link.reload(folder)
+            before.append(old)
+            front.metrics.reloads.labels("ok").inc()
+            return JSONResponse({**reply, "folder": folder})
+        except Failed as error:
+            front.metrics.reloads.labels("refused").inc()
+            return problem(error)
+
+    async def rollback(_: Request) -> Response:
+        try:
+            if not before:
+                return JSONResponse({"error": "there is no bundle before this one"}, 409)
+            reply = await front.link.reload(before[-1])
+            return JSONResponse({**reply, "folder": before.pop()})
+        except Failed as error:
+            return problem(error)
+
+    async def ended(_: Request) -> Response:
+        drain()
+        return JSONResponse({"status": "draining"})
+
+    async def status(_: Request) -> Response:
+        info = front.link.info
+        stats = await front.link.ask({"op": "stats"}) if info else {}
+        return JSONResponse({"engine": info, **stats, "restarts": front.link.restarts})
+
+    return Starlette(
+        routes=[
+            Route("/reload", reload, methods=["POST"]),
+            Route("/rollback", rollback, methods=["POST"]),
+            Route("/drain", ended, methods=["POST"]),
+            Route("/status", status),
+        ]
+    )
