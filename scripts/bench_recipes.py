@@ -15,7 +15,8 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tel_edge.eval.statistics import Z95, clustered_share, share
 from tel_edge.runtime import cli
 from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.questions.categories import CATEGORIES
-from tel_edge.runtime.questions.orders import rotations
+from tel_edge.runtime.questions.orders import rotations, unnumbered
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.votes import pick
 
@@ -75,7 +76,7 @@ def _scored(args: argparse.Namespace, name: str, recipe: str) -> dict[str, Any] 
         model = PeftModel.from_pretrained(model, folder).merge_and_unload().eval()
     test = capped(of.parts.test, args.most, of.seed)
     fixed = bool(CATEGORIES[name].labels)
-    asked = [one for q in test for one in (q, *(() if fixed else rotations(q)))]
+    asked = [one for q in test for one in (q, *(() if fixed else _orders(q)))]
     longest = int(model.config.max_position_embeddings)
     torch.set_flush_denormal(True)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16_is_fast()):
@@ -88,18 +89,28 @@ def _scored(args: argparse.Namespace, name: str, recipe: str) -> dict[str, Any] 
     return {"questions": [_right(q, scores, 1 if fixed else len(q.choices)) for q in test]}
 
 
+def _orders(question: Question) -> Iterator[Question]:
+    """Yield the question in its other orders, and in its own where that differs for all orders."""
+    left = unnumbered(question.choices)
+    if left != question.choices:
+        yield replace(question, id=f"{question.id}#0", choices=left)
+    yield from rotations(question)
+
+
 def _right(question: Question, scores: Mapping[str, tuple[float, ...]], orders: int) -> Any:
-    """Return (right or not in each order, right with probabilities averaged over all)."""
+    """Return (right in each order, right with probabilities averaged over all, right as it is)."""
     right, count = [], len(question.choices)
+    plain = scores.get(question.id)
+    own = int(plain is not None and pick(plain) == question.answer)
     shares = [0.0] * count
     for by in range(orders):
-        values = scores.get(f"{question.id}#{by}" if by else question.id)
+        values = scores.get(f"{question.id}#{by}", None if by else plain)
         if values is None:
-            return [[0] * orders, 0]
+            return [[0] * orders, 0, own]
         right.append(int((pick(values) + by) % count == question.answer))
         for at, value in enumerate(values):
             shares[(at + by) % count] += math.exp(value)
-    return [right, int(max(range(count), key=shares.__getitem__) == question.answer)]
+    return [right, int(max(range(count), key=shares.__getitem__) == question.answer), own]
 
 
 def _table(categories: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -112,11 +123,12 @@ def _table(categories: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for name, recipes in categories.items():
         for recipe, made in recipes.items():
             own, bare = made["questions"], recipes[BARE]["questions"]
-            first = share(sum(right[0] for right, _ in own), len(own))
-            every = clustered_share([(sum(right), len(right)) for right, _ in own])
-            mean = share(sum(one for _, one in own), len(own))
-            apart = [_mean(a) - _mean(b) for (a, _), (b, _) in zip(own, bare, strict=True)]
-            also = [a - b for (_, a), (_, b) in zip(own, bare, strict=True)]
+            first = share(sum(one[-1] if len(one) > 2 else one[0][0] for one in own), len(own))
+            every = clustered_share([(sum(one[0]), len(one[0])) for one in own])
+            mean = share(sum(one[1] for one in own), len(own))
+            pairs = list(zip(own, bare, strict=True))
+            apart = [_mean(a[0]) - _mean(b[0]) for a, b in pairs]
+            also = [a[1] - b[1] for a, b in pairs]
             cells = [_shown(first), _shown(every), _points(apart), _shown(mean), _points(also)]
             lines.append(line(name, recipe, str(len(own)), *cells))
     return lines

@@ -9,6 +9,7 @@ from typing import Any
 
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.orders import unnumbered
 from tel_edge.runtime.questions.prompt import labels, render
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.scoring import label_ids
@@ -97,6 +98,8 @@ def varied(
     """
     if orders == 1:
         return list(questions)
+    # A number of its own would tell where an option stood before.
+    questions = [replace(one, choices=unnumbered(one.choices)) for one in questions]
     rng, telling = random.Random(f"orders {seed}"), random.Random(f"told {seed}")
     beside = rivals(questions) if exchanged else {}
     made = []

@@ -11,7 +11,7 @@ import pytest
 from tel_edge.runtime.answerer import Answerer, Answering
 from tel_edge.runtime.engines.engine import Score
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.questions.orders import averaged, rotations, shifts
+from tel_edge.runtime.questions.orders import averaged, rotations, shifts, unnumbered
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.scoring import Asked
 
@@ -94,3 +94,30 @@ def test_an_answerer_asks_in_several_orders() -> None:
         assert sum(made.probabilities) == pytest.approx(1)
     with pytest.raises(InputError, match="1 for generated texts"):
         Answering(generate=True, orders=2)
+
+
+@pytest.mark.parametrize(
+    ("choices", "left"),
+    [
+        (("1. red", "2. green", "3. blue"), ("red", "green", "blue")),
+        (("3. red", "1. green", "2. blue"), ("red", "green", "blue")),
+        (("(a) red", "(b) green"), ("red", "green")),
+        (("A: red", "B: green"), ("red", "green")),
+        # Not those of all places, not all of them, nothing left, or equal without them.
+        (("1. red", "3. green"), None),
+        (("1. red", "green"), None),
+        (("5.1 GHz", "2.4 GHz"), None),
+        (("1. ", "2. "), None),
+        (("1. red", "2. red"), None),
+        (("A red", "B green"), None),
+    ],
+)
+def test_numbers_that_say_a_place_are_left_out(
+    choices: tuple[str, ...], left: tuple[str, ...] | None
+) -> None:
+    assert unnumbered(choices) == (left or choices)
+    asked = Question("q", "oranbench", "Which?", choices, 0)
+    for by, moved in enumerate(rotations(asked), 1):
+        whole = left or choices
+        assert moved.choices == whole[by:] + whole[:by]
+        assert moved.choices[moved.answer or 0] == whole[0]
