@@ -21,6 +21,7 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import checked, digest
 from tel_edge.runtime.questions import prompt
 from tel_edge.runtime.questions.categories import categories
+from tel_edge.runtime.questions.orders import unnumbered
 from tel_edge.runtime.questions.question import Question
 from tel_edge.train import recipes
 from tel_edge.train.recipes import Recipe, identity, recipe
@@ -97,6 +98,9 @@ class TrainingJob:
         several = len(self.splits) > 1 and self.most and len(self.parts.train) > self.most
         most = {"each": self.most} if several else self.most
         parts = [self.bound, self.parts.digest, identity(self.recipe), self.seed, most]
+        if self.recipe.orders > 1 and any(unnumbered(q.choices) != q.choices for q in self.shown):
+            # In other orders they were shown with their numbers once.
+            parts.append("unnumbered")
         return digest.of_value([*parts, self.over.sha256] if self.over else parts)
 
     @property

@@ -205,14 +205,14 @@ def test_scores_are_those_of_the_labels_alone(made: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from tel_edge.runtime.questions.votes import pick
-    from tel_edge.train.scoring import _logprobs, score
+    from tel_edge.train.scoring import logprobs_of, score
 
     tokenizer = AutoTokenizer.from_pretrained(made / "base")
     model = AutoModelForCausalLM.from_pretrained(made / "base").eval()
     asked = base.questions(1, 20, 7, 60, 3)
     asked.append(Question("far", "oranbench", "xApp " * 3000, base.CHOICES, 0))
-    alone = {q.id: found for q, found in _logprobs(model, tokenizer, asked, 512, 1)}
-    together = {q.id: found for q, found in _logprobs(model, tokenizer, asked, 512, 8)}
+    alone = {q.id: found for q, found in logprobs_of(model, tokenizer, asked, 512, 1)}
+    together = {q.id: found for q, found in logprobs_of(model, tokenizer, asked, 512, 8)}
     assert list(alone) == ["q/0", "q/4", "q/2", "q/1", "q/3"]
     for name, values in alone.items():
         assert together[name] == pytest.approx(values, abs=1e-4)

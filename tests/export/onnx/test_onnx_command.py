@@ -97,11 +97,29 @@ def test_what_binds_a_file_is_in_it(onnx_home: Path, llama: Tiny) -> None:
         assert len(found.tensors) == 28
 
 
-def test_the_file_is_the_graph_with_slots(onnx_home: Path, llama: Tiny) -> None:
+def test_the_file_is_the_graph_with_slots_and_operators(onnx_home: Path, llama: Tiny) -> None:
     import numpy as np
 
     got = Graph(onnx_home / "bundles" / "base" / "base-fp32.onnx")(ids(20))[0]
-    assert np.array_equal(got, Graph(llama.slots)(ids(20))[0])
+    assert np.array_equal(got, Graph(llama.fused)(ids(20))[0])
+
+
+def test_without_operators_the_file_is_the_graph_with_slots(
+    llama: Tiny, empty: Path, capsys: Any
+) -> None:
+    import numpy as np
+
+    asked = ["--no-fuse", "--quant", "fp32", "--no-verify"]
+    assert tel_export(llama, empty, *asked) == 0
+    file = empty / "bundles" / "base" / "base-fp32.onnx"
+    assert np.array_equal(Graph(file)(ids(20))[0], Graph(llama.slots)(ids(20))[0])
+    # One form does not pass for the other.
+    capsys.readouterr()
+    assert tel_export(llama, empty, *asked, "--json") == 0
+    assert set(states(capsys).values()) == {"reused"}
+    assert tel_export(llama, empty, *asked[1:], "--json") == 0
+    assert states(capsys)["base-fp32.onnx"] == "written"
+    assert np.array_equal(Graph(file)(ids(20))[0], Graph(llama.fused)(ids(20))[0])
 
 
 def test_finished_work_is_reused(llama: Tiny, home: Path, capsys: Any) -> None:
