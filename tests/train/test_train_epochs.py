@@ -83,3 +83,18 @@ def test_an_adapter_that_learned_nothing_is_told(
     # Hours may be in what is there.
     assert "is of another training and will be replaced; pass another --workspace" in err
     assert "questions to train on, " in err
+
+
+def test_other_orders_show_no_numbers_of_the_options() -> None:
+    from tel_edge.runtime.questions.question import Question
+    from tel_edge.train.data import varied
+
+    choices = ("1. red", "2. green", "3. blue")
+    asked = [Question(str(at), "srsranbench", "Which?", choices, at % 3) for at in range(6)]
+    assert varied(asked, 1, 0.0, "s") == asked
+    made = varied(asked, 4, 0.5, "s", 0.5)
+    assert len(made) == 24
+    for one in made:
+        assert {*one.choices} == {"red", "green", "blue"}
+        assert one.choices[one.answer or 0] == ("red", "green", "blue")[int(one.id) % 3]
+        assert "1." not in one.text
