@@ -29,6 +29,7 @@ from bench_tables import head, line, machine
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.device.child import in_child
+from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.measuring import probe
 from tel_edge.runtime.questions.categories import category
@@ -221,7 +222,9 @@ async def _exchanged(
 def work(args: argparse.Namespace) -> Mapping[str, Any]:
     """Measure and print the table."""
     made = bundle.read(args.bundle)
-    args.names = made.adapters(next(iter(made.formats()))) or ["oranbench"]
+    args.names = made.adapters(next(iter(made.formats())))
+    if not args.names:
+        raise InputError(f"{args.bundle}: no adapters, so nothing to choose between")
     own = in_child(None, alone, str(args.bundle), args.names, ASKED)
     found = asyncio.run(measured(args, own))
     targets = {
