@@ -129,6 +129,23 @@ def engine_options(made: Parser) -> None:
     )
 
 
+def variant_options(made: Parser) -> None:
+    """Add the options of what answers from a bundle, in all commands that answer."""
+    made.add_argument(
+        "--quant",
+        metavar="TYPE",
+        help="the variant to use (the one that a report decided for, else tel-bench --tune's "
+        "fastest, else the smallest there is)",
+    )
+    made.add_argument("--no-adapter", action="store_true", help="ask the bare backbone")
+    made.add_argument(
+        "--threshold",
+        type=share,
+        metavar="P",
+        help="below it a request without a category goes to the bare backbone (the router's)",
+    )
+
+
 def bundle_folder(args: argparse.Namespace, backbone: str) -> Path:
     """Return the folder of `--bundle`, or the workspace's bundle of `backbone` without it.
 

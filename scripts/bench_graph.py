@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import statistics
 import sys
 import time
@@ -112,8 +113,6 @@ def _quantized(home: str, names: list[str]) -> None:
     info = BackboneInfo("base", "x", weights, "", "")
     loaded = adapter.load(folder / "adapter", shape, info, False)
     write_adapter(loaded, folder / "x.onnx_adapter", weights)
-    import shutil
-
     shutil.copyfile(model / "tokenizer.json", folder / "tokenizer.json")
 
 

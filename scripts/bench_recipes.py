@@ -127,15 +127,11 @@ def _table(categories: Mapping[str, Mapping[str, Any]]) -> list[str]:
             every = clustered_share([(sum(one[0]), len(one[0])) for one in own])
             mean = share(sum(one[1] for one in own), len(own))
             pairs = list(zip(own, bare, strict=True))
-            apart = [_mean(a[0]) - _mean(b[0]) for a, b in pairs]
+            apart = [statistics.fmean(a[0]) - statistics.fmean(b[0]) for a, b in pairs]
             also = [a[1] - b[1] for a, b in pairs]
             cells = [_shown(first), _shown(every), _points(apart), _shown(mean), _points(also)]
             lines.append(line(name, recipe, str(len(own)), *cells))
     return lines
-
-
-def _mean(values: Sequence[int]) -> float:
-    return sum(values) / len(values)
 
 
 def _shown(of: Any) -> str:

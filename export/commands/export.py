@@ -36,7 +36,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     given = {field.name: getattr(args, field.name) for field in fields(ExportRequest)}
     given["tensor_type"] = tuple(args.tensor_type)
     requests = [ExportRequest(**one) for one in _halves(given)]
-    if len(requests) > 1:
+    if len(requests) > 1 and not args.dry_run:
         # What does not fit either format is told before anything is written.
         for request in requests:
             export(replace(request, dry_run=True))

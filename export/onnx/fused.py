@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tel_edge.eval.folders.architectures import Shape
-from tel_edge.export.onnx.slots import CONTRIB, DOWN, Graph, contributed
+from tel_edge.export.onnx.slots import CONTRIB, Graph, contributed, share
 from tel_edge.runtime.engines.with_onnx import IDS, MASK, POSITIONS
 from tel_edge.runtime.extras import need
 
@@ -83,45 +83,16 @@ def fuse(model: Any, shape: Shape, where: str) -> Mapping[str, int]:
     if len(attentions) != shape.layers:
         attentions = []
     work = _Work(graph, shape, search)
-    for at, attention in enumerate(attentions):
-        work.attend(at, attention)
+    for attention in attentions:
+        work.attend(attention)
     for norm in norms.values():
         work.normalize(norm)
-    _share(graph)
+    share(graph)
     graph.sort()
     graph.prune()
     contributed(model)
     kinds = [node.op_type for node in graph.proto.node]
     return {kind: kinds.count(kind) for kind in (NORM, SKIP, ROTATION, ATTENTION)}
-
-
-def _share(graph: Graph) -> None:
-    """Let adapters of projections that read one input share one product with it."""
-    make = need("onnx", "export").helper.make_node
-    groups: dict[str, list[Any]] = defaultdict(list)
-    for node in graph.proto.node:
-        if node.output[0].endswith(DOWN):
-            groups[node.input[0]].append(node)
-    for shown, nodes in groups.items():
-        if len(nodes) == 1:
-            continue
-        name = f"{nodes[0].output[0]}.together"
-        matrices = [node.input[1] for node in nodes]
-        ranks = [f"{node.output[0]}.rank" for node in nodes]
-        made = [
-            *(
-                make("Shape", [matrix], [rank], rank, start=1, end=2)
-                for matrix, rank in zip(matrices, ranks, strict=True)
-            ),
-            make("Concat", ranks, [f"{name}.ranks"], f"{name}.ranks", axis=0),
-            make("Concat", matrices, [f"{name}.A"], f"{name}.A", axis=1),
-            make("MatMul", [shown, f"{name}.A"], [name], name),
-        ]
-        graph.before(nodes[0], made)
-        outputs = [node.output[0] for node in nodes]
-        for node in nodes[1:]:
-            graph.drop(node)
-        nodes[0].CopyFrom(make("Split", [name, f"{name}.ranks"], outputs, f"{name}.split", axis=-1))
 
 
 class _Search:
@@ -301,7 +272,7 @@ class _Work:
         total.CopyFrom(made)
         self.graph.drop(norm.last)
 
-    def attend(self, at: int, found: _Attention) -> None:
+    def attend(self, found: _Attention) -> None:
         """Make one node of an attention."""
         layer = found.present[0].removesuffix(".key")
         ahead: list[Any] = []

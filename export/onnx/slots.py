@@ -251,6 +251,35 @@ def _slot(graph: Graph, weight: Weight, module: str) -> None:
     graph.after(node, added)
 
 
+def share(graph: Graph) -> None:
+    """Let adapters of projections that read one input share one product with it."""
+    make = need("onnx", "export").helper.make_node
+    groups: dict[str, list[Any]] = defaultdict(list)
+    for node in graph.proto.node:
+        if node.output[0].endswith(DOWN):
+            groups[node.input[0]].append(node)
+    for shown, nodes in groups.items():
+        if len(nodes) == 1:
+            continue
+        name = f"{nodes[0].output[0]}.together"
+        matrices = [node.input[1] for node in nodes]
+        ranks = [f"{node.output[0]}.rank" for node in nodes]
+        made = [
+            *(
+                make("Shape", [matrix], [rank], rank, start=1, end=2)
+                for matrix, rank in zip(matrices, ranks, strict=True)
+            ),
+            make("Concat", ranks, [f"{name}.ranks"], f"{name}.ranks", axis=0),
+            make("Concat", matrices, [f"{name}.A"], f"{name}.A", axis=1),
+            make("MatMul", [shown, f"{name}.A"], [name], name),
+        ]
+        graph.before(nodes[0], made)
+        outputs = [node.output[0] for node in nodes]
+        for node in nodes[1:]:
+            graph.drop(node)
+        nodes[0].CopyFrom(make("Split", [name, f"{name}.ranks"], outputs, f"{name}.split", axis=-1))
+
+
 def _add_bias(graph: Graph) -> None:
     """Add the bias to every mask that a softmax's input is the sum of scores and."""
     import numpy as np

@@ -7,7 +7,6 @@ machine that gets slower or faster meanwhile does so for all of them alike.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,7 +23,6 @@ from tel_edge.runtime.device import profile
 from tel_edge.runtime.device.child import in_child
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.files import lock
 from tel_edge.runtime.measuring import probe, tune
 from tel_edge.runtime.measuring.measurement import K, Measurement, averaged, measure
 from tel_edge.runtime.measuring.probe import Subject
@@ -269,9 +267,8 @@ def _tuned(
     found = profile.Choice(
         first.backbone.format, first.backbone.quant, rates, date.today().isoformat()
     )
-    path, name = profile.location(), first.manifest.backbone.name
-    with lock.held(path, math.inf, partial(cli.say, args)):
-        profile.write(profile.with_choice(_there(args, path), name, found), path)
+    name, say = first.manifest.backbone.name, partial(cli.say, args)
+    path = profile.kept(lambda there: profile.with_choice(there, name, found), say)
     print(f"saved in {path}: {name} answers with {found.quant} ({found.format})", flush=True)
     return {**compared, "tuned": made, "chosen": asdict(found)}
 
@@ -305,8 +302,7 @@ def _tune(
         tokens_per_second=round(found.tokens_per_second, 1),
         date=date.today().isoformat(),
     )
-    with lock.held(path, math.inf, partial(cli.say, args)):
-        profile.write(profile.with_entry(_there(args, path), name, entry), path)
+    profile.kept(lambda there: profile.with_entry(there, name, entry), partial(cli.say, args))
     print(f"saved in {path} for {name}: {profile.described(found.settings, format)}", flush=True)
     return {
         **_head(what),
@@ -315,14 +311,6 @@ def _tune(
         "tokens_per_second": entry.tokens_per_second,
         "findings": [asdict(finding) for finding in found.findings],
     }
-
-
-def _there(args: argparse.Namespace, path: Path) -> profile.Profile | None:
-    try:
-        return profile.read(path)
-    except InputError as error:
-        cli.say(args, f"warning: {error}\nit is replaced")
-        return None
 
 
 def _document(what: Subject, settings: EngineSettings, made: Measurement) -> dict[str, Any]:

@@ -220,8 +220,7 @@ def parser() -> cli.Parser:
     )
     cli.engine_options(made)
     cli.draw_options(made)
-    made.add_argument("--quant", metavar="TYPE", help="the variant to use (the smallest there is)")
-    made.add_argument("--no-adapter", action="store_true", help="ask the bare backbone")
+    cli.variant_options(made)
     made.add_argument(
         "--max-adapters",
         type=cli.positive,
@@ -234,12 +233,6 @@ def parser() -> cli.Parser:
         default=WINDOW,
         metavar="N",
         help="lines of a file that are regrouped by category (%(default)s)",
-    )
-    made.add_argument(
-        "--threshold",
-        type=cli.share,
-        metavar="P",
-        help="below it a request without a category goes to the bare backbone (the router's)",
     )
     made.add_argument(
         "--backbone-file", type=Path, metavar="FILE", help="a GGUF or ONNX file instead of a bundle"

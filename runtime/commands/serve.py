@@ -149,14 +149,7 @@ def parser() -> cli.Parser:
     )
     cli.engine_options(made)
     cli.draw_options(made)
-    made.add_argument("--quant", metavar="TYPE", help="the variant to use (as tel-run chooses)")
-    made.add_argument("--no-adapter", action="store_true", help="serve the bare backbone alone")
-    made.add_argument(
-        "--threshold",
-        type=cli.share,
-        metavar="P",
-        help="below it a request without a category goes to the bare backbone (the router's)",
-    )
+    cli.variant_options(made)
     made.add_argument(
         "--queue-seconds",
         type=cli.above_zero,

@@ -8,6 +8,7 @@ machine, or an entry of another build of its engine, is not used: what is fast o
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from tel_edge.runtime import versions
 from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.engines.engine import KV_TYPES, EngineSettings
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.files import digest
+from tel_edge.runtime.files import digest, lock
 from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.processors import cores
 
@@ -204,6 +205,22 @@ def with_choice(made: Profile | None, backbone: str, found: Choice) -> Profile:
 def _here(made: Profile | None) -> Profile:
     here = machine()
     return made if made and made.machine == here else Profile(here)
+
+
+def kept(change: Callable[[Profile | None], Profile], say: Callable[[str], None]) -> Path:
+    """Write the changed profile, which nobody else changes meanwhile, and return where it is.
+
+    A damaged one is replaced, and `say` told.
+    """
+    path = location()
+    with lock.held(path, math.inf, say):
+        try:
+            there = read(path)
+        except InputError as error:
+            say(f"warning: {error}\nit is replaced")
+            there = None
+        write(change(there), path)
+    return path
 
 
 def write(made: Profile, path: Path) -> None:

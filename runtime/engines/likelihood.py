@@ -25,6 +25,12 @@ class Step:
     highest: float
 
 
+def check_ids(engine: PackedEngine, ids: Sequence[int]) -> None:
+    """Raise `InputError` for an id of no token."""
+    if wrong := [token for token in ids if not 0 <= token < engine.vocabulary]:
+        raise InputError(f"token {wrong[0]}: the vocabulary has {engine.vocabulary}")
+
+
 def likelihoods(engine: PackedEngine, ids: Sequence[int], adapter: str | None) -> list[Step]:
     """Return a step for each token but the first, and one for the likeliest token after the last.
 
@@ -34,8 +40,7 @@ def likelihoods(engine: PackedEngine, ids: Sequence[int], adapter: str | None) -
         raise InputError("no tokens")
     if len(ids) > engine.context:
         raise InputError(f"{len(ids)} tokens, the context holds {engine.context}")
-    if wrong := [token for token in ids if not 0 <= token < engine.vocabulary]:
-        raise InputError(f"token {wrong[0]}: the vocabulary has {engine.vocabulary}")
+    check_ids(engine, ids)
     with engine.lock:
         if engine.shut:
             raise WorkError("the engine is closed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tel_edge.runtime.serving.front import Front, converted, decoded, problem, read
+from tel_edge.runtime.serving.front import Front, body, responded
 from tel_edge.runtime.serving.problems import Failed
 
 
@@ -27,25 +28,21 @@ def app(front: Front, drain: Callable[[], None]) -> Starlette:
 
     async def reload(request: Request) -> Response:
         try:
-            given = converted(decoded(await read(request)), Reload)
-            folder = str(Path(given.bundle).absolute())
+            folder = str(Path((await body(request, Reload)).bundle).absolute())
             old = front.link.folder
             reply = await front.link.reload(folder)
-            before.append(old)
-            front.metrics.reloads.labels("ok").inc()
-            return JSONResponse({**reply, "folder": folder})
-        except Failed as error:
+        except Failed:
             front.metrics.reloads.labels("refused").inc()
-            return problem(error)
+            raise
+        before.append(old)
+        front.metrics.reloads.labels("ok").inc()
+        return JSONResponse({**reply, "folder": folder})
 
     async def rollback(_: Request) -> Response:
-        try:
-            if not before:
-                return JSONResponse({"error": "there is no bundle before this one"}, 409)
-            reply = await front.link.reload(before[-1])
-            return JSONResponse({**reply, "folder": before.pop()})
-        except Failed as error:
-            return problem(error)
+        if not before:
+            return JSONResponse({"error": "there is no bundle before this one"}, 409)
+        reply = await front.link.reload(before[-1])
+        return JSONResponse({**reply, "folder": before.pop()})
 
     async def ended(_: Request) -> Response:
         drain()
@@ -58,8 +55,8 @@ def app(front: Front, drain: Callable[[], None]) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/reload", reload, methods=["POST"]),
-            Route("/rollback", rollback, methods=["POST"]),
+            Route("/reload", partial(responded, reload), methods=["POST"]),
+            Route("/rollback", partial(responded, rollback), methods=["POST"]),
             Route("/drain", ended, methods=["POST"]),
             Route("/status", status),
         ]

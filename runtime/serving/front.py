@@ -86,10 +86,7 @@ class Front:
         async def guarded(request: Request) -> Response:
             # By the route, since a client chooses what stands in its place.
             with self.metrics.request(path) as told:
-                try:
-                    response = await handler(request)
-                except Failed as error:
-                    response = problem(error)
+                response = await responded(handler, request)
                 told(response.status_code)
                 return response
 
@@ -99,19 +96,18 @@ class Front:
 
     async def answer(self, request: Request) -> Response:
         """Answer one question, several, or a stream of lines."""
-        body = await read(request)
+        raw = await read(request)
         lines = request.headers.get("content-type", "").partition(";")[0].strip() == NDJSON
         if lines:
-            rows = [line for line in body.split(b"\n") if line.strip()]
+            rows = [line for line in raw.split(b"\n") if line.strip()]
             if len(rows) > MOST_QUESTIONS:
                 raise Failed(LARGE, f"{len(rows)} questions; at most {MOST_QUESTIONS} at a time")
             return StreamingResponse(self._lines(request, rows), media_type=NDJSON)
-        raw = decoded(body)
-        several = isinstance(raw, dict) and "questions" in raw
-        if not several:
-            one = converted(raw, Question)
+        document = decoded(raw)
+        if not (isinstance(document, dict) and "questions" in document):
+            one = converted(document, Question)
             return JSONResponse(await self._until_gone(request, self._asked(request, one)))
-        given = converted(raw, Questions).questions
+        given = converted(document, Questions).questions
         if len(given) > MOST_QUESTIONS:
             raise Failed(LARGE, f"{len(given)} questions; at most {MOST_QUESTIONS} at a time")
         made = await self._until_gone(
@@ -180,7 +176,7 @@ class Front:
 
     async def complete(self, request: Request) -> Response:
         """Complete one prompt or several, in OpenAI's form."""
-        given = converted(decoded(await read(request)), openai.Completion)
+        given = await body(request, openai.Completion)
         asked = [{**one, "key": key(request)} for one in openai.messages(given)]
         made = await self._until_gone(request, asyncio.gather(*map(self.link.ask, asked)))
         info = self._info()
@@ -190,13 +186,13 @@ class Front:
 
     async def tokenize(self, request: Request) -> Response:
         """Return the ids of a text."""
-        given = converted(decoded(await read(request)), openai.Tokenize)
+        given = await body(request, openai.Tokenize)
         message = {"op": "tokenize", "text": given.prompt, "special": given.add_special_tokens}
         return JSONResponse(await self.link.ask(message))
 
     async def detokenize(self, request: Request) -> Response:
         """Return the text of ids."""
-        given = converted(decoded(await read(request)), openai.Detokenize)
+        given = await body(request, openai.Detokenize)
         return JSONResponse(await self.link.ask({"op": "detokenize", "tokens": given.tokens}))
 
     async def tokenizer(self, _: Request) -> Response:
@@ -210,19 +206,16 @@ class Front:
         info = self._info()
         adapters = info["adapters"]
         rows = [
-            {"id": "auto", "object": "model", "owned_by": "tel-edge"},
-            {"id": info["backbone"], "object": "model", "owned_by": "tel-edge"},
-            *(
-                {"id": name, "object": "model", "owned_by": "tel-edge", "adapter_digest": digest}
-                for name, digest in adapters.items()
-            ),
+            {"id": name, "object": "model", "owned_by": "tel-edge"}
+            | ({"adapter_digest": adapters[name]} if name in adapters else {})
+            for name in names(info)
         ]
         return JSONResponse({"object": "list", "data": rows, "bundle": info["bundle"]})
 
     async def model(self, request: Request) -> Response:
         """Say whether a model is there."""
         info, name = self._info(), request.path_params["model"]
-        if name not in ("auto", info["backbone"], *info["adapters"]):
+        if name not in names(info):
             return JSONResponse({"error": f"no model {name!r}"}, 404)
         if request.url.path.endswith("/ready"):
             return Response()
@@ -258,6 +251,11 @@ class Front:
         return Response(text, media_type=kind)
 
 
+def names(info: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the models that may be asked for."""
+    return "auto", info["backbone"], *info["adapters"]
+
+
 async def read(request: Request) -> bytes:
     """Return the body, or raise `Failed` for one that is too large or too slow."""
     parts, size = [], 0
@@ -271,6 +269,19 @@ async def read(request: Request) -> bytes:
     except TimeoutError:
         raise Failed(LATE, f"the body was not here in {BODY_SECONDS:g} s") from None
     return b"".join(parts)
+
+
+async def body(request: Request, kind: type[Any]) -> Any:
+    """Return the body as `kind`, or raise `Failed`."""
+    return converted(decoded(await read(request)), kind)
+
+
+async def responded(handler: Handler, request: Request) -> Response:
+    """Return what a handler gives, or the response of its `Failed`."""
+    try:
+        return await handler(request)
+    except Failed as error:
+        return problem(error)
 
 
 async def gone(request: Request) -> None:

@@ -15,7 +15,7 @@ from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.serving import opened
-from tel_edge.runtime.serving.problems import INVALID
+from tel_edge.runtime.serving.problems import INVALID, Failed
 from tel_edge.runtime.serving.worker import Worker
 
 # How a bundle that cannot be opened ends the process: nobody has to try again.
@@ -62,9 +62,7 @@ def serve(pipe: socket.socket, options: dict[str, Any], opener: bundle.Opener) -
                 try:
                     made = opened.exchange(worker, folder, Path(message["bundle"]))
                 except InputError as error:
-                    status, code = INVALID
-                    known = {"status": status, "code": code, "message": str(error)}
-                    send({"id": message["id"], "error": known})
+                    worker.fail(message["id"], Failed(INVALID, str(error)))
                     continue
                 folder = Path(message["bundle"])
                 send(opened.told(worker, made))

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from tel_edge.runtime.engines.engine import Sampling
-from tel_edge.runtime.engines.likelihood import likelihoods
+from tel_edge.runtime.engines.likelihood import check_ids, likelihoods
 from tel_edge.runtime.engines.packed import PackedEngine
 from tel_edge.runtime.errors import InputError
 
@@ -96,6 +96,5 @@ def tokenized(engine: PackedEngine, text: str, special: bool) -> list[int]:
 
 def detokenized(engine: PackedEngine, ids: Sequence[int]) -> str:
     """Return the text of ids. Raises `InputError` for one of no token."""
-    if wrong := [token for token in ids if not 0 <= token < engine.vocabulary]:
-        raise InputError(f"token {wrong[0]}: the vocabulary has {engine.vocabulary}")
+    check_ids(engine, ids)
     return engine.text(ids)

@@ -1,7 +1,7 @@
 """What the engine's process does: takes questions in, computes a decode a turn, sends answers out.
 
 One thread reads messages and tokenizes, so that what cannot be answered is said at once; another
-one has the engine. A message is a JSON object; `docs/serving.md` lists them.
+one has the engine. A message is a JSON object, whose `op` says what is wanted.
 """
 
 from __future__ import annotations
@@ -107,11 +107,12 @@ class Worker:
             else:
                 raise Failed(INVALID, f"op {kind!r}")
         except Failed as error:
-            self._fail(id, error)
+            self.fail(id, error)
         except InputError as error:
-            self._fail(id, Failed(LONG if isinstance(error, TooLong) else INVALID, str(error)))
+            self.fail(id, Failed(LONG if isinstance(error, TooLong) else INVALID, str(error)))
 
-    def _fail(self, id: Any, error: Failed) -> None:
+    def fail(self, id: Any, error: Failed) -> None:
+        """Send why a message gets no reply."""
         status, code = error.kind
         after = {} if error.after is None else {"after": round(error.after, 1)}
         told = {"status": status, "code": code, "message": str(error), **after}
@@ -227,7 +228,7 @@ class Worker:
                 self.running = sum(job.tokens for job in turn)
                 self._drop_retired({turn[0].payload.adapter} if turn else set())
             for job in late:
-                self._fail(job.name, Failed(LATE, "it waited longer than it may take"))
+                self.fail(job.name, Failed(LATE, "it waited longer than it may take"))
             if turn:
                 self._compute(turn)
 
@@ -267,7 +268,7 @@ class Worker:
             failed = dict.fromkeys(left, error)
         for at, reason in failed.items():
             kind = INVALID if isinstance(reason, InputError) else BROKEN
-            self._fail(left[at].name, Failed(kind, str(reason)))
+            self.fail(left[at].name, Failed(kind, str(reason)))
         spent = time.monotonic() - began
         if decoded and spent > 0:
             measured = math.fsum(job.tokens for job in turn) / spent
@@ -282,7 +283,7 @@ class Worker:
             try:
                 reply = texts.completed(engine, asked.prompt, asked.adapter)
             except InputError as error:
-                self._fail(left.pop(at).name, Failed(INVALID, str(error)))
+                self.fail(left.pop(at).name, Failed(INVALID, str(error)))
                 continue
             reply |= {
                 **self._origin(asked),
