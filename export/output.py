@@ -150,7 +150,7 @@ class Output:
             yield partial
             check = FORMATS[known["format"]]
             if known["kind"] == "adapter":
-                check.adapter(partial, self.info.weights, self.info.name)
+                check.adapter(partial, self.info.stated, self.info.name)
             else:
                 check.weights(partial)
             parity = self._judged(name, partial, gate, begun)

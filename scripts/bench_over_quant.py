@@ -1,8 +1,9 @@
 """What training over the quantized backbone gives back: tables for docs/training.md.
 
-For every type two adapters answer on the very same GGUF file: one trained on the backbone's own
+For every file two adapters answer on the very same GGUF file: one trained on the backbone's own
 weights, and one trained on what the file's blocks stand for. Both are measured against the first
-one on F16. Every seed deals its own split and trains its own adapters, in a workspace of its own,
+one on F16. Files are of the types, with --imatrix each a second time, made with an importance
+matrix. Every seed deals its own split and trains its own adapters, in a workspace of its own,
 `WORKSPACE/seed-N`. Everything is made by the commands that a user has, and what is there is reused.
 """
 
@@ -11,16 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
 from tel_edge.eval.scoring.records import read_records, read_summary
 from tel_edge.runtime import cli
-from tel_edge.runtime.bundles import backbones
+from tel_edge.runtime.bundles import backbones, bundle, manifest
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.questions.categories import categories
@@ -28,6 +31,8 @@ from tel_edge.runtime.questions.votes import probabilities
 from tel_edge.runtime.workspace import Workspace
 
 TYPES = "Q4_K_M,Q3_K_M,Q2_K"
+# Nothing but each adapter on each type, in the benchmark's order.
+SCORED = ("--no-rotations", "--no-baselines")
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,11 @@ class Figures:
 
 @dataclass(frozen=True)
 class Row:
-    """One type on one category: F16-trained on F16, the same on the type, and trained over it."""
+    """One file on one category: F16-trained on F16, the same on the file, and trained over it."""
 
     seed: int
     category: str
-    quant: str
+    file: str
     best: Figures
     plain: Figures
     over: Figures
@@ -80,35 +85,40 @@ def measured(args: argparse.Namespace, seed: int) -> list[Row]:
     home, types = Workspace(cli.workspace(args).root / f"seed-{seed}"), args.types.split(",")
     backbone = backbones.find(args.backbone).name
     names = [of.name for of in categories(args.category)]
-    common = ["--backbone", args.backbone, "--seed", str(seed), "--dataset", args.dataset]
-    there = ["--workspace", str(home.root), *common]
     chosen = ",".join(names)
+    common = ["--seed", str(seed), "--dataset", args.dataset]
+    there = ["--workspace", str(home.root), "--backbone", args.backbone, *common]
     cli.say(args, f"seed {seed}: training on the backbone's own weights")
-    command("tel-train", *there, "--category", chosen)
+    command("tel-train", *there, "--category", chosen, *args.train)
+    plain = home.bundle(backbone)
+    bundles = {"": plain, "-imatrix": plain.with_name(f"{backbone}-imatrix")}
     command("tel-export", *there, "--adapter", chosen, "--quant", ",".join(["F16", *types]))
-    command("tel-eval", *there, "--category", chosen)
+    command("tel-eval", *there, "--category", chosen, *SCORED)
+    if args.imatrix:
+        out = ["--imatrix", "pooled", "--out", str(bundles["-imatrix"])]
+        command("tel-export", *there, "--adapter", chosen, "--quant", args.types, *out)
+        with_matrix = ["--bundle", str(bundles["-imatrix"])]
+        command("tel-eval", *there, "--category", chosen, *SCORED, *with_matrix)
     rows = []
-    for kind in types:
-        cli.say(args, f"seed {seed}: training over {kind}")
-        command("tel-train", *there, "--category", chosen, "--over-quant", kind)
+    for kind, suffix in product(types, ("", "-imatrix") if args.imatrix else ("",)):
+        cli.say(args, f"seed {seed}: training over {kind}{suffix}")
+        made = manifest.read(bundles[suffix])
+        path = bundles[suffix] / bundle.backbone_file(bundles[suffix], made, kind, "gguf").path
         # A workspace of its own, since a bundle has one adapter for a category.
-        other = Workspace(home.root / "over" / kind)
-        for name in names:
-            folder = home.adapter(backbone, f"{name}-over-{kind}")
-            command(
-                "tel-export", "--workspace", str(other.root), *common, "--adapter", str(folder),
-                "--quant", kind,
-            )  # fmt: skip
-        command("tel-eval", "--workspace", str(other.root), *common, "--category", chosen)
+        other = Workspace(home.root / "over" / f"{kind}{suffix}")
+        on = ["--workspace", str(other.root), "--backbone", str(path), *common]
+        command("tel-train", *on, "--category", chosen, *args.train)
+        command("tel-export", *on, "--adapter", chosen)
+        command("tel-eval", *on, "--category", chosen, *SCORED)
         for name in names:
             rows.append(
                 Row(
                     seed,
                     name,
-                    kind,
+                    f"{kind}{suffix}",
                     figures(home, backbone, "lora-F16", name),
-                    figures(home, backbone, f"lora-{kind}", name),
-                    figures(other, backbone, f"lora-{kind}", name),
+                    figures(home, backbone, f"lora-{kind}{suffix}", name),
+                    figures(other, backbones.find(str(path)).name, f"lora-{kind}", name),
                 )
             )
     return rows
@@ -126,14 +136,14 @@ def work(args: argparse.Namespace) -> dict[str, object]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return a line for each type and seed, means over the categories, and one over the seeds."""
+    """Return a line for each file and seed, means over the categories, and one over the seeds."""
     lines = [
-        "| type | seed | F16 | plain adapter on it | trained over it | over less plain "
+        "| file | seed | F16 | plain adapter on it | trained over it | over less plain "
         "| loss, F16 | plain | over |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for kind in dict.fromkeys(row.quant for row in rows):
-        of = [row for row in rows if row.quant == kind]
+    for kind in dict.fromkeys(row.file for row in rows):
+        of = [row for row in rows if row.file == kind]
         seeds = list(dict.fromkeys(row.seed for row in of))
         for seed in seeds:
             lines.append(_line(kind, str(seed), [row for row in of if row.seed == seed]))
@@ -176,6 +186,12 @@ def parser() -> cli.Parser:
         "--seeds", type=_seeds, metavar="A,B", default=[42], help="seeds to repeat it with (42)"
     )
     made.add_argument("--types", metavar="A,B", default=TYPES, help="(%(default)s)")
+    made.add_argument(
+        "--imatrix", action="store_true", help="each type with an importance matrix too"
+    )
+    made.add_argument(
+        "--train", type=shlex.split, metavar="OPTIONS", default=[], help="for tel-train, in quotes"
+    )
     made.add_argument("--out", type=Path, metavar="FILE", help="the table, and JSON beside it")
     return made
 

@@ -11,7 +11,6 @@ from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
 from tel_edge.runtime.errors import InputError
 
-# The extra of pyproject.toml that a format's engine is in.
 # What a variant's name says of what its values depend on besides their type.
 SUFFIXES = {"imatrix": "-imatrix", "tensor-type": "-mixed"}
 

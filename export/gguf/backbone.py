@@ -83,7 +83,7 @@ def _keys(checkpoint: Checkpoint, vocabulary: Vocabulary, info: BackboneInfo) ->
     return {
         "general.type": "model",
         "general.quantization_version": container.QUANTIZATION_VERSION,
-        "tel_edge.backbone.weights": info.weights,
+        "tel_edge.backbone.weights": info.stated,
         "tel_edge.prompt": info.prompt,
         **gguf_layout.metadata(checkpoint.shape),
         **tokenizer.metadata(vocabulary),

@@ -36,7 +36,7 @@ def write_adapter(
         "adapter.lora.alpha": adapter.alpha,
         "tel_edge.category": category,
         "tel_edge.prompt": info.prompt,
-        "tel_edge.backbone.weights": info.weights,
+        "tel_edge.backbone.weights": info.stated,
     }
     planned = []
     for pair in adapter.pairs:

@@ -264,7 +264,7 @@ def _prepared(request: ExportRequest, made: OnnxPlan, out: Path) -> None:
 def _metadata(checkpoint: Checkpoint, info: BackboneInfo) -> dict[str, str]:
     shape = checkpoint.shape
     return {
-        WEIGHTS: info.weights,
+        WEIGHTS: info.stated,
         "tel_edge.prompt": info.prompt,
         "tel_edge.context": str(shape.context),
         "tel_edge.window": str(shape.window),
@@ -323,7 +323,7 @@ def _accurate(
         )
     for job in made.jobs:
         file = backbone.with_name("checked.onnx_adapter")
-        write_adapter(job.adapter, file, made.info.weights)
+        write_adapter(job.adapter, file, made.info.stated)
         before, after = gate.accuracy(backbone, row, file, job.category, row.lost)
         cli.say(request, f"{row.name} {job.category}: Pass@1 {after:.3f}, PEFT {before:.3f}")
     return figures
@@ -361,5 +361,5 @@ def _adapter(
         made_by=made_by("onnxruntime"),
         **job.known(made.info),
     ) as out:
-        write_adapter(loaded, out, made.info.weights)
+        write_adapter(loaded, out, made.info.stated)
     cli.say(request, f"{job.category} adapter written")

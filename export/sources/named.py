@@ -19,6 +19,7 @@ from tel_edge.export.sources import adapter, selection
 from tel_edge.export.sources.adapter import AdapterExport
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones
+from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files import digest, gguf_header
@@ -56,6 +57,7 @@ def sources(request: ExportRequest, half: bool, slides: bool = False) -> Sources
         tokenization=digest.of_tokenization(folder),
         prompt=prompt.digest(),
         licence=row.licence,
+        origin=FORMATS["gguf"].weights(fetched.file) if fetched.file else None,
     )
     return Sources(opened, info, _jobs(request, chosen, opened, info, half), fetched.file)
 

@@ -197,14 +197,14 @@ def verified(bundle: Path, made: Manifest, file: BundleFile, again: bool = False
         _check_backbone(bundle, made, file)
     elif file.kind == "adapter":
         row = FORMATS[file.format]
-        row.adapter(path, made.backbone.weights, made.backbone.name, file.category)
+        row.adapter(path, made.backbone.stated, made.backbone.name, file.category)
     return path
 
 
 def _check_backbone(bundle: Path, made: Manifest, file: BundleFile) -> None:
     path, row = bundle / file.path, FORMATS[file.format]
     weights = row.weights(path)
-    if weights not in (None, made.backbone.weights):
+    if weights not in (None, made.backbone.stated):
         raise InputError(f"{path}: not {made.backbone.name}, as the manifest says; export it again")
     if len(made.parts(file)) <= len(row.parts):
         raise InputError(

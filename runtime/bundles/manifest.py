@@ -34,7 +34,8 @@ class BackboneInfo:
 
     `weights` covers safetensors and config, `tokenizer` the tokenizer files, `tokenization` what
     they make of a prompt (`tel_edge.runtime.files.digest.of_tokenization`; None in older bundles),
-    `prompt` the way questions are rendered (`tel_edge.runtime.questions.prompt.digest`).
+    `prompt` the way questions are rendered (`tel_edge.runtime.questions.prompt.digest`). `origin`
+    is the weights digest that a GGUF file taken as the backbone states, None where it has none.
     """
 
     name: str
@@ -44,6 +45,12 @@ class BackboneInfo:
     prompt: str
     licence: str = "unknown"
     tokenization: str | None = None
+    origin: str | None = None
+
+    @property
+    def stated(self) -> str:
+        """Return the weights digest that the files of models and adapters state."""
+        return self.origin or self.weights
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class BundleFile:
 
 
 # Fields that are left out where they are None: bundles are older than these.
-YOUNGER = ("tokenization", "inputs", "made_by", "dataset")
+YOUNGER = ("tokenization", "origin", "inputs", "made_by", "dataset")
 
 
 @dataclass(frozen=True)

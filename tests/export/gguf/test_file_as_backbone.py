@@ -1,4 +1,4 @@
-"""A GGUF file of somebody else's as the backbone: trained over, shipped as it is, answered with."""
+"""A GGUF file as the backbone: trained over, shipped as it is, answered with."""
 
 from __future__ import annotations
 
@@ -83,6 +83,35 @@ def test_from_the_training_to_the_answer(foreign: Path, home: Path, run_command:
     code, out, err = run_command(run.parser(), run.work, *argv(home, foreign), *asked)
     assert code == 0, err
     assert json.loads(out.splitlines()[0])["answer"] in ("a", "b")
+
+
+def test_so_is_a_file_that_was_exported_here(tmp_path: Path, run_command: Command) -> None:
+    """Such a file states the weights that it was made from, which are not those that it has."""
+    base = models.backbone(tmp_path / "base", "llama")
+    first = exported(
+        ExportRequest(
+            workspace=tmp_path, backbone=str(base), quant="Q4_0", verify=False, quiet=True
+        )
+    )
+    path = first.bundle / "base-Q4_0.gguf"
+    data = fake.dataset(tmp_path / "data", "oranbench", fake.rows(30))
+    given = argv(tmp_path, path)
+    small = ["--dataset", str(data), "--category", "oranbench", "--rank", "2", "--epochs", "1"]
+    code, _, err = run_command(train.parser(), train.work, *given, *small)
+    assert code == 0, err
+    types = ["--adapter", "oranbench", "--quant", "Q4_0,Q8_0"]
+    code, _, err = run_command(export.parser(), export.work, *given, *types)
+    assert code == 0, err
+    bundle = tmp_path / "bundles" / "base-Q4_0"
+    asked = ["--category", "oranbench", "--choice", "a", "--choice", "b", "Which one?"]
+    for quant in ("Q4_0", "Q8_0"):
+        code, _, err = run_command(run.parser(), run.work, *given, "--quant", quant, *asked)
+        assert code == 0, err
+    adapter = next(bundle.glob("*LoRA.gguf"))
+    alone = ["--backbone-file", str(path), "--adapter-file", f"oranbench={adapter}"]
+    code, _, err = run_command(run.parser(), run.work, *alone, "--quiet", *asked)
+    assert code == 0, err
+    assert bundles.read(bundle).backbone.origin == bundles.read(first.bundle).backbone.weights
 
 
 def test_other_types_are_made_with_a_warning(
