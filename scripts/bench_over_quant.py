@@ -61,9 +61,7 @@ class Row:
 def command(name: str, *argv: str) -> None:
     """Run one of the project's commands; raise `WorkError` with its last line if it fails."""
     script = Path(sys.executable).with_name(name)
-    done = subprocess.run(
-        [script, *argv, "--quiet"], stderr=subprocess.PIPE, text=True, check=False
-    )
+    done = subprocess.run([script, *argv, "--quiet"], capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it says nothing"]
         raise WorkError(f"{name}: exit code {done.returncode}: {said[-1]}")
