@@ -27,7 +27,17 @@ USUAL = {"max_tokens": 1, "temperature": 0, "seed": 1, "logprobs": True, "echo":
 
 
 def made(engine: Any, adapter: str | None = None, **of: Any) -> dict[str, Any]:
-    return texts.completed(engine, texts.read({**USUAL, **of}, engine), adapter)
+    """Return the reply of a worker to one completion."""
+    sent: list[dict[str, Any]] = []
+    worker = Worker(Answerer(engine, adapters=("oranbench",)), "base", sent.append)
+    worker.take({"op": "complete", "id": "1", "model": adapter, **USUAL, **of})
+    worker.take({"op": "drain"})
+    worker.run()
+    [one] = sent
+    if "error" in one:
+        raise InputError(one["error"]["message"])
+    reply: dict[str, Any] = one["reply"]
+    return reply
 
 
 def test_what_a_harness_sums_is_the_likelihood_of_the_continuation(engine: Any) -> None:
