@@ -77,7 +77,9 @@ def converted(raw: Any, kind: type[Any]) -> Any:
 
 
 def key(request: Request) -> str:
-    """Return whose request it is: the bearer's key, or the address."""
+    """Return whose request it is: the name of its key, the bearer's word, or the address."""
+    if name := getattr(request.state, "client", None):
+        return str(name)
     given = request.headers.get("authorization", "")
     scheme, _, value = given.partition(" ")
     if scheme.lower() == "bearer" and value.strip():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -48,9 +50,7 @@ def started(bundle: Path, *argv: str) -> tuple[subprocess.Popen[str], str]:
     )  # fmt: skip
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert line.startswith("tel-serve: nano-Q4_K_M.gguf at http://127.0.0.1:"), (
-        process.communicate()
-    )
+    assert line.startswith("tel-serve: nano-Q4_K_M.gguf at http"), process.communicate()
     return process, line.split()[-1]
 
 
@@ -89,6 +89,28 @@ def test_the_engines_process_ends_with_a_front_that_was_killed(bundle: Path) -> 
     assert not Path(f"/proc/{engine}").exists()
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for a certificate")
+def test_with_keys_over_tls(bundle: Path, tmp_path: Path) -> None:
+    cert, own, keys = (tmp_path / name for name in ("cert.pem", "key.pem", "keys"))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
+         "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", own, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    keys.write_text("rapp:0123456789abcdef\n")
+    keys.chmod(0o600)
+    tls = ["--tls-cert", str(cert), "--tls-key", str(own)]
+    process, address = started(bundle, "--keys", str(keys), *tls)
+    assert address.startswith("https://127.0.0.1:")
+    with httpx.Client(verify=ssl.create_default_context(cafile=str(cert))) as client:
+        assert client.get(f"{address}/livez").status_code == 200
+        assert client.get(f"{address}/v1/models").status_code == 401
+        named = {"authorization": "Bearer 0123456789abcdef"}
+        assert client.get(f"{address}/v1/models", headers=named).status_code == 200
+    process.terminate()
+    assert process.wait(20) == 0
+
+
 def test_what_only_its_own_user_may_ask(bundle: Path, tmp_path: Path) -> None:
     later = tmp_path / "later"
     fake.bundle(later, adapters=("oranbench", "teleqna"))
@@ -112,7 +134,10 @@ def test_what_only_its_own_user_may_ask(bundle: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0: only this machine's own addresses"),
+        (["--host", "0.0.0.0"], "--host 0.0.0.0: for other machines --keys"),
+        (["--tls-cert", "x"], "--tls-cert and --tls-key go together"),
+        (["--tls-cert", "x", "--tls-key", "y"], "--tls-cert x, --tls-key y"),
+        (["--keys", "nowhere"], "--keys nowhere"),
         (["--bundle", "nowhere"], "nowhere"),
         (["--port", "70000"], "argument --port"),
     ],
