@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import resource
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,12 @@ def changed(value: Any, chance: random.Random) -> Any:
             if what < 0.2:
                 del at[key]
             elif what < 0.9 or isinstance(at, dict):
-                at[key] = chance.choice(ODD)
+                at[key] = deepcopy(chance.choice(ODD))
             else:
-                at.append(at[key])
+                at.append(deepcopy(at[key]))
             break
         if isinstance(at, dict) and chance.random() < 0.05:
-            at[chance.choice(("other", "", "n", "model", "echo"))] = chance.choice(ODD)
+            at[chance.choice(("other", "", "n", "model", "echo"))] = deepcopy(chance.choice(ODD))
     return value
 
 
