@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -82,11 +82,16 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
             timeout_keep_alive=30, server_header=False, **_tls(args), **quiet,
         )
     )  # fmt: skip
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    loop, stop, now = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     owner = Server(uvicorn.Config(admin.app(front, stop.set), **quiet)) if args.admin else None
     private = _own(args.admin) if args.admin else None
+
+    def end() -> None:
+        # Who asks twice does not want to wait.
+        (now if stop.is_set() else stop).set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end)
     engine = asyncio.ensure_future(link.run())
     http = asyncio.ensure_future(server.serve())
     also = asyncio.ensure_future(owner.serve([private])) if owner and private else None
@@ -97,9 +102,15 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
         front.draining = True
         if engine.done():
             engine.result()
-        link.drain()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(engine), DRAIN)
+        if link.info is None:
+            link.kill()
+        else:
+            link.drain()
+        hurry = asyncio.ensure_future(now.wait())
+        await asyncio.wait({engine, hurry}, timeout=DRAIN, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        whole = engine.done()
+        link.kill()
         server.should_exit = True
         await http
         if owner and also:
@@ -110,7 +121,7 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
         link.kill()
         for task in (told, ended):
             task.cancel()
-    cli.say(args, "stopped: all that waited was answered")
+    cli.say(args, "stopped: all that waited was answered" if whole else "stopped at once")
     return {"restarts": link.restarts}
 
 

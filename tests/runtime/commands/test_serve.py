@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -39,15 +41,20 @@ def bundle(tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-def started(bundle: Path, *argv: str) -> tuple[subprocess.Popen[str], str]:
-    """Start the command and return it with the address that it prints."""
+def launched(bundle: Path, *argv: str, code: str = CODE) -> subprocess.Popen[str]:
+    """Start the command."""
     folders = [str(Path(fake.__file__).parent), str(Path(__file__).parents[1] / "serving")]
     path = os.pathsep.join([*folders, *filter(None, sys.path)])
-    process = subprocess.Popen(
-        [sys.executable, "-c", CODE, "--bundle", str(bundle), "--port", "0", *argv],
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "--bundle", str(bundle), "--port", "0", *argv],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
+
+
+def started(bundle: Path, *argv: str) -> tuple[subprocess.Popen[str], str]:
+    """Start the command and return it with the address that it prints."""
+    process = launched(bundle, *argv)
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line.startswith("tel-serve: nano-Q4_K_M.gguf at http"), process.communicate()
@@ -74,6 +81,67 @@ def test_it_answers_and_ends_in_order(number: signal.Signals, bundle: Path) -> N
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (0, "")
     assert err.splitlines()[-1] == "stopped: all that waited was answered"
+
+
+# An engine's process that opens its bundle for ever.
+LOADING = CODE.replace(
+    "import test_front\n",
+    "import test_front\ntest_front.CODE = 'import time; print(1, flush=True); time.sleep(60)'\n",
+)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_a_signal_while_it_loads_ends_it_at_once(bundle: Path) -> None:
+    process = launched(bundle, code=LOADING)
+    assert process.stdout is not None
+    # The engine's process says that it is there.
+    assert process.stdout.readline() == "1\n"
+    [engine] = children(process.pid)
+    process.terminate()
+    process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert not Path(f"/proc/{engine}").exists()
+
+
+def test_a_second_signal_does_not_wait(bundle: Path) -> None:
+    process, address = started(bundle)
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as client:
+        row = {"question": "sleep 20000", "choices": ["w", "x"], "category": "oranbench"}
+        body = json.dumps(row).encode()
+        client.sendall(b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+                       + str(len(body)).encode() + b"\r\n\r\n" + body)  # fmt: skip
+        time.sleep(0.3)
+        process.terminate()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        began = time.monotonic()
+        process.terminate()
+        process.wait(10)
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("path", ["/v1/answer", "/v1/chat/completions"])
+def test_who_leaves_frees_its_place(path: str, bundle: Path) -> None:
+    """A question that runs is computed to its end; nothing of those behind it is."""
+    process, address = started(bundle)
+    port = int(address.rpartition(":")[2])
+    slow = {"question": "sleep 600 gold 1", "choices": ["w", "x"], "category": "oranbench"}
+    said = [{"role": "user", "content": "sleep 30000"}]
+    left = {"messages": said, "model": "oranbench", "guided_choice": ["a", "b"]}
+    row = {**slow, "question": "sleep 30000"} if path == "/v1/answer" else left
+    with httpx.Client(base_url=address, timeout=10) as client:
+        running = threading.Thread(target=lambda: client.post("/v1/answer", json=slow))
+        running.start()
+        time.sleep(0.2)
+        with socket.create_connection(("127.0.0.1", port)) as other:
+            body = json.dumps(row).encode()
+            other.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
+                          f"Content-Length: {len(body)}\r\n\r\n".encode() + body)  # fmt: skip
+            time.sleep(0.1)
+        running.join()
+        assert asked(address, "gold 2")["index"] == 2
+    process.terminate()
+    assert process.wait(10) == 0
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
