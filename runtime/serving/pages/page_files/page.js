@@ -15,6 +15,8 @@
   const ask = form.querySelector(".main");
   let models = [];
   let listed = null;
+  // What is asked of where nothing was chosen.
+  let first = "";
   let heard = "";
   let timer = 0;
   let refreshing = false;
@@ -78,9 +80,9 @@
   function say(kind, word, rest) {
     // Only what changes, or it would be read aloud every two seconds.
     const state = at("state");
-    if (state.textContent === word + " " + rest) return;
+    if (state.textContent === `${word}: ${rest}`) return;
     state.className = kind;
-    state.replaceChildren(element("strong", "", word), " ", element("span", "", rest));
+    state.replaceChildren(element("strong", "", word + ":"), " ", element("span", "", rest));
   }
 
   async function refresh() {
@@ -112,7 +114,7 @@
       ["Tokens waiting", number(now.waiting_tokens)],
       ["Tokens in this decode", number(now.running_tokens)],
       ["Flows", number(now.flows)],
-      ["Tokens a second", load ? number(load.tokens_per_second) : "-"],
+      ["Tokens a second", load ? number(Math.round(load.tokens_per_second)) : "-"],
       ["Questions answered", number(answered)],
       ["Questions refused", number(refused)],
       ["Engine restarts", number(restarts)],
@@ -146,7 +148,8 @@
       return made;
     }));
     const ids = models.map(({ id }) => id);
-    const first = bundle.auto ? "auto" : Object.keys(bundle.adapters)[0] || bundle.backbone;
+    const open = Object.keys(bundle.adapters).find((name) => !labels(name));
+    first = bundle.auto ? "auto" : open || bundle.backbone;
     fields.model.value = ids.includes(chosen) ? chosen : first;
     hint();
   }
@@ -239,7 +242,9 @@
   fields.key.addEventListener("change", refresh);
   at("example").addEventListener("click", () => {
     fields.question.value = fields.question.placeholder;
-    if (!fields.choices.disabled) fields.choices.value = fields.choices.placeholder;
+    fields.choices.value = fields.choices.placeholder;
+    if (fields.choices.disabled) fields.model.value = first;
+    hint();
     ask.focus();
   });
   document.addEventListener("visibilitychange", () => {
