@@ -85,8 +85,9 @@
     state.replaceChildren(element("strong", "", word + ":"), " ", element("span", "", rest));
   }
 
+  /** Show the figures of now, and again later, as long as somebody sees them. */
   async function refresh() {
-    if (refreshing) return;
+    if (refreshing || document.visibilityState !== "visible") return;
     refreshing = true;
     clearTimeout(timer);
     try {
@@ -100,7 +101,7 @@
       document.body.className = "away-now";
     }
     refreshing = false;
-    if (document.visibilityState === "visible") timer = setTimeout(refresh, EVERY);
+    timer = setTimeout(refresh, EVERY);
   }
 
   function show({ status, version, bundle, load, answered, refused, restarts }) {
@@ -247,10 +248,7 @@
     hint();
     ask.focus();
   });
-  document.addEventListener("visibilitychange", () => {
-    if (document.visibilityState === "visible") refresh();
-    else clearTimeout(timer);
-  });
+  document.addEventListener("visibilitychange", refresh);
   hint();
   refresh();
 })();
