@@ -56,7 +56,7 @@ class Front:
             "/ric/v1/metrics": ("GET", self.measured),
             "/": ("GET", self.page),
             "/v1/status": ("GET", self.status),
-            "/openapi.json": ("GET", self.described),
+            "/openapi.json": ("GET", self.description),
         }
         self.app = Starlette(
             routes=[
@@ -247,7 +247,7 @@ class Front:
         made = status.status(self._state(), await self._stats(), self.link, self.metrics)
         return Response(msgspec.json.encode(made), media_type="application/json")
 
-    async def described(self, _: Request) -> Response:
+    async def description(self, _: Request) -> Response:
         """Describe all paths in OpenAPI's form."""
         return JSONResponse(openapi.document(self.app.routes))
 
