@@ -1,0 +1,1 @@
+"""Customer support: glossary, scenarios, and dialogues about them."""
