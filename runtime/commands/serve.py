@@ -63,8 +63,9 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
     from tel_edge.runtime.serving.metrics import Metrics
 
     known = guard.keys(args.keys) if args.keys else None
-    link = Link(options, partial(cli.say, args))
-    front = Front(link, Metrics())
+    metrics = Metrics()
+    link = Link(options, partial(cli.say, args), refused=metrics.refused)
+    front = Front(link, metrics)
     hosts = frozenset(name.lower() for name in (*LOCAL, args.host, *args.allow_host))
 
     class Server(uvicorn.Server):

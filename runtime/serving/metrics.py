@@ -16,6 +16,8 @@ from prometheus_client import (
     generate_latest,
 )
 
+from tel_edge.runtime.serving.problems import FULL
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -44,6 +46,7 @@ class Metrics:
         self.tokens = Gauge("tel_queue_tokens", "Tokens that wait.", **of)
         self.restarts = Gauge("tel_engine_restarts", "Times the engine was started again.", **of)
         self.reloads = Counter("tel_reloads", "Changes of the bundle.", ["result"], **of)
+        self.rejected = Counter("tel_rejected", "What got no answer, by code.", ["reason"], **of)
         self.bundle = Gauge("tel_bundle_info", "What answers.", ["digest", "backbone"], **of)
 
     @contextmanager
@@ -70,11 +73,19 @@ class Metrics:
         self.decoded.inc(reply["decoded"])
         self.packed.observe(reply["packed"])
 
+    def refused(self, code: str) -> None:
+        """Count what the engine's process gave an error for."""
+        self.rejected.labels(code).inc()
+
     @property
     def answers(self) -> int:
         """Return how many questions were answered."""
-        [counted] = self.questions.collect()
-        return round(sum(one.value for one in counted.samples if one.name.endswith("_total")))
+        return round(sum(_totals(self.questions).values()))
+
+    @property
+    def overloads(self) -> int:
+        """Return how often too much waited."""
+        return round(_totals(self.rejected).get((FULL[1],), 0))
 
     def text(
         self, stats: Mapping[str, Any], info: Mapping[str, Any] | None, restarts: int
@@ -87,3 +98,12 @@ class Metrics:
             self.bundle.clear()
             self.bundle.labels(info["bundle"], info["backbone"]).set(1)
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+
+def _totals(counter: Counter) -> dict[tuple[str, ...], float]:
+    [counted] = counter.collect()
+    return {
+        tuple(one.labels.values()): one.value
+        for one in counted.samples
+        if one.name.endswith("_total")
+    }

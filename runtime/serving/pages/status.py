@@ -22,6 +22,6 @@ def status(state: State, stats: Mapping[str, Any], link: Link, metrics: Metrics)
         msgspec.convert({**info, "digest": info["bundle"]}, Bundle) if info else None,
         msgspec.convert(stats, Load) if stats else None,
         metrics.answers,
-        link.refused,
+        metrics.overloads,
         link.restarts,
     )

@@ -66,8 +66,9 @@ class Service:
             **{"bundle": str(folder), "quant": None, "format": None, "bare": False},
             **{"threshold": None, "engine": {}, "how": {"k": 4}, "seconds": 60.0},
         }
-        self.link = Link(options, self.said.append, start)
-        self.front = Front(self.link, Metrics())
+        metrics = Metrics()
+        self.link = Link(options, self.said.append, start, metrics.refused)
+        self.front = Front(self.link, metrics)
         transport = httpx.ASGITransport(app=self.front.app)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30)
 
@@ -120,7 +121,9 @@ def test_answers_models_health_and_metrics(bundle: Path) -> None:
                      "/v2/models/oranbench/ready"):  # fmt: skip
             assert (await service.client.get(path)).status_code == 200, path
         assert (await service.client.get("/v2/models/gpt")).status_code == 404
+        assert (await service.ask(model="none", category=None)).status_code == 404
         text = (await service.client.get("/metrics")).text
+        assert 'tel_rejected_total{reason="model_not_found"} 1.0' in text
         assert 'tel_questions_total{category="oranbench"} 1.0' in text
         # By route: what a client puts in its place makes no row.
         assert "gpt" not in text
