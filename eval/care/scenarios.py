@@ -166,8 +166,7 @@ def split(every: Sequence[Scenario], seed: int) -> dict[str, tuple[Scenario, ...
         for name, share in SHARES.items():
             # Over all causes each part has its share to the nearest one.
             size = round(seen * share) - len(parts[name])
-            parts[name] += group[:size]
-            group = group[size:]
+            parts[name] += [group.pop() for _ in range(size)]
         parts["train"] += group
     place = {one.id: at for at, one in enumerate(every)}
     return {

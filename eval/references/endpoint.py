@@ -100,7 +100,7 @@ class Endpoint:
                 self.way = None
             yield start, made
             start += 1
-        yield from _in_threads(one, range(start, len(asked)), self.parallel)
+        yield from in_threads(one, range(start, len(asked)), self.parallel)
 
     def _first(self, work: Callable[[], T], ways: Sequence[EndpointWay]) -> T:
         """Return what `work` gives in the first of `ways` that the server takes.
@@ -242,7 +242,7 @@ def _seed(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
-def _in_threads(
+def in_threads(
     work: Callable[[int], T], indices: Sequence[int], parallel: int
 ) -> Iterator[tuple[int, T]]:
     """Yield (index, what `work` gives) as they are ready, from `parallel` threads.
