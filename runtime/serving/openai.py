@@ -21,7 +21,8 @@ MOST_TOKENS, MOST_PROMPTS = 512, 256
 class Completion(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `/v1/completions`; a field that is not here is refused by name."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    # Texts, one prompt's ids, or several prompts' ids; msgspec takes one kind of list in a union.
+    prompt: str | list[str | int | list[int]]
     model: str | None = None
     max_tokens: int = 16
     temperature: float = 1.0
@@ -85,7 +86,10 @@ def messages(given: Completion) -> list[dict[str, Any]]:
     if given.logprobs is not None and given.temperature and given.max_tokens:
         raise Failed(INVALID, "logprobs of a sampled token are not supported; set temperature 0")
     prompts = given.prompt
-    single = isinstance(prompts, str) or not prompts or isinstance(prompts[0], int)
+    kinds = {type(one) for one in prompts}
+    if len(kinds) > 1:
+        raise Failed(INVALID, "prompt: texts, token ids or lists of ids, not some of each")
+    single = isinstance(prompts, str) or kinds <= {int}
     every: Sequence[Any] = [prompts] if single else prompts
     if len(every) > MOST_PROMPTS:
         raise Failed(INVALID, f"{len(every)} prompts; at most {MOST_PROMPTS} at a time")

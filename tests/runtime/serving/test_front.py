@@ -171,6 +171,21 @@ def test_bad_bodies(body: bytes, status: int, said: str, bundle: Path) -> None:
     served(bundle, work)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "texts"),
+    [("ab", 1), (["ab", "cd"], 2), ([256, 97, 98], 1), ([[256, 97], [256, 98]], 2)],
+)
+def test_a_prompt_in_every_form(prompt: Any, texts: int, bundle: Path) -> None:
+    async def work(service: Service) -> None:
+        reply = await service.client.post("/v1/completions", json={"prompt": prompt})
+        assert [one["text"] for one in reply.json()["choices"]] == ["Hard to say."] * texts
+        mixed = await service.client.post("/v1/completions", json={"prompt": ["ab", 97]})
+        assert mixed.status_code == 400
+        assert "not some of each" in mixed.json()["error"]["message"]
+
+    served(bundle, work)
+
+
 def test_a_crash_costs_what_was_in_flight_and_nothing_later(bundle: Path) -> None:
     async def work(service: Service) -> None:
         died, other = await asyncio.gather(service.ask("die"), service.ask("gold 1"))
