@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -88,10 +90,28 @@ def _likely(engine: PackedEngine, prompt: Prompt, adapter: str | None) -> dict[s
     }
 
 
+def first(engine: PackedEngine) -> str | None:
+    """Return the name of the token that stands before every text; None where none does."""
+    before = engine.tokenize("")
+    return engine.name(before[0]) if before else None
+
+
 def tokenized(engine: PackedEngine, text: str, special: bool) -> list[int]:
-    """Return the ids of a text, with what stands before every one only if `special`."""
-    ids = engine.tokenize(text)
-    return ids if special else ids[len(engine.tokenize("")) :]
+    """Return the ids of a text, with what stands before every one only if `special`.
+
+    The names of the tokens that begin and end a text are those tokens, as in Hugging Face's
+    tokenizers: a harness asks so which they are, and puts the first before its prompts.
+    """
+    before, named = engine.tokenize(""), {}
+    if begin := first(engine):
+        named[begin] = before[0]
+    with suppress(InputError):
+        token, name = engine.end()
+        named[name] = token
+    ids = list(before) if special else []
+    for part in re.split(f"({'|'.join(map(re.escape, named))})", text) if named else [text]:
+        ids += [named[part]] if part in named else engine.tokenize(part)[len(before) :]
+    return ids
 
 
 def detokenized(engine: PackedEngine, ids: Sequence[int]) -> str:

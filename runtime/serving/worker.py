@@ -168,7 +168,8 @@ class Worker:
         if message["op"] == "detokenize":
             return {"prompt": texts.detokenized(engine, message["tokens"])}
         token, name = engine.end()
-        return {"eos_token": name, "eos_token_id": token, "vocabulary": engine.vocabulary}
+        told = {"eos_token": name, "eos_token_id": token, "vocabulary": engine.vocabulary}
+        return {**told, "bos_token": texts.first(engine)}
 
     def _queue(self, message: Message, waiting: Waiting, tokens: int, exact: bool) -> None:
         if self.draining:

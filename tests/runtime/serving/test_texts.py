@@ -87,7 +87,10 @@ def test_tokens_and_texts(engine: Any) -> None:
     assert texts.tokenized(engine, "A text.", True)[-len(ids) :] == ids
     token, name = engine.end()
     assert engine.ends(token)
-    assert name
+    assert texts.tokenized(engine, f"A text.{name}", False) == [*ids, token]
+    # What a harness does that takes no BOS of its own: it puts the name before its prompts.
+    whole = texts.tokenized(engine, f"{texts.first(engine)}A text.", False)
+    assert whole == engine.tokenize("A text.") != ids
 
 
 def test_questions_and_prompts_in_one_worker(engine: Any) -> None:
