@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -53,6 +53,15 @@ class LoraFile:
 
 
 @dataclass(frozen=True)
+class Template:
+    """A model's chat template, and the texts of the tokens that begin and end a text."""
+
+    text: str
+    start: str
+    end: str
+
+
+@dataclass(frozen=True)
 class Item:
     """A prompt and the labels that may follow it, all as token ids. No label is empty.
 
@@ -86,7 +95,9 @@ class Sampling:
     """How texts are generated after a prompt: one greedily, `k` sampled at `temperature`.
 
     `known` is that of `Item`. Each text has at most `limit` tokens. `seed` is that of the one
-    prompt: the random numbers depend on neither the others nor their order.
+    prompt: the random numbers depend on neither the others nor their order, and `spent` of them
+    were drawn before. `goes_on` is given (number of the text, its tokens) after each of them;
+    False ends that text.
     """
 
     k: int
@@ -94,6 +105,8 @@ class Sampling:
     limit: int
     seed: str
     known: int = 0
+    spent: int = 0
+    goes_on: Callable[[int, Sequence[int]], bool] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,10 @@ class NativeVocabulary:
                 break
         return bytes(left.values())
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, marked: bool = False) -> list[int]:
         """Return the ids of `text`, with BOS where the vocabulary asks for it.
 
+        A text that is `marked` brings its special tokens along, BOS too.
         Raises `InputError` for a text that llama.cpp may read otherwise than the tokenizer that
         the file was exported from.
         """
@@ -137,8 +138,10 @@ class NativeVocabulary:
         data = text.encode("utf-8")
         room = len(data) + 2
         ids = (self._llama.llama_token * room)()
-        # The last two: add special tokens, and do not parse them out of the text.
-        count = self._llama.llama_tokenize(self._vocab, data, len(data), ids, room, True, False)
+        # The last two: add special tokens, and parse them out of the text.
+        count = self._llama.llama_tokenize(
+            self._vocab, data, len(data), ids, room, not marked, marked
+        )
         if count < 0:
             raise WorkError(f"llama.cpp cannot tokenize a text of {len(data)} bytes")
         return list(ids[:count])
@@ -170,6 +173,15 @@ class NativeVocabulary:
     def name(self, token: int) -> str:
         """Return what the vocabulary calls a token."""
         return str(self._llama.llama_vocab_get_text(self._vocab, token).decode())
+
+    def borders(self) -> tuple[str, str]:
+        """Return the texts of the tokens that begin and end a text, empty where there is none."""
+        llama, vocab = self._llama, self._vocab
+        ids = llama.llama_vocab_bos(vocab), llama.llama_vocab_eos(vocab)
+        start, end = (
+            llama.llama_vocab_get_text(vocab, token).decode() if token >= 0 else "" for token in ids
+        )
+        return start, end
 
 
 class Batch:

@@ -23,6 +23,7 @@ from tel_edge.runtime.engines.engine import (
     LoraFile,
     Sampling,
     Score,
+    Template,
     Unanswered,
 )
 from tel_edge.runtime.engines.logits import drawn, log_sum
@@ -48,7 +49,8 @@ class PackedEngine(Adapters):
     `adapters` are loaded when they are first asked for. `context` is the longest prompt in tokens,
     `most` how many tokens one decode computes, `span` in how many cells it and all that it looks
     at have to be, `kv_bytes_per_token` what the keys and values of a cell take, `vocabulary` the
-    number of tokens, `timing` what opening took, in milliseconds.
+    number of tokens, `timing` what opening took, in milliseconds, `template` the model's chat
+    template, None where the file has none.
     """
 
     context: int
@@ -57,6 +59,7 @@ class PackedEngine(Adapters):
     vocabulary: int
     most: int
     cache: Prefixes
+    template: Template | None = None
 
     def __init__(
         self, adapters: Mapping[str, LoraFile] | None, settings: EngineSettings | None
@@ -85,6 +88,13 @@ class PackedEngine(Adapters):
     @abstractmethod
     def ids(self, text: str) -> list[int]:
         """Return the ids of `text`, with the tokens that belong to the start of a sequence."""
+
+    def marked(self, text: str) -> list[int]:
+        """Return the ids of what a chat template made, in which special tokens are what they say.
+
+        Raises `InputError` for an engine whose files have no chat template.
+        """
+        raise InputError("this format has no chat template; use GGUF")
 
     @abstractmethod
     def decode(self, entries: Sequence[PackedEntry]) -> Iterator[tuple[tuple[int, int], Any]]:
@@ -254,6 +264,9 @@ class PackedEngine(Adapters):
         }
         # One generator for each text, so that its numbers depend on nothing but its own prompt.
         chance = {at: random.Random(f"{ways[at[0]].seed} {at[1]}") for at in texts}
+        for (number, _), numbers in chance.items():
+            for _ in range(ways[number].spent):
+                numbers.random()
         todo = [e for part in entries for e in part]
         while todo:
             active = []
@@ -265,7 +278,8 @@ class PackedEngine(Adapters):
                     if self.ends(token):
                         continue
                     text.append(token)
-                    if len(text) < how.limit:
+                    more = how.goes_on is None or how.goes_on(at[1], text)
+                    if more and len(text) < how.limit:
                         position = len(prompts[number][0]) + len(text) - 1
                         where = (sequences[number][at[1]],)
                         active.append(PackedEntry(token, position, where, at))

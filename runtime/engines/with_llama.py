@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.runtime.engines import llama_native, packing
-from tel_edge.runtime.engines.engine import EngineSettings, LoraFile
+from tel_edge.runtime.engines.engine import EngineSettings, LoraFile, Template
 from tel_edge.runtime.engines.llama_cache import PrefixCache
 from tel_edge.runtime.engines.packed import OUTPUTS, SEQUENCES, PackedEngine
 from tel_edge.runtime.engines.packing import PackedEntry
@@ -68,6 +68,9 @@ class LlamaEngine(PackedEngine):
             raise InputError(f"{path}: llama.cpp cannot load it ({llama_native.reason()})")
         self._vocabulary = llama_native.NativeVocabulary(self._model)
         self.vocabulary = self._vocabulary.size
+        if made := self._llama.llama_model_chat_template(self._model, None):
+            start, end = self._vocabulary.borders()
+            self.template = Template(made.decode("utf-8", "replace"), start, end)
 
     def _open(self) -> None:
         wanted, params = self.settings, self._llama.llama_context_default_params()
@@ -108,6 +111,11 @@ class LlamaEngine(PackedEngine):
     def ids(self, text: str) -> list[int]:
         """Return the ids of `text`, with BOS where the vocabulary asks for it."""
         return self._vocabulary.tokenize(text)
+
+    def marked(self, text: str) -> list[int]:
+        """Return the ids of what a chat template made."""
+        with self._reading:
+            return self._vocabulary.tokenize(text, marked=True)
 
     # What `PackedEngine` asks for
 

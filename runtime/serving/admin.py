@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tel_edge.runtime.serving.front import Front, body, responded
+from tel_edge.runtime.serving.front import Front
+from tel_edge.runtime.serving.http import body, responded
 from tel_edge.runtime.serving.problems import Failed
 
 

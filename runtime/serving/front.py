@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any
 
 import msgspec
@@ -17,15 +17,27 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tel_edge.runtime.serving import chat as chats
 from tel_edge.runtime.serving import openai
+from tel_edge.runtime.serving.http import (
+    Handler,
+    body,
+    converted,
+    decoded,
+    described,
+    gone,
+    key,
+    patience,
+    read,
+    responded,
+)
 from tel_edge.runtime.serving.link import Link
 from tel_edge.runtime.serving.metrics import Metrics
 from tel_edge.runtime.serving.problems import INVALID, LARGE, LATE, STARTING, Failed
 
-# Bytes of a body, seconds in which all of it has to be here, questions of one.
-MOST_BODY, BODY_SECONDS, MOST_QUESTIONS = 1 << 20, 10.0, 1024
+# Questions of one body.
+MOST_QUESTIONS = 1024
 NDJSON = "application/x-ndjson"
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Question(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,6 +73,7 @@ class Front:
             "/v1/answer": ("POST", self.answer),
             "/v1/models": ("GET", self.models),
             "/v1/completions": ("POST", self.complete),
+            "/v1/chat/completions": ("POST", self.chat),
             "/tokenize": ("POST", self.tokenize),
             "/detokenize": ("POST", self.detokenize),
             "/tokenizer_info": ("GET", self.tokenizer),
@@ -150,11 +163,8 @@ class Front:
             "model": one.model or one.category,
             "exact": one.exact,
             "key": key(request),
+            **patience(one.timeout_ms),
         }
-        if one.timeout_ms is not None:
-            if one.timeout_ms <= 0:
-                raise Failed(INVALID, f"timeout_ms {one.timeout_ms}: a number above 0 is needed")
-            message["timeout"] = one.timeout_ms / 1000
         reply = await self.link.ask(message)
         self.metrics.answered(reply)
         return reply
@@ -183,6 +193,27 @@ class Front:
         model = given.model or info["backbone"]
         self._number += 1
         return JSONResponse(openai.completion(made, model, info["bundle"], str(self._number)))
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a conversation, in OpenAI's form; as it comes if that is asked for."""
+        given = await body(request, chats.Chat)
+        asked = {**chats.message(given), "key": key(request), **patience(given.timeout_ms)}
+        info = self._info()
+        self._number += 1
+        about = given.model or info["backbone"], info["bundle"], str(self._number)
+        if not given.stream:
+            reply = await self._until_gone(request, self.link.ask(asked))
+            return JSONResponse(chats.completion(reply, *about))
+        parts: asyncio.Queue[str | None] = asyncio.Queue()
+        task = asyncio.ensure_future(self.link.ask(asked, parts.put_nowait))
+        task.add_done_callback(lambda _: parts.put_nowait(None))
+        # Whatever is refused is refused with a status of its own.
+        first = await self._until_gone(request, chats.first(task, parts))
+        counted = bool(given.stream_options and given.stream_options.include_usage)
+        stream = chats.chunks(task, parts, first, about, counted)
+        return StreamingResponse(
+            stream, media_type=chats.SSE, headers={"cache-control": "no-store"}
+        )
 
     async def tokenize(self, request: Request) -> Response:
         """Return the ids of a text."""
@@ -254,74 +285,3 @@ class Front:
 def names(info: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the models that may be asked for."""
     return "auto", info["backbone"], *info["adapters"]
-
-
-async def read(request: Request) -> bytes:
-    """Return the body, or raise `Failed` for one that is too large or too slow."""
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > MOST_BODY:
-                    raise Failed(LARGE, f"the body has more than {MOST_BODY:,} bytes")
-                parts.append(part)
-    except TimeoutError:
-        raise Failed(LATE, f"the body was not here in {BODY_SECONDS:g} s") from None
-    return b"".join(parts)
-
-
-async def body(request: Request, kind: type[Any]) -> Any:
-    """Return the body as `kind`, or raise `Failed`."""
-    return converted(decoded(await read(request)), kind)
-
-
-async def responded(handler: Handler, request: Request) -> Response:
-    """Return what a handler gives, or the response of its `Failed`."""
-    try:
-        return await handler(request)
-    except Failed as error:
-        return problem(error)
-
-
-async def gone(request: Request) -> None:
-    """Return when the client has left."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def decoded(body: bytes) -> Any:
-    """Return the JSON of a body, or raise `Failed`."""
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Failed(INVALID, f"not JSON: {error}") from None
-
-
-def converted(raw: Any, kind: type[Any]) -> Any:
-    """Return a value as `kind`, or raise `Failed` that names the field."""
-    try:
-        return msgspec.convert(raw, kind)
-    except msgspec.ValidationError as error:
-        raise Failed(INVALID, str(error)) from None
-
-
-def key(request: Request) -> str:
-    """Return whose request it is: the bearer's key, or the address."""
-    given = request.headers.get("authorization", "")
-    scheme, _, value = given.partition(" ")
-    if scheme.lower() == "bearer" and value.strip():
-        return value.strip()
-    return request.client.host if request.client else ""
-
-
-def described(error: Failed) -> dict[str, Any]:
-    """Return an error as bodies have it, in the form of OpenAI's API."""
-    status, code = error.kind
-    return {"message": str(error), "type": code, "code": code, "status": status}
-
-
-def problem(error: Failed) -> Response:
-    """Return the response of an error."""
-    headers = {} if error.after is None else {"retry-after": str(max(1, round(error.after)))}
-    return JSONResponse({"error": described(error)}, error.kind[0], headers)

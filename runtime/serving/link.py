@@ -49,6 +49,7 @@ class Link:
         self.restarts = 0
         self.stopping = False
         self._asked: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._parts: dict[str, Callable[[str], None]] = {}
         self._numbers = itertools.count()
         self._writer: asyncio.StreamWriter | None = None
         self._process: subprocess.Popen[Any] | None = None
@@ -119,6 +120,10 @@ class Link:
             self._process.stdin.close()
 
     def _answered(self, message: Mapping[str, Any]) -> None:
+        if "part" in message:
+            if part := self._parts.get(str(message["id"])):
+                part(message["part"])
+            return
         future = self._asked.pop(str(message["id"]), None)
         if future is None or future.done():
             return
@@ -129,13 +134,20 @@ class Link:
         else:
             future.set_result(message["reply"])
 
-    async def ask(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the reply to a message, or raise `Failed`. Cancelled, it takes it back."""
+    async def ask(
+        self, message: Mapping[str, Any], part: Callable[[str], None] | None = None
+    ) -> dict[str, Any]:
+        """Return the reply to a message, or raise `Failed`. Cancelled, it takes it back.
+
+        `part` is given what comes of a text before the reply.
+        """
         if self.info is None or self._writer is None:
             raise Failed(STARTING, "the engine is not ready yet", 1.0)
         id = str(next(self._numbers))
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._asked[id] = future
+        if part:
+            self._parts[id] = part
         try:
             self._send({**message, "id": id})
             return await future
@@ -144,6 +156,7 @@ class Link:
             raise
         finally:
             self._asked.pop(id, None)
+            self._parts.pop(id, None)
 
     def _send(self, message: Mapping[str, Any]) -> None:
         if self._writer is None:

@@ -1,4 +1,4 @@
-"""Bodies in OpenAI's form: what is taken, what is refused by name, and the replies.
+"""Prompts in OpenAI's form: what is taken, what is refused by name, and the replies.
 
 Sources: OpenAI's API reference of `/v1/completions`; lm-evaluation-harness, `local-completions`
 (`lm_eval/models/openai_completions.py`, `lm_eval/api_models.py`), which scores with `echo` and
@@ -15,7 +15,7 @@ import msgspec
 
 from tel_edge.runtime.serving.problems import INVALID, Failed
 
-MOST_TOKENS, MOST_PROMPTS = 512, 256
+MOST_TOKENS, MOST_PROMPTS, MOST_STOPS = 512, 256, 8
 
 
 class Completion(msgspec.Struct, forbid_unknown_fields=True):
@@ -46,7 +46,6 @@ FIXED: Mapping[str, Sequence[Any]] = {
     "n": (1,),
     "best_of": (1,),
     "stream": (False,),
-    "stop": (None, []),
     "suffix": (None, ""),
     "top_p": (1.0,),
     "presence_penalty": (0.0,),
@@ -73,14 +72,9 @@ def messages(given: Completion) -> list[dict[str, Any]]:
 
     `logprobs` is that of the likeliest token beside the token's own.
     """
-    for name, values in FIXED.items():
-        value = getattr(given, name)
-        if value not in values:
-            raise Failed(INVALID, f"{name} {value!r} is not supported; leave it out")
-    if not 0 <= given.max_tokens <= MOST_TOKENS:
-        raise Failed(INVALID, f"max_tokens {given.max_tokens}: 0 to {MOST_TOKENS} work")
-    if not 0 <= given.temperature <= 2:
-        raise Failed(INVALID, f"temperature {given.temperature}: 0 to 2 work")
+    check_fixed(given, FIXED)
+    check_number("max_tokens", given.max_tokens, MOST_TOKENS)
+    check_number("temperature", given.temperature, 2)
     if given.logprobs is not None and given.logprobs not in (0, 1):
         raise Failed(INVALID, f"logprobs {given.logprobs}: 0 or 1 work")
     if given.logprobs is not None and given.temperature and given.max_tokens:
@@ -101,15 +95,43 @@ def messages(given: Completion) -> list[dict[str, Any]]:
         "logprobs": given.logprobs is not None,
         "echo": given.echo,
         "seed": given.seed,
+        "stop": stops(given.stop),
     }
     return [{**known, "prompt": prompt} for prompt in every]
+
+
+def stops(given: str | list[str] | None) -> list[str]:
+    """Return the texts that end an answer; raise `Failed` for empty ones, or too many."""
+    made = [given] if isinstance(given, str) else given or []
+    if len(made) > MOST_STOPS or not all(made):
+        raise Failed(INVALID, f"stop: at most {MOST_STOPS} texts, none of them empty")
+    return made
+
+
+def check_fixed(given: Any, fixed: Mapping[str, Sequence[Any]]) -> None:
+    """Raise `Failed` for a field with another value than those that do what they say."""
+    for name, values in fixed.items():
+        value = getattr(given, name)
+        if value not in values:
+            raise Failed(INVALID, f"{name} {value!r} is not supported; leave it out")
+
+
+def check_number(name: str, value: float, most: float, least: float = 0) -> None:
+    """Raise `Failed` for a number out of its bounds."""
+    if not least <= value <= most:
+        raise Failed(INVALID, f"{name} {value}: {least} to {most} work")
+
+
+def usage(replies: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many tokens were read and made."""
+    prompt, made = (sum(reply[key] for reply in replies) for key in ("prompt_tokens", "generated"))
+    return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
 
 
 def completion(
     replies: Sequence[Mapping[str, Any]], model: str, bundle: str, number: str
 ) -> dict[str, Any]:
     """Return the body of a completion."""
-    prompt, made = (sum(reply[key] for reply in replies) for key in ("prompt_tokens", "generated"))
     return {
         "id": f"cmpl-{number}",
         "object": "text_completion",
@@ -121,13 +143,9 @@ def completion(
                 "index": at,
                 "text": reply["text"],
                 "logprobs": reply.get("logprobs"),
-                "finish_reason": "length",
+                "finish_reason": reply["ended"],
             }
             for at, reply in enumerate(replies)
         ],
-        "usage": {
-            "prompt_tokens": prompt,
-            "completion_tokens": made,
-            "total_tokens": prompt + made,
-        },
+        "usage": usage(replies),
     }

@@ -102,6 +102,15 @@ class Queue(Generic[T]):
         self._where[job.name] = job.flow
         return wait
 
+    def again(self, job: Job[T], back: int) -> None:
+        """Put a job that was taken out at the front of its flow, which gets `back` tokens back."""
+        line = self._lines.setdefault(job.flow, _Line())
+        line.jobs.appendleft(job)
+        line.credit += back
+        line.tokens += job.tokens
+        self.tokens += job.tokens
+        self._where[job.name] = job.flow
+
     def expected(self, job: Job[T], running: int = 0) -> float:
         """Return the seconds until a job would be done if it came now."""
         line = self._lines.get(job.flow)

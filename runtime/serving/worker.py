@@ -43,14 +43,17 @@ AUTO = "auto"
 RATE, NEW = 500.0, 0.2
 # How long a request may take if it does not say, and at most.
 PATIENCE, MOST = 60.0, 600.0
+# Tokens of a text that are generated before others have a turn, and the first guess of how many
+# tokens of a prompt one of them costs as much as.
+SLICE, COST = 16, 10.0
 
 
 @dataclass(frozen=True)
 class Waiting:
     """What is in the queue: of which adapter of which bundle, since when (`time.monotonic`).
 
-    `category` is the adapter's, `adapter` its name in the engine. A question of `request` with its
-    `item`, or a plain `prompt`.
+    `category` is the adapter's, `adapter` its name in the engine. A question of `request` or a
+    `prompt` with choices, with its `item`, or a `prompt` alone.
     """
 
     category: str | None
@@ -76,6 +79,10 @@ class Worker:
         self.answerer, self.name, self.send, self.bundle = answerer, name, send, bundle
         self.adapters = {category: category for category in answerer.adapters or ()}
         self._retired: set[str] = set()
+        # Of what is computed: all, and those whose clients have left.
+        self._names: set[str] = set()
+        self._left: set[str] = set()
+        self._cost = COST
         engine: Any = answerer.engine
         self.decode = int(getattr(engine, "most", engine.context))
         self.queue: Queue[Waiting] = Queue(Bounds(self.decode, seconds), RATE)
@@ -93,11 +100,14 @@ class Worker:
                 self._ask(message)
             elif kind == "complete":
                 self._complete(message)
+            elif kind == "chat":
+                self._chat(message)
             elif kind in ("tokenize", "detokenize", "tokenizer"):
                 self.send({"id": id, "reply": self._tokens(message)})
             elif kind == "cancel":
                 with self._ready:
-                    self.queue.cancel(str(message.get("id")))
+                    if not self.queue.cancel(str(id)) and str(id) in self._names:
+                        self._left.add(str(id))
             elif kind == "drain":
                 with self._ready:
                     self.draining = True
@@ -134,12 +144,34 @@ class Worker:
         model = message.get("model")
         # A text has no choices to route by.
         adapter = None if model in (None, self.name) else self._defaults(model).category
-        engine: Any = self.answerer.engine
-        prompt = texts.read(message, engine)
-        tokens = len(prompt.ids) + prompt.most
-        if tokens > engine.context:
-            raise TooLong(f"{tokens} tokens, the context holds {engine.context}")
-        waiting = self._waiting(adapter.name if adapter else None, prompt=prompt)
+        prompt = texts.read(message, cast(Any, self.answerer.engine))
+        self._prompt(message, adapter.name if adapter else None, prompt)
+
+    def _chat(self, message: Message) -> None:
+        model, route = message.get("model") or self.name, None
+        if model == AUTO:
+            # By what was said last.
+            router, asked = self.answerer.router, message["messages"][-1]["content"]
+            route = router.route(asked).category if router else None
+        else:
+            of = self._defaults(model).category if model != self.name else None
+            route = of.name if of else None
+        prompt, item = texts.chat(message, cast(Any, self.answerer.engine), route is not None)
+        self._prompt(message, route, prompt, item)
+
+    def _prompt(
+        self, message: Message, category: str | None, prompt: Prompt, item: Item | None = None
+    ) -> None:
+        nodes = packing.trie(item.labels) if item else None
+        if nodes and nodes.branches > packing.BRANCHES:
+            raise Failed(INVALID, f"the choices have {nodes.branches} branches, at most "
+                         f"{packing.BRANCHES} work")  # fmt: skip
+        more = len(nodes.nodes) if nodes else prompt.most
+        context = cast(Any, self.answerer.engine).context
+        if len(prompt.ids) + more > context:
+            raise TooLong(f"{len(prompt.ids) + more} tokens, the context holds {context}")
+        tokens = len(prompt.ids) + (more if item else math.ceil(self._cost * more))
+        waiting = self._waiting(category, prompt=prompt, item=item)
         self._queue(message, waiting, tokens, False)
 
     def _waiting(self, category: str | None, **of: Any) -> Waiting:
@@ -163,7 +195,7 @@ class Worker:
     def _tokens(self, message: Message) -> dict[str, Any]:
         engine: Any = self.answerer.engine
         if message["op"] == "tokenize":
-            ids = texts.tokenized(engine, message["text"], bool(message["special"]))
+            ids = texts.bordered(engine, message["text"], bool(message["special"]))
             return {"tokens": ids, "count": len(ids), "max_model_len": engine.context}
         if message["op"] == "detokenize":
             return {"prompt": texts.detokenized(engine, message["tokens"])}
@@ -175,7 +207,7 @@ class Worker:
         if self.draining:
             raise Failed(DRAINING, "the service is about to stop", 5.0)
         now, limit = waiting.since, min(message.get("timeout", PATIENCE), MOST)
-        group = waiting.adapter, exact, waiting.prompt is not None
+        group = waiting.adapter, exact, waiting.item is None
         flow = str(message.get("key", "")), group
         job = Job(str(message["id"]), flow, tokens, waiting, now + limit)
         with self._ready:
@@ -225,13 +257,22 @@ class Worker:
                 if self.stopped or not len(self.queue):
                     return
                 late = [*self.queue.late(time.monotonic())]
-                turn = self.queue.turn()
+                turn = self._alone(self.queue.turn())
                 self.running = sum(job.tokens for job in turn)
+                self._names, self._left = {job.name for job in turn}, set()
                 self._drop_retired({turn[0].payload.adapter} if turn else set())
             for job in late:
                 self.fail(job.name, Failed(LATE, "it waited longer than it may take"))
             if turn:
                 self._compute(turn)
+
+    def _alone(self, turn: list[Job[Waiting]]) -> list[Job[Waiting]]:
+        """Of several texts leave the first, since they share no decode, and put the others back."""
+        if turn and turn[0].payload.item is None:
+            for job in reversed(turn[1:]):
+                self.queue.again(job, job.tokens)
+            return turn[:1]
+        return turn
 
     def _drop_retired(self, used: set[str | None] | None = None) -> None:
         """Take away the adapters that nothing asks for any longer."""
@@ -256,9 +297,8 @@ class Worker:
         left = dict(enumerate(turn))
         failed: Mapping[int, Exception] = {}
         try:
-            if turn[0].payload.prompt:
-                decoded = sum(job.tokens for job in turn)
-                self._texts(turn, left, began)
+            if turn[0].payload.item is None:
+                self._text(turn[0], began)
             else:
                 for at, score in engine.score([job.payload.item for job in turn], adapter):
                     decoded += score.decoded
@@ -275,26 +315,55 @@ class Worker:
             measured = math.fsum(job.tokens for job in turn) / spent
             self.queue.rate += NEW * (measured - self.queue.rate)
 
-    def _texts(self, turn: list[Job[Waiting]], left: dict[int, Job[Waiting]], began: float) -> None:
-        """Compute plain prompts, one after the other; what is wrong with one is its own trouble."""
-        for at, job in enumerate(turn):
-            asked, started = job.payload, time.monotonic()
-            assert asked.prompt
-            engine: Any = self.answerer.engine
-            try:
-                reply = texts.completed(engine, asked.prompt, asked.adapter)
-            except InputError as error:
-                self.fail(left.pop(at).name, Failed(INVALID, str(error)))
-                continue
-            reply |= {
-                **self._origin(asked),
-                "queue_ms": round((began - asked.since) * 1000, 2),
-                "engine_ms": round((time.monotonic() - started) * 1000, 2),
-            }
-            self.send({"id": left.pop(at).name, "reply": reply})
+    def _text(self, job: Job[Waiting], began: float) -> None:
+        """Compute a text to its end, or as much of it as others that wait leave time for."""
+        asked, engine = job.payload, cast(Any, self.answerer.engine)
+        prompt = asked.prompt
+        assert prompt
+        if prompt.likely:
+            self._told(job, texts.likely(engine, prompt, asked.adapter), began)
+            return
+        text = texts.Text(engine, prompt, lambda new: self._goes_on(job, text, new))
+        later = text.write(asked.adapter)
+        spent, made = time.monotonic() - began, len(later.done) - len(prompt.done)
+        cost = (spent * self.queue.rate - len(prompt.ids) - len(prompt.done)) / max(1, made)
+        self._cost += NEW * (max(1.0, cost) - self._cost)
+        if text.ended:
+            echoed = engine.text(prompt.ids) if prompt.echo else ""
+            reply = {"text": echoed + text.text, "prompt_tokens": len(prompt.ids)}
+            self._told(job, reply | {"generated": len(later.done), "ended": text.ended}, began)
+        elif job.name not in self._left:
+            if time.monotonic() >= job.until:
+                self.fail(job.name, Failed(LATE, "it takes longer than it may"))
+                return
+            rest = len(later.ids) + math.ceil(self._cost * (later.most - len(later.done)))
+            with self._ready:
+                more = replace(job, tokens=rest, payload=replace(asked, prompt=later))
+                self.queue.again(more, job.tokens - math.ceil(spent * self.queue.rate))
+
+    def _goes_on(self, job: Job[Waiting], text: texts.Text, new: str) -> bool:
+        """Send what is new of a text, and return whether there is time for more of it."""
+        if new and text.prompt.streamed:
+            self.send({"id": job.name, "part": new})
+        with self._ready:
+            others = bool(len(self.queue)) or self.stopped
+        if job.name in self._left or time.monotonic() >= job.until:
+            return False
+        return not others or len(text.tokens) - len(text.prompt.done) < SLICE
+
+    def _told(self, job: Job[Waiting], reply: dict[str, Any], began: float) -> None:
+        asked = job.payload
+        times = {
+            "queue_ms": round((began - asked.since) * 1000, 2),
+            "engine_ms": round((time.monotonic() - began) * 1000, 2),
+        }
+        self.send({"id": job.name, "reply": reply | self._origin(asked) | times})
 
     def _reply(self, job: Job[Waiting], score: Score, began: float) -> None:
         asked = job.payload
+        if asked.prompt:
+            self._told(job, texts.chosen(asked.prompt, asked.item, score), began)
+            return
         assert asked.request
         assert asked.request.question
         assert asked.how

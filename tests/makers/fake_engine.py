@@ -21,6 +21,7 @@ from tel_edge.runtime.engines.engine import (
     LoraFile,
     Sampling,
     Score,
+    Template,
 )
 from tel_edge.runtime.questions import prompt
 
@@ -84,6 +85,8 @@ class FakeEngine:
     version = "fake 1"
     timing: Mapping[str, float] = {}
     kv_bytes_per_token: int | None = None
+    vocabulary = FIRST_LABEL + 16
+    template = Template("{% for m in messages %}{{ m.content }}\n{% endfor %}", "", "")
 
     def __init__(
         self,
@@ -134,9 +137,27 @@ class FakeEngine:
     ) -> Iterator[tuple[int, Generation]]:
         self.calls.append((len(prompts), adapter))
         for at, (ids, how) in reversed(list(enumerate(prompts))):
-            text = self._text(ids, adapter)
-            made = tuple(self.writer(text, adapter, turn) for turn in range(how.k + 1))
+            text = self._text(ids[: len(ids) - how.spent], adapter)
+            made = tuple(self._written(text, adapter, turn, how) for turn in range(how.k + 1))
             yield at, Generation(made, len(ids), len(ids), 3 * len(made), 4.0, len(prompts))
+
+    def _written(self, text: str, adapter: str | None, turn: int, how: Sampling) -> str:
+        made = self.writer(text, adapter, turn)
+        if how.goes_on is None:
+            return made
+        ids = self.marked(made)[how.spent :][: how.limit]
+        for count in range(1, len(ids) + 1):
+            if not how.goes_on(turn, ids[:count]):
+                return self.text(ids[:count])
+        return self.text(ids)
+
+    def marked(self, text: str) -> list[int]:
+        return self.tokenize(text)[1:]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return b"".join(_bytes(token) for token in tokens if token != BOS).decode(
+            "utf-8", "replace"
+        )
 
     def close(self) -> None:
         self.closed = True

@@ -23,7 +23,7 @@ httpx = pytest.importorskip("httpx")
 
 from tel_edge.runtime.device import child  # noqa: E402
 from tel_edge.runtime.errors import InputError  # noqa: E402
-from tel_edge.runtime.serving import front as fronts  # noqa: E402
+from tel_edge.runtime.serving import http  # noqa: E402
 from tel_edge.runtime.serving.front import Front  # noqa: E402
 from tel_edge.runtime.serving.link import Link  # noqa: E402
 from tel_edge.runtime.serving.metrics import Metrics  # noqa: E402
@@ -236,7 +236,7 @@ def test_a_bundle_that_cannot_be_opened_ends_the_service(bundle: Path) -> None:
 
 
 def test_a_slow_body_is_cut(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fronts, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(http, "BODY_SECONDS", 0.1)
 
     async def trickle() -> AsyncIterator[bytes]:
         for _ in range(100):

@@ -27,7 +27,17 @@ USUAL = {"max_tokens": 1, "temperature": 0, "seed": 1, "logprobs": True, "echo":
 
 
 def made(engine: Any, adapter: str | None = None, **of: Any) -> dict[str, Any]:
-    return texts.completed(engine, texts.read({**USUAL, **of}, engine), adapter)
+    """Return the reply of a worker to one completion."""
+    sent: list[dict[str, Any]] = []
+    worker = Worker(Answerer(engine, adapters=("oranbench",)), "base", sent.append)
+    worker.take({"op": "complete", "id": "1", "model": adapter, **USUAL, **of})
+    worker.take({"op": "drain"})
+    worker.run()
+    [one] = sent
+    if "error" in one:
+        raise InputError(one["error"]["message"])
+    reply: dict[str, Any] = one["reply"]
+    return reply
 
 
 def test_what_a_harness_sums_is_the_likelihood_of_the_continuation(engine: Any) -> None:
@@ -84,12 +94,12 @@ def test_what_is_no_prompt(engine: Any, of: dict[str, Any], said: str) -> None:
 def test_tokens_and_texts(engine: Any) -> None:
     ids = texts.tokenized(engine, "A text.", False)
     assert texts.detokenized(engine, ids) == "A text."
-    assert texts.tokenized(engine, "A text.", True)[-len(ids) :] == ids
+    assert texts.bordered(engine, "A text.", True) == engine.tokenize("A text.")
     token, name = engine.end()
     assert engine.ends(token)
-    assert texts.tokenized(engine, f"A text.{name}", False) == [*ids, token]
+    assert texts.bordered(engine, f"A text.{name}", False) == [*ids, token]
     # What a harness does that takes no BOS of its own: it puts the name before its prompts.
-    whole = texts.tokenized(engine, f"{texts.first(engine)}A text.", False)
+    whole = texts.bordered(engine, f"{texts.first(engine)}A text.", False)
     assert whole == engine.tokenize("A text.") != ids
 
 

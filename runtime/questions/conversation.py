@@ -1,0 +1,60 @@
+"""Messages to the text that a model is given: by its own chat template, or plainly.
+
+A chat template is a Jinja program that comes with the model, so it is run in a sandbox, with the
+settings and the names that transformers gives one (`transformers/utils/chat_template_utils.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from tel_edge.runtime.engines.engine import Template
+from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.extras import need
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Message:
+    """What somebody said; `role` is one of `ROLES`."""
+
+    role: str
+    content: str
+
+
+def templated(template: Template, messages: Sequence[Message]) -> str:
+    """Return the text of a conversation and of the beginning of the answer to it.
+
+    Raises `InputError` with the template's own words for a conversation that it does not take.
+    """
+    sandbox = need("jinja2.sandbox", "llama")
+
+    def refuse(text: object) -> None:
+        raise InputError(f"the model's chat template does not take these messages: {text}")
+
+    room = sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    room.globals |= {"raise_exception": refuse}
+    try:
+        text: str = room.from_string(template.text).render(
+            messages=[asdict(message) for message in messages],
+            add_generation_prompt=True,
+            bos_token=template.start,
+            eos_token=template.end,
+        )
+    except InputError:
+        raise
+    except Exception as error:
+        # Whatever a program of somebody else's may do.
+        raise InputError(
+            f"the model's chat template cannot be used ({type(error).__name__}: {error})"
+        ) from None
+    return text
+
+
+def plain(messages: Sequence[Message]) -> str:
+    """Return the contents, an empty line between them: what an adapter for questions is asked."""
+    return "\n\n".join(message.content for message in messages)
