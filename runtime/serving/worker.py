@@ -85,6 +85,8 @@ class Worker:
         self._cost = COST
         engine: Any = answerer.engine
         self.decode = int(getattr(engine, "most", engine.context))
+        # What the service was started with holds for every request.
+        self.exact = bool(engine.settings.exact)
         self.queue: Queue[Waiting] = Queue(Bounds(self.decode, seconds), RATE)
         self.running = 0
         self.draining = self.stopped = False
@@ -207,7 +209,7 @@ class Worker:
         if self.draining:
             raise Failed(DRAINING, "the service is about to stop", 5.0)
         now, limit = waiting.since, min(message.get("timeout", PATIENCE), MOST)
-        group = waiting.adapter, exact, waiting.item is None
+        group = waiting.adapter, exact or self.exact, waiting.item is None
         flow = str(message.get("key", "")), group
         job = Job(str(message["id"]), flow, tokens, waiting, now + limit)
         with self._ready:
