@@ -6,6 +6,7 @@ not there yet (503) it waits as long as `Retry-After` says. Python's standard li
 """
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -55,7 +56,12 @@ def main():
     options.add_argument("--sure", type=float, default=0.5, help="below it a person decides")
     args = options.parse_args()
     for line in filter(str.strip, lines(args.file, args.follow)):
-        row = {"category": args.category, "timeout_ms": args.timeout_ms, **json.loads(line)}
+        row = {"category": args.category, "timeout_ms": args.timeout_ms}
+        try:
+            row |= json.loads(line)
+        except (ValueError, TypeError) as error:
+            print(f"no decision: {line.strip()[:40]!r} is no question: {error}", flush=True)
+            continue
         made = ask(args.url, row, args.patience)
         if "error" in made:
             print(f"{row.get('id')}: no decision: {made['error']['message']}", flush=True)
@@ -66,4 +72,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):
+        main()

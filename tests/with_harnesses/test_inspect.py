@@ -66,9 +66,9 @@ def test_picks_are_those_of_tel_eval(asked: Asked, tmp_path: Path) -> None:
     made = log(asked, tmp_path)
     found = {one.id: one.scores["choice"].answer for one in made.samples}
     known = asked.records["oranbench"]
-    assert len(found) == QUESTIONS
+    assert len(found) == len(known) >= QUESTIONS
     assert found == {id: "ABCD"[row["pick"]] for id, row in known.items()}
-    right = sum(row["pick"] == row["gold"] for row in known.values()) / QUESTIONS
+    right = sum(row["pick"] == row["gold"] for row in known.values()) / len(known)
     assert made.results.scores[0].metrics["accuracy"].value == pytest.approx(right)
 
 

@@ -61,7 +61,7 @@ def test_picks_and_likelihoods_are_those_of_tel_eval(
     model: str, asked: Asked, tmp_path: Path
 ) -> None:
     found, known = scored(asked, model, tmp_path), asked.records[model]
-    assert len(found) == QUESTIONS
+    assert len(found) == len(known) >= QUESTIONS
     assert picks(found) == {id: row["pick"] for id, row in known.items()}
     for id, letters in found.items():
         # Records have six digits.
