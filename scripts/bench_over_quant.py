@@ -32,7 +32,7 @@ from tel_edge.runtime.workspace import Workspace
 
 TYPES = "Q4_K_M,Q3_K_M,Q2_K"
 # Nothing but each adapter on each type, in the benchmark's order.
-SCORED = ("--no-rotations", "--no-baselines")
+SCORED = ("--no-bare", "--no-rotations", "--no-baselines")
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,8 @@ def tasks(
     for source in all_of:
         name = source.category.name
         there = variants(folder, made, name, of, _settings(args, "").suffix, args.ladder)
+        if not args.bare:
+            there = [files for files in there if files[2] or files[1].kind == "merged"]
         known = list(dict.fromkeys(filter(None, map(trained, there))))
         _check_trained(args, folder, source, known, of)
         for file in known:
@@ -77,6 +79,8 @@ def tasks(
             )  # fmt: skip
             run = digest.of_value(made_with(task, source))[:16]
             found.append((replace(task, run=run), source, variant))
+    if not (found or args.bare):
+        raise InputError(f"{folder}: nothing but the bare backbone to score; leave --no-bare out")
     return sorted(found, key=lambda one: one[0].rotated)
 
 
@@ -232,6 +236,12 @@ def parser() -> cli.Parser:
         type=cli.positive,
         metavar="N",
         help="of each category's questions (all); with more later, these are not asked again",
+    )
+    made.add_argument(
+        "--bare",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="score the bare backbone too, as what the adapters change (yes)",
     )
     made.add_argument(
         "--ladder",

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -31,10 +31,12 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     if sys.platform == "win32":
         raise InputError("tel-serve needs a system with Unix sockets; on Windows use WSL")
     cli.check_draws(args)
-    if args.host not in LOCAL:
+    if bool(args.tls_cert) != bool(args.tls_key):
+        raise InputError("--tls-cert and --tls-key go together")
+    if args.host not in LOCAL and not (args.keys and args.tls_cert):
         raise InputError(
-            f"--host {args.host}: only this machine's own addresses ({', '.join(LOCAL)}) are "
-            "served; put a proxy that knows its clients before it"
+            f"--host {args.host}: for other machines --keys, --tls-cert and --tls-key are needed; "
+            f"without them this one's own addresses are served ({', '.join(LOCAL)})"
         )
     folder = cli.bundle_folder(args, backbones.find(args.backbone).name)
     # What is wrong with the bundle is told before anything is started.
@@ -55,13 +57,15 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
     import uvicorn
 
-    from tel_edge.runtime.serving import admin
+    from tel_edge.runtime.serving import admin, guard, sockets
     from tel_edge.runtime.serving.front import Front
     from tel_edge.runtime.serving.link import Link
     from tel_edge.runtime.serving.metrics import Metrics
 
+    known = guard.keys(args.keys) if args.keys else None
     link = Link(options, partial(cli.say, args))
     front = Front(link, Metrics())
+    hosts = frozenset(name.lower() for name in (*LOCAL, args.host, *args.allow_host))
 
     class Server(uvicorn.Server):
         @contextmanager
@@ -69,18 +73,25 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
             """Leave signals to this command, which lets what waits be answered first."""
             yield
 
-    known: dict[str, Any] = {"log_level": "warning", "access_log": False, "lifespan": "off"}
+    # Whoever sends what is no HTTP fills no log.
+    quiet: dict[str, Any] = {"log_level": "error", "access_log": False, "lifespan": "off"}
     server = Server(
         uvicorn.Config(
-            front.app, host=args.host, port=args.port, timeout_keep_alive=30,
-            server_header=False, **known,
+            guard.Guard(front.app, known, hosts), host=args.host, port=args.port,
+            http=sockets.Protocol, ws="none", h11_max_incomplete_event_size=sockets.MOST_HEAD,
+            timeout_keep_alive=30, server_header=False, **_tls(args), **quiet,
         )
     )  # fmt: skip
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    owner = Server(uvicorn.Config(admin.app(front, stop.set), **known)) if args.admin else None
+    loop, stop, now = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    owner = Server(uvicorn.Config(admin.app(front, stop.set), **quiet)) if args.admin else None
     private = _own(args.admin) if args.admin else None
+
+    def end() -> None:
+        # Who asks twice does not want to wait.
+        (now if stop.is_set() else stop).set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end)
     engine = asyncio.ensure_future(link.run())
     http = asyncio.ensure_future(server.serve())
     also = asyncio.ensure_future(owner.serve([private])) if owner and private else None
@@ -91,9 +102,15 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
         front.draining = True
         if engine.done():
             engine.result()
-        link.drain()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(engine), DRAIN)
+        if link.info is None:
+            link.kill()
+        else:
+            link.drain()
+        hurry = asyncio.ensure_future(now.wait())
+        await asyncio.wait({engine, hurry}, timeout=DRAIN, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        whole = engine.done()
+        link.kill()
         server.should_exit = True
         await http
         if owner and also:
@@ -104,8 +121,20 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
         link.kill()
         for task in (told, ended):
             task.cancel()
-    cli.say(args, "stopped: all that waited was answered")
+    cli.say(args, "stopped: all that waited was answered" if whole else "stopped at once")
     return {"restarts": link.restarts}
+
+
+def _tls(args: argparse.Namespace) -> dict[str, Any]:
+    if not args.tls_cert:
+        return {}
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(args.tls_cert, args.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(f"--tls-cert {args.tls_cert}, --tls-key {args.tls_key}: {error}") from None
+    return {"ssl_certfile": args.tls_cert, "ssl_keyfile": args.tls_key}
 
 
 def _own(path: Path) -> socket.socket:
@@ -132,7 +161,8 @@ async def _tell(args: argparse.Namespace, link: Any, server: Any) -> None:
     while link.info is None or not server.started:
         await asyncio.sleep(0.02)
     port = server.servers[0].sockets[0].getsockname()[1]
-    print(f"tel-serve: {link.info['file']} at http://{args.host}:{port}", flush=True)
+    scheme = "https" if args.tls_cert else "http"
+    print(f"tel-serve: {link.info['file']} at {scheme}://{args.host}:{port}", flush=True)
 
 
 def parser() -> cli.Parser:
@@ -146,6 +176,18 @@ def parser() -> cli.Parser:
         type=Path,
         metavar="SOCKET",
         help="a Unix socket for this user alone: /reload, /rollback, /drain, /status",
+    )
+    made.add_argument(
+        "--keys", type=Path, metavar="FILE", help="ask for a key of this file: lines NAME:KEY"
+    )
+    made.add_argument("--tls-cert", type=Path, metavar="FILE", help="of the service, in PEM form")
+    made.add_argument("--tls-key", type=Path, metavar="FILE", help="of that certificate")
+    made.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that the service is asked by; repeatable",
     )
     cli.engine_options(made)
     cli.draw_options(made)

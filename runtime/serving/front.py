@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tel_edge.runtime.serving import chat as chats
-from tel_edge.runtime.serving import openai
+from tel_edge.runtime.serving import kserve, openai
 from tel_edge.runtime.serving.http import (
     Handler,
     body,
@@ -85,6 +85,7 @@ class Front:
             "/ric/v1/health/ready": ("GET", self.ready),
             "/v2/models/{model}": ("GET", self.model),
             "/v2/models/{model}/ready": ("GET", self.model),
+            "/v2/models/{model}/infer": ("POST", self.infer),
             "/metrics": ("GET", self.measured),
             "/ric/v1/metrics": ("GET", self.measured),
         }
@@ -251,8 +252,25 @@ class Front:
         if request.url.path.endswith("/ready"):
             return Response()
         return JSONResponse(
-            {"name": name, "versions": [info["bundle"][:12]], "platform": info["engine"]}
+            {
+                "name": name,
+                "versions": [info["bundle"][:12]],
+                "platform": info["engine"],
+                **kserve.described(),
+            }
         )
+
+    async def infer(self, request: Request) -> Response:
+        """Answer the questions of a tensor, all of them or none."""
+        given = await body(request, kserve.Infer)
+        name = request.path_params["model"]
+        rows = [converted({**row, "model": name}, Question) for row in kserve.questions(given)]
+        if len(rows) > MOST_QUESTIONS:
+            raise Failed(LARGE, f"{len(rows)} questions; at most {MOST_QUESTIONS} at a time")
+        made = await self._until_gone(
+            request, asyncio.gather(*(self._asked(request, one) for one in rows))
+        )
+        return JSONResponse(kserve.reply(given, name, self._info()["bundle"][:12], made))
 
     def _info(self) -> dict[str, Any]:
         if self.link.info is None:

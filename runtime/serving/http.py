@@ -14,6 +14,8 @@ from tel_edge.runtime.serving.problems import INVALID, LARGE, LATE, Failed
 
 # Bytes of a body, seconds in which all of it has to be here.
 MOST_BODY, BODY_SECONDS = 1 << 20, 10.0
+# Characters of an error.
+MOST_TEXT = 300
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -77,7 +79,9 @@ def converted(raw: Any, kind: type[Any]) -> Any:
 
 
 def key(request: Request) -> str:
-    """Return whose request it is: the bearer's key, or the address."""
+    """Return whose request it is: the name of its key, the bearer's word, or the address."""
+    if name := getattr(request.state, "client", None):
+        return str(name)
     given = request.headers.get("authorization", "")
     scheme, _, value = given.partition(" ")
     if scheme.lower() == "bearer" and value.strip():
@@ -88,7 +92,10 @@ def key(request: Request) -> str:
 def described(error: Failed) -> dict[str, Any]:
     """Return an error as bodies have it, in the form of OpenAI's API."""
     status, code = error.kind
-    return {"message": str(error), "type": code, "code": code, "status": status}
+    text = str(error)
+    # A client's own words may be of any length.
+    text = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}..."
+    return {"message": text, "type": code, "code": code, "status": status}
 
 
 def problem(error: Failed) -> Response:

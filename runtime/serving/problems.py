@@ -6,6 +6,8 @@ Kind = tuple[int, str]
 
 INVALID: Kind = (400, "invalid_request")
 LONG: Kind = (400, "context_length_exceeded")
+KEYLESS: Kind = (401, "invalid_api_key")
+FOREIGN: Kind = (403, "forbidden")
 MODEL: Kind = (404, "model_not_found")
 LARGE: Kind = (413, "body_too_large")
 FULL: Kind = (429, "overloaded")

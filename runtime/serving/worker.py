@@ -307,11 +307,14 @@ class Worker:
                     self._reply(left.pop(at), score, began)
         except Unanswered as error:
             failed = error.reasons
-        except (InputError, WorkError) as error:
+        except Exception as error:
+            # Also of what nobody thought of the process survives: others wait.
             failed = dict.fromkeys(left, error)
         for at, reason in failed.items():
             kind = INVALID if isinstance(reason, InputError) else BROKEN
-            self.fail(left[at].name, Failed(kind, str(reason)))
+            known = isinstance(reason, InputError | WorkError)
+            text = str(reason) if known else f"{type(reason).__name__}: {reason}"
+            self.fail(left[at].name, Failed(kind, text))
         spent = time.monotonic() - began
         if decoded and spent > 0:
             measured = math.fsum(job.tokens for job in turn) / spent

@@ -119,7 +119,7 @@ class FakeEngine:
     def _text(self, prompt: Sequence[int], adapter: str | None) -> str:
         if adapter is not None:
             self.adapters[adapter].check()
-        text = b"".join(map(_bytes, prompt[1:])).decode()
+        text = b"".join(map(_bytes, prompt[1:])).decode(errors="replace")
         self.asked.append((text, adapter))
         return text
 

@@ -97,6 +97,17 @@ def test_the_ladder_is_every_model_at_every_type(tel_eval: Command, home: Path) 
     assert names(chosen) == ["merged-Q8_0-generate"]
 
 
+def test_the_bare_backbone_can_be_left_out(tel_eval: Command, home: Path) -> None:
+    merged(home, "Q8_0")
+    assert names(tel_eval("--no-bare")[1]) == ["lora-F16", "lora-Q4_K_M"]
+    said = tel_eval("--no-bare", "--ladder")[1]
+    assert names(said) == ["lora-F16", "lora-Q4_K_M", "merged-Q8_0"]
+    fake.bundle(folder(home), adapters=())
+    code, _, err = tel_eval("--no-bare", "--category", "oranbench")
+    assert code == 2
+    assert "--no-bare" in err
+
+
 def test_a_merged_model_answers_its_own_category_alone(tel_eval: Command, home: Path) -> None:
     fake.dataset(home / "data", "teleqna", fake.rows(30))
     merged(home, "F16", "teleqna", split=parts(home, "teleqna").digest)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -37,20 +41,23 @@ def bundle(tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-def started(bundle: Path, *argv: str) -> tuple[subprocess.Popen[str], str]:
-    """Start the command and return it with the address that it prints."""
+def launched(bundle: Path, *argv: str, code: str = CODE) -> subprocess.Popen[str]:
+    """Start the command."""
     folders = [str(Path(fake.__file__).parent), str(Path(__file__).parents[1] / "serving")]
     path = os.pathsep.join([*folders, *filter(None, sys.path)])
-    process = subprocess.Popen(
-        [sys.executable, "-c", CODE, "--bundle", str(bundle), "--port", "0", *argv],
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "--bundle", str(bundle), "--port", "0", *argv],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
+
+
+def started(bundle: Path, *argv: str) -> tuple[subprocess.Popen[str], str]:
+    """Start the command and return it with the address that it prints."""
+    process = launched(bundle, *argv)
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert line.startswith("tel-serve: nano-Q4_K_M.gguf at http://127.0.0.1:"), (
-        process.communicate()
-    )
+    assert line.startswith("tel-serve: nano-Q4_K_M.gguf at http"), process.communicate()
     return process, line.split()[-1]
 
 
@@ -76,6 +83,67 @@ def test_it_answers_and_ends_in_order(number: signal.Signals, bundle: Path) -> N
     assert err.splitlines()[-1] == "stopped: all that waited was answered"
 
 
+# An engine's process that opens its bundle for ever.
+LOADING = CODE.replace(
+    "import test_front\n",
+    "import test_front\ntest_front.CODE = 'import time; print(1, flush=True); time.sleep(60)'\n",
+)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
+def test_a_signal_while_it_loads_ends_it_at_once(bundle: Path) -> None:
+    process = launched(bundle, code=LOADING)
+    assert process.stdout is not None
+    # The engine's process says that it is there.
+    assert process.stdout.readline() == "1\n"
+    [engine] = children(process.pid)
+    process.terminate()
+    process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert not Path(f"/proc/{engine}").exists()
+
+
+def test_a_second_signal_does_not_wait(bundle: Path) -> None:
+    process, address = started(bundle)
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as client:
+        row = {"question": "sleep 20000", "choices": ["w", "x"], "category": "oranbench"}
+        body = json.dumps(row).encode()
+        client.sendall(b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+                       + str(len(body)).encode() + b"\r\n\r\n" + body)  # fmt: skip
+        time.sleep(0.3)
+        process.terminate()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        began = time.monotonic()
+        process.terminate()
+        process.wait(10)
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("path", ["/v1/answer", "/v1/chat/completions"])
+def test_who_leaves_frees_its_place(path: str, bundle: Path) -> None:
+    """A question that runs is computed to its end; nothing of those behind it is."""
+    process, address = started(bundle)
+    port = int(address.rpartition(":")[2])
+    slow = {"question": "sleep 600 gold 1", "choices": ["w", "x"], "category": "oranbench"}
+    said = [{"role": "user", "content": "sleep 30000"}]
+    left = {"messages": said, "model": "oranbench", "guided_choice": ["a", "b"]}
+    row = {**slow, "question": "sleep 30000"} if path == "/v1/answer" else left
+    with httpx.Client(base_url=address, timeout=10) as client:
+        running = threading.Thread(target=lambda: client.post("/v1/answer", json=slow))
+        running.start()
+        time.sleep(0.2)
+        with socket.create_connection(("127.0.0.1", port)) as other:
+            body = json.dumps(row).encode()
+            other.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
+                          f"Content-Length: {len(body)}\r\n\r\n".encode() + body)  # fmt: skip
+            time.sleep(0.1)
+        running.join()
+        assert asked(address, "gold 2")["index"] == 2
+    process.terminate()
+    assert process.wait(10) == 0
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
 def test_the_engines_process_ends_with_a_front_that_was_killed(bundle: Path) -> None:
     process, address = started(bundle)
@@ -87,6 +155,28 @@ def test_the_engines_process_ends_with_a_front_that_was_killed(bundle: Path) -> 
     while Path(f"/proc/{engine}").exists() and time.monotonic() < until:
         time.sleep(0.02)
     assert not Path(f"/proc/{engine}").exists()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for a certificate")
+def test_with_keys_over_tls(bundle: Path, tmp_path: Path) -> None:
+    cert, own, keys = (tmp_path / name for name in ("cert.pem", "key.pem", "keys"))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
+         "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", own, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    keys.write_text("rapp:0123456789abcdef\n")
+    keys.chmod(0o600)
+    tls = ["--tls-cert", str(cert), "--tls-key", str(own)]
+    process, address = started(bundle, "--keys", str(keys), *tls)
+    assert address.startswith("https://127.0.0.1:")
+    with httpx.Client(verify=ssl.create_default_context(cafile=str(cert))) as client:
+        assert client.get(f"{address}/livez").status_code == 200
+        assert client.get(f"{address}/v1/models").status_code == 401
+        named = {"authorization": "Bearer 0123456789abcdef"}
+        assert client.get(f"{address}/v1/models", headers=named).status_code == 200
+    process.terminate()
+    assert process.wait(20) == 0
 
 
 def test_what_only_its_own_user_may_ask(bundle: Path, tmp_path: Path) -> None:
@@ -112,7 +202,10 @@ def test_what_only_its_own_user_may_ask(bundle: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0: only this machine's own addresses"),
+        (["--host", "0.0.0.0"], "--host 0.0.0.0: for other machines --keys"),
+        (["--tls-cert", "x"], "--tls-cert and --tls-key go together"),
+        (["--tls-cert", "x", "--tls-key", "y"], "--tls-cert x, --tls-key y"),
+        (["--keys", "nowhere"], "--keys nowhere"),
         (["--bundle", "nowhere"], "nowhere"),
         (["--port", "70000"], "argument --port"),
     ],

@@ -35,6 +35,8 @@ class Engine(fake.FakeEngine):
         self.exact.append(self.settings.exact)
         if any(b"breaks" in bytes(t for t in i.prompt if t < 256) for i in items):
             raise WorkError("the library gave up")
+        if any(b"surprises" in bytes(t for t in i.prompt if t < 256) for i in items):
+            raise ZeroDivisionError("of nobody's making")
         bad = [at for at, i in enumerate(items) if b"odd" in bytes(t for t in i.prompt if t < 256)]
         yield from ((at, made) for at, made in super().score(items, adapter) if at not in bad)
         if bad:
@@ -115,6 +117,15 @@ def test_what_cannot_be_answered(
     # And the next one is answered.
     started.ask("y")
     assert started.replies(2)["y"]["reply"]["answer"] == "y"
+
+
+def test_what_nobody_thought_of_is_that_questions_own_trouble(started: Started) -> None:
+    started.ask("a", "this surprises")
+    assert started.replies(1)["a"]["error"] == {
+        "status": 500, "code": "engine_error", "message": "ZeroDivisionError: of nobody's making",
+    }  # fmt: skip
+    started.ask("b")
+    assert started.replies(2)["b"]["reply"]["index"] == 2
 
 
 def test_a_question_that_waits_too_long_or_is_left_is_never_computed(started: Started) -> None:
