@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the browser that tests/eval/reports/test_chromium.py drives: `scripts/install_chromium.sh`.
+# Installs the browser that the tests of pages drive: `scripts/install_chromium.sh`.
 # Elsewhere than on Debian or Ubuntu set TEL_CHROMIUM to the path of one that is there.
 set -euo pipefail
 

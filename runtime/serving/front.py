@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Mapping
+from functools import wraps
 from typing import Any
 
 import msgspec
@@ -33,33 +34,12 @@ from tel_edge.runtime.serving.http import (
 )
 from tel_edge.runtime.serving.link import Link
 from tel_edge.runtime.serving.metrics import Metrics
+from tel_edge.runtime.serving.pages import openapi, page, status
+from tel_edge.runtime.serving.pages.bodies import NDJSON, Question, Questions, State
 from tel_edge.runtime.serving.problems import INVALID, LARGE, LATE, STARTING, Failed
 
 # Questions of one body.
 MOST_QUESTIONS = 1024
-NDJSON = "application/x-ndjson"
-
-
-class Question(msgspec.Struct, forbid_unknown_fields=True):
-    """One question of `/v1/answer`; a field that is not here is refused by name."""
-
-    question: str
-    choices: list[str] | None = None
-    labels: list[str] | None = None
-    category: str | None = None
-    id: str | int | None = None
-    model: str | None = None
-    k: int | None = None
-    temperature: float | None = None
-    seed: int | None = None
-    exact: bool = False
-    timeout_ms: int | None = None
-
-
-class Questions(msgspec.Struct, forbid_unknown_fields=True):
-    """Several of them."""
-
-    questions: list[Question]
 
 
 class Front:
@@ -88,6 +68,9 @@ class Front:
             "/v2/models/{model}/infer": ("POST", self.infer),
             "/metrics": ("GET", self.measured),
             "/ric/v1/metrics": ("GET", self.measured),
+            "/": ("GET", self.page),
+            "/v1/status": ("GET", self.status),
+            "/openapi.json": ("GET", self.description),
         }
         self.app = Starlette(
             routes=[
@@ -97,6 +80,7 @@ class Front:
         )
 
     def _guarded(self, path: str, handler: Handler) -> Handler:
+        @wraps(handler)
         async def guarded(request: Request) -> Response:
             # By the route, since a client chooses what stands in its place.
             with self.metrics.request(path) as told:
@@ -240,6 +224,7 @@ class Front:
         rows = [
             {"id": name, "object": "model", "owned_by": "tel-edge"}
             | ({"adapter_digest": adapters[name]} if name in adapters else {})
+            | ({"labels": info["labels"][name]} if name in info["labels"] else {})
             for name in names(info)
         ]
         return JSONResponse({"object": "list", "data": rows, "bundle": info["bundle"]})
@@ -283,21 +268,41 @@ class Front:
 
     async def ready(self, _: Request) -> Response:
         """Say whether questions are answered now."""
-        there = self.link.info is not None and not self.draining
-        status = "ready" if there else "draining" if self.draining else "starting"
-        return JSONResponse({"status": status, "ready": there}, 200 if there else 503)
+        there = self._state() == "ready"
+        return JSONResponse({"status": self._state(), "ready": there}, 200 if there else 503)
+
+    def _state(self) -> State:
+        if self.draining:
+            return "draining"
+        return "starting" if self.link.info is None else "ready"
+
+    async def _stats(self) -> dict[str, Any]:
+        try:
+            return await self.link.ask({"op": "stats"})
+        except Failed:
+            # Between two processes nothing waits.
+            return {}
 
     async def measured(self, _: Request) -> Response:
         """Return the metrics in Prometheus' text form."""
-        stats: Mapping[str, Any] = {}
-        if self.link.info is not None:
-            try:
-                stats = await self.link.ask({"op": "stats"})
-            except Failed:
-                # Between two processes nothing waits.
-                stats = {}
+        stats = await self._stats()
         text, kind = self.metrics.text(stats, self.link.info, self.link.restarts)
         return Response(text, media_type=kind)
+
+    # What it says of itself
+
+    async def status(self, _: Request) -> Response:
+        """Say what answers and how much waits, in figures that are no secret."""
+        made = status.status(self._state(), await self._stats(), self.link, self.metrics)
+        return Response(msgspec.json.encode(made), media_type="application/json")
+
+    async def description(self, _: Request) -> Response:
+        """Describe all paths in OpenAPI's form."""
+        return JSONResponse(openapi.document(self.app.routes))
+
+    async def page(self, _: Request) -> Response:
+        """Show all of it in a browser, with a form to ask a question."""
+        return page.response()
 
 
 def names(info: Mapping[str, Any]) -> tuple[str, ...]:

@@ -13,8 +13,9 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.serving.http import problem
 from tel_edge.runtime.serving.problems import FOREIGN, KEYLESS, Failed
 
-# What has to be known without a key: whether the service is there.
+# What has to be known without a key: whether the service is there, and the page that asks for one.
 OPEN = (
+    "/",
     *("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"),
     *("/ric/v1/health/alive", "/ric/v1/health/ready"),
 )

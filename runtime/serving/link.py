@@ -12,7 +12,7 @@ from typing import Any
 
 from tel_edge.runtime.device import child
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.serving.problems import BROKEN, RESTARTING, STARTING, Failed
+from tel_edge.runtime.serving.problems import BROKEN, FULL, RESTARTING, STARTING, Failed
 
 # Bytes of a message from the engine's process.
 MOST_LINE = 1 << 22
@@ -35,7 +35,8 @@ def start(fd: int, options: str) -> subprocess.Popen[Any]:
 class Link:
     """What asks the engine's process. All methods belong to one event loop.
 
-    `info` is what the process said of itself when it was ready, None until then; `restarts` counts.
+    `info` is what the process said of itself when it was ready, None until then; `restarts` counts,
+    and so does `refused`, what came when too much waited.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Link:
     ) -> None:
         self.options, self.say, self.starter = json.dumps(options), say, starter
         self.info: dict[str, Any] | None = None
-        self.restarts = 0
+        self.restarts = self.refused = 0
         self.stopping = False
         self._asked: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._parts: dict[str, Callable[[str], None]] = {}
@@ -130,6 +131,7 @@ class Link:
         if "error" in message:
             error = message["error"]
             kind = error["status"], error["code"]
+            self.refused += kind == FULL
             future.set_exception(Failed(kind, error["message"], error.get("after")))
         else:
             future.set_result(message["reply"])

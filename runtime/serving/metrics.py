@@ -70,6 +70,12 @@ class Metrics:
         self.decoded.inc(reply["decoded"])
         self.packed.observe(reply["packed"])
 
+    @property
+    def answers(self) -> int:
+        """Return how many questions were answered."""
+        [counted] = self.questions.collect()
+        return round(sum(one.value for one in counted.samples if one.name.endswith("_total")))
+
     def text(
         self, stats: Mapping[str, Any], info: Mapping[str, Any] | None, restarts: int
     ) -> tuple[bytes, str]:

@@ -27,6 +27,7 @@ def known(made: Manifest) -> str:
 def told(worker: Worker, made: Manifest) -> dict[str, Any]:
     """Return what is said of the bundle that answers now."""
     engine: Any = worker.answerer.engine
+    otherwise = worker.answerer.defaults()
     adapters = {of: engine.adapter(name).digest for of, name in worker.adapters.items()}
     return {
         "event": "ready",
@@ -36,6 +37,9 @@ def told(worker: Worker, made: Manifest) -> dict[str, Any]:
         "adapters": adapters,
         "context": engine.context,
         "engine": engine.version,
+        # The answers of categories that have their own; whether a question may name none.
+        "labels": {of: labels for of in adapters if (labels := category(of).labels)},
+        "auto": bool(otherwise.category or otherwise.router or otherwise.bare),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import for_browser
 import made_answers as made
 import pytest
 
@@ -20,16 +20,7 @@ from tel_edge.runtime import cli
 from tel_edge.runtime.questions.categories import WORKING_GROUPS
 from tel_edge.runtime.workspace import Workspace
 
-CHROMIUM = Path(os.environ.get("TEL_CHROMIUM", "/usr/bin/chromium"))
-pytestmark = [
-    pytest.mark.skipif(
-        not CHROMIUM.exists(), reason=f"no {CHROMIUM}: run scripts/install_chromium.sh"
-    ),
-    pytest.mark.skipif(
-        importlib.util.find_spec("playwright") is None,
-        reason="no playwright: pip install 'tel-edge[dev]'",
-    ),
-]
+pytestmark = for_browser.NEEDED
 
 HOSTILE = (
     "</script><script>window.owned = 1</script> ]]> <img src=x onerror='window.owned = 1'> "
@@ -104,20 +95,8 @@ def _answers(
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    profile = tmp_path_factory.mktemp("home")
-    # What a browser does by itself would look like the page's own requests.
-    quiet = ["--disable-gpu", "--disable-background-networking", "--disable-component-update",
-             "--no-first-run", "--disable-sync", "--no-pings"]  # fmt: skip
-    with sync_playwright() as play:
-        launched = play.chromium.launch(
-            executable_path=str(CHROMIUM),
-            args=[*quiet, *(["--no-sandbox"] if os.geteuid() == 0 else [])],
-            env={**os.environ, "HOME": str(profile)},
-        )
+    with for_browser.launched(tmp_path_factory.mktemp("home")) as launched:
         yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")
@@ -269,37 +248,12 @@ def test_a_telephone_shows_all_of_it(
     page.screenshot(path=artifacts / f"phone-{scheme}.png")
 
 
-# The contrast of each text with what lies behind it, the least first; WCAG 2.2, 1.4.3.
-CONTRAST = """() => {
-  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-  const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255)
-    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, v, at) => sum + v * [0.2126, 0.7152, 0.0722][at], 0);
-  const behind = (node) => {
-    for (; node; node = node.parentElement) {
-      const made = parse(getComputedStyle(node).backgroundColor);
-      if (made.length < 4 || made[3] > 0) return made;
-    }
-    return [255, 255, 255];
-  };
-  const found = [];
-  for (const node of document.querySelectorAll("body *")) {
-    const own = [...node.childNodes].some((each) => each.nodeType === 3 && each.data.trim());
-    if (!own || !node.checkVisibility() || node.closest("svg")) continue;
-    const [one, other] = [parse(getComputedStyle(node).color), behind(node)].map(luminance);
-    const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
-    found.push([ratio, node.className + ": " + node.textContent.slice(0, 40)]);
-  }
-  return found.sort(([a], [b]) => a - b);
-}"""
-
-
 def test_both_colour_schemes_can_be_read(visit: Callable[..., Any], artifacts: Path) -> None:
     papers = []
     for scheme in ("light", "dark"):
         page = visit("#questions?kind=lost", viewport=DESKTOP, color_scheme=scheme)
         page.locator(".every summary").first.click()
-        found = page.evaluate(CONTRAST)
+        found = page.evaluate(for_browser.CONTRAST)
         assert len(found) > 300
         assert found[0][0] >= 4.5, found[:5]
         papers.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
-for name in ("onnx", "onnxscript", "onnxruntime", "tokenizers"):
+for name in ("onnx", "onnxscript", "onnxruntime", "tokenizers", "msgspec"):
     pytest.importorskip(name)
 import for_onnx_engine  # noqa: E402
+import msgspec  # noqa: E402
 from for_engine import PROMPTS  # noqa: E402
 
 from tel_edge.runtime.answerer import Answerer  # noqa: E402
 from tel_edge.runtime.engines.likelihood import likelihoods  # noqa: E402
 from tel_edge.runtime.errors import InputError  # noqa: E402
 from tel_edge.runtime.serving import texts  # noqa: E402
+from tel_edge.runtime.serving.pages import bodies  # noqa: E402
 from tel_edge.runtime.serving.worker import Worker  # noqa: E402
 
 folder = for_onnx_engine.folder
@@ -130,3 +132,10 @@ def test_questions_and_prompts_in_one_worker(engine: Any) -> None:
     assert found["4"]["error"]["code"] == "invalid_request"
     assert found["5"]["error"]["code"] == "context_length_exceeded"
     assert found["6"]["reply"]["eos_token"]
+    # As it is described.
+    for made, kind in (
+        (found["2"]["reply"]["logprobs"], bodies.Logprobs),
+        (found["6"]["reply"], bodies.Tokenizer),
+        ({"prompt": texts.detokenized(engine, ids)}, bodies.Detokenized),
+    ):
+        assert msgspec.to_builtins(msgspec.convert(made, kind)) == made
