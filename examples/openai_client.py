@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The OpenAI client beside tel-serve: its models, the next word, and one answer of several.
 
-`openai_client.py [CATEGORY]`; env TEL_URL is where the service is. Needs the package openai.
+`openai_client.py [CATEGORY]`; TEL_URL is where the service is, TEL_KEY its key with `--keys`.
+Needs the package openai.
 """
 
 import os
@@ -22,7 +23,8 @@ def main():
     category = sys.argv[1] if len(sys.argv) > 1 else "oranbench"
     url = os.environ.get("TEL_URL", "http://127.0.0.1:8080")
     # Busy (429) and not there yet (503) are tried again by the client, after Retry-After.
-    client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=5)
+    key = os.environ.get("TEL_KEY", "none")
+    client = OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=5)
     print("models:", *(model.id for model in client.models.list()))
 
     text = client.completions.create(model=category, prompt=QUESTION, max_tokens=1, temperature=0)

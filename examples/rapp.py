@@ -2,12 +2,14 @@
 """An rApp in short: alarms in, as questions from a file that grows or stdin; decisions out.
 
 A line is a question of `/v1/answer`, such as alarms.ndjson has. Where the service is busy (429) or
-not there yet (503) it waits as long as `Retry-After` says. Python's standard library only.
+not there yet (503) it waits as long as `Retry-After` says; TEL_KEY is the key of a service with
+`--keys`. Python's standard library only.
 """
 
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
 import urllib.error
@@ -29,7 +31,8 @@ def lines(file, follow):
 
 def ask(url, row, patience):
     """Return the answer, or an error as `{"error": {...}}`; `patience` is in seconds."""
-    request = urllib.request.Request(f"{url}/v1/answer", json.dumps(row).encode())
+    key = {"Authorization": f"Bearer {os.environ.get('TEL_KEY', '')}"}
+    request = urllib.request.Request(f"{url}/v1/answer", json.dumps(row).encode(), key)
     until = time.monotonic() + patience
     while True:
         try:
