@@ -6,7 +6,7 @@ help:
 	@echo "make test          lint, type check and the test suite"
 	@echo "make test-slow     the tests that take minutes"
 	@echo "make test-optimum  ONNX to and from optimum, in an environment of its own"
-	@echo "make test-harnesses  lm-evaluation-harness and Inspect against tel-serve, each in an environment"
+	@echo "make test-harnesses  lm-evaluation-harness and Inspect, unchanged, against tel-serve"
 	@echo "make tel-nano      pretrain the embedded backbone again (about an hour on two idle cores)"
 
 venv:
