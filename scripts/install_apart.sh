@@ -36,7 +36,7 @@ if [ -e "$stamp" ] && [ ! scripts/install_apart.sh -nt "$stamp" ]; then exit 0; 
 [ -x ".venv-$name/bin/python" ] || "$python" -m venv ".venv-$name"
 pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 .venv-$name/bin/python -m pip --quiet"
 
-echo "tel-edge: installing ${first[*]} ${packages[0]} in .venv-$name" >&2
+echo "tel-edge: installing ${first[*]:+${first[*]} }${packages[0]} in .venv-$name" >&2
 if [ ${#first[@]} -gt 0 ]; then $pip install "${first[@]}"; fi
 $pip install "${first[@]}" "${packages[@]}" 'pytest>=8'
 touch "$stamp"
