@@ -1,11 +1,12 @@
 # `make demo` and `make test` do all their own set-up on a fresh machine.
-.PHONY: help venv demo test test-slow test-optimum lint tel-nano clean
+.PHONY: help venv demo test test-slow test-optimum test-harnesses lint tel-nano clean
 
 help:
 	@echo "make demo          train, export, score and report on the embedded default"
 	@echo "make test          lint, type check and the test suite"
 	@echo "make test-slow     the tests that take minutes"
 	@echo "make test-optimum  ONNX to and from optimum, in an environment of its own"
+	@echo "make test-harnesses  lm-evaluation-harness and Inspect, unchanged, against tel-serve"
 	@echo "make tel-nano      pretrain the embedded backbone again (about an hour on two idle cores)"
 
 venv:
@@ -21,9 +22,14 @@ test-slow: venv
 	.venv/bin/pytest -m slow $(ARGS)
 
 test-optimum: venv
-	@scripts/install_optimum.sh
+	@scripts/install_apart.sh optimum
 	TEL_EXPORT=.venv/bin/tel-export .venv-optimum/bin/pytest -q -p no:cacheprovider \
 	  --disable-warnings --confcutdir tests/with_optimum tests/with_optimum $(ARGS)
+
+test-harnesses: venv
+	@set -e; for name in lm-eval inspect; do scripts/install_apart.sh $$name; \
+	  .venv-$$name/bin/pytest -q -p no:cacheprovider --disable-warnings \
+	  --confcutdir tests/with_harnesses tests/with_harnesses $(ARGS); done
 
 lint: venv
 	.venv/bin/ruff check .
@@ -34,4 +40,4 @@ tel-nano: venv
 	cd scripts && ../.venv/bin/python pretrain_tel_nano.py --out ../src/tel_edge/tel_nano
 
 clean:
-	rm -rf .venv .venv-optimum tel-workspace build src/*.egg-info
+	rm -rf .venv .venv-* tel-workspace build src/*.egg-info

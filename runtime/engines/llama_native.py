@@ -168,7 +168,11 @@ class NativeVocabulary:
         token = int(self._llama.llama_vocab_eos(self._vocab))
         if token < 0:
             raise InputError("the vocabulary names no token that ends a text")
-        return token, self._llama.llama_vocab_get_text(self._vocab, token).decode()
+        return token, self.name(token)
+
+    def name(self, token: int) -> str:
+        """Return what the vocabulary calls a token."""
+        return str(self._llama.llama_vocab_get_text(self._vocab, token).decode())
 
     def borders(self) -> tuple[str, str]:
         """Return the texts of the tokens that begin and end a text, empty where there is none."""

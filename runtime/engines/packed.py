@@ -112,6 +112,10 @@ class PackedEngine(Adapters):
         """Return the token that ends a text, and its name. Raises `InputError` if there is none."""
 
     @abstractmethod
+    def name(self, token: int) -> str:
+        """Return what the vocabulary calls a token."""
+
+    @abstractmethod
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of generated tokens."""
 

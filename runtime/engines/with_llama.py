@@ -148,6 +148,10 @@ class LlamaEngine(PackedEngine):
         """Return the token that ends a text, and its name."""
         return self._vocabulary.end()
 
+    def name(self, token: int) -> str:
+        """Return what the vocabulary calls a token."""
+        return self._vocabulary.name(token)
+
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of generated tokens."""
         return self._vocabulary.text(tokens)

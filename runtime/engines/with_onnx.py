@@ -196,7 +196,11 @@ class OnnxEngine(PackedEngine):
         if not self._ends:
             raise InputError(f"{self._path}: names no token that ends a text")
         token = min(self._ends)
-        return token, str(self._tokenizer.id_to_token(token))
+        return token, self.name(token)
+
+    def name(self, token: int) -> str:
+        """Return what the vocabulary calls a token."""
+        return str(self._tokenizer.id_to_token(token))
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of generated tokens."""

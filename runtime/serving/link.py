@@ -44,6 +44,7 @@ class Link:
         options: Mapping[str, Any],
         say: Callable[[str], None],
         starter: Starter = start,
+        *,
         refused: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.options, self.say, self.starter = json.dumps(options), say, starter

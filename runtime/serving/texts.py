@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -190,10 +192,33 @@ def chosen(prompt: Prompt, item: Item | None, score: Score) -> dict[str, Any]:
     }
 
 
+def first(engine: PackedEngine) -> str | None:
+    """Return the name of the token that stands before every text; None where none does."""
+    before = engine.tokenize("")
+    return engine.name(before[0]) if before else None
+
+
 def tokenized(engine: PackedEngine, text: str, special: bool) -> list[int]:
     """Return the ids of a text, with what stands before every one only if `special`."""
     ids = engine.tokenize(text)
     return ids if special else ids[len(engine.tokenize("")) :]
+
+
+def bordered(engine: PackedEngine, text: str, special: bool) -> list[int]:
+    """Return the ids of a text in which the tokens that begin and end a text go by their names.
+
+    As in Hugging Face's tokenizers: a harness learns so which they are, and puts the first one
+    before its prompts. `special` as in `tokenized`.
+    """
+    before = engine.tokenize("")
+    named = {engine.name(token): token for token in before}
+    with suppress(InputError):
+        token, name = engine.end()
+        named[name] = token
+    ids = list(before) if special else []
+    for part in re.split(f"({'|'.join(map(re.escape, named))})", text) if named else [text]:
+        ids += [named[part]] if part in named else tokenized(engine, part, False)
+    return ids
 
 
 def detokenized(engine: PackedEngine, ids: Sequence[int]) -> str:

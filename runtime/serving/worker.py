@@ -85,6 +85,8 @@ class Worker:
         self._cost = COST
         engine: Any = answerer.engine
         self.decode = int(getattr(engine, "most", engine.context))
+        # What the service was started with holds for every request.
+        self.exact = bool(engine.settings.exact)
         self.queue: Queue[Waiting] = Queue(Bounds(self.decode, seconds), RATE)
         self.running = 0
         self.draining = self.stopped = False
@@ -195,18 +197,19 @@ class Worker:
     def _tokens(self, message: Message) -> dict[str, Any]:
         engine: Any = self.answerer.engine
         if message["op"] == "tokenize":
-            ids = texts.tokenized(engine, message["text"], bool(message["special"]))
+            ids = texts.bordered(engine, message["text"], bool(message["special"]))
             return {"tokens": ids, "count": len(ids), "max_model_len": engine.context}
         if message["op"] == "detokenize":
             return {"prompt": texts.detokenized(engine, message["tokens"])}
         token, name = engine.end()
-        return {"eos_token": name, "eos_token_id": token, "vocabulary": engine.vocabulary}
+        told = {"eos_token": name, "eos_token_id": token, "vocabulary": engine.vocabulary}
+        return {**told, "bos_token": texts.first(engine)}
 
     def _queue(self, message: Message, waiting: Waiting, tokens: int, exact: bool) -> None:
         if self.draining:
             raise Failed(DRAINING, "the service is about to stop", 5.0)
         now, limit = waiting.since, min(message.get("timeout", PATIENCE), MOST)
-        group = waiting.adapter, exact, waiting.item is None
+        group = waiting.adapter, exact or self.exact, waiting.item is None
         flow = str(message.get("key", "")), group
         job = Job(str(message["id"]), flow, tokens, waiting, now + limit)
         with self._ready:

@@ -23,6 +23,7 @@ from tel_edge.runtime.engines.engine import (
     Score,
     Template,
 )
+from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions import prompt
 
 BOS, FIRST_LABEL = 256, 257
@@ -158,6 +159,12 @@ class FakeEngine:
         return b"".join(_bytes(token) for token in tokens if token != BOS).decode(
             "utf-8", "replace"
         )
+
+    def name(self, token: int) -> str:
+        return "<s>" if token == BOS else self.text([token])
+
+    def end(self) -> tuple[int, str]:
+        raise InputError("the vocabulary names no token that ends a text")
 
     def close(self) -> None:
         self.closed = True

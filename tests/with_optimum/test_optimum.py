@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 
 # Not "optimum": where it is not installed, this folder itself can be found under that name.
 pytest.importorskip("optimum.onnxruntime")
@@ -28,6 +27,7 @@ from optimum.exporters.onnx import main_export
 from optimum.onnxruntime import ORTModelForCausalLM
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+ROOT = Path(__file__).resolve().parents[2]
 TEL_EXPORT = Path(os.environ.get("TEL_EXPORT", ROOT / ".venv/bin/tel-export")).absolute()
 TEXT = "Which interface joins the SMO and the non-RT RIC?"
 MAKE = """
@@ -96,7 +96,7 @@ def older(folder: Path) -> None:
 
 
 def run(*command: Any) -> None:
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT / "tests" / "makers"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [str(word) for word in command],
         env=os.environ | {"PYTHONPATH": path},

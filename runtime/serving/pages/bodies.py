@@ -204,11 +204,12 @@ class Detokenized(msgspec.Struct):
 
 
 class Tokenizer(msgspec.Struct):
-    """The token that ends a text, and how many there are."""
+    """The tokens that end a text and stand before one, if one does, and how many there are."""
 
     eos_token: str
     eos_token_id: int
     vocabulary: int
+    bos_token: str | None
 
 
 class Live(msgspec.Struct):

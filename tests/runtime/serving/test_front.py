@@ -67,7 +67,7 @@ class Service:
             **{"threshold": None, "engine": {}, "how": {"k": 4}, "seconds": 60.0},
         }
         metrics = Metrics()
-        self.link = Link(options, self.said.append, start, metrics.refused)
+        self.link = Link(options, self.said.append, start, refused=metrics.refused)
         self.front = Front(self.link, metrics)
         transport = httpx.ASGITransport(app=self.front.app)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30)

@@ -96,10 +96,13 @@ def test_what_is_no_prompt(engine: Any, of: dict[str, Any], said: str) -> None:
 def test_tokens_and_texts(engine: Any) -> None:
     ids = texts.tokenized(engine, "A text.", False)
     assert texts.detokenized(engine, ids) == "A text."
-    assert texts.tokenized(engine, "A text.", True)[-len(ids) :] == ids
+    assert texts.bordered(engine, "A text.", True) == engine.tokenize("A text.")
     token, name = engine.end()
     assert engine.ends(token)
-    assert name
+    assert texts.bordered(engine, f"A text.{name}", False) == [*ids, token]
+    # What a harness does that takes no BOS of its own: it puts the name before its prompts.
+    whole = texts.bordered(engine, f"{texts.first(engine)}A text.", False)
+    assert whole == engine.tokenize("A text.") != ids
 
 
 def test_questions_and_prompts_in_one_worker(engine: Any) -> None:

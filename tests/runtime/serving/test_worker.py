@@ -12,7 +12,7 @@ import fake_engine as fake
 import pytest
 
 from tel_edge.runtime.answerer import Answerer
-from tel_edge.runtime.engines.engine import Item, Score, Unanswered
+from tel_edge.runtime.engines.engine import EngineSettings, Item, Score, Unanswered
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.serving.worker import Worker
 
@@ -155,6 +155,19 @@ def test_exact_questions_stand_apart(started: Started) -> None:
     started.replies(7)
     assert sorted(started.engine.exact) == [False, False, True]
     assert sorted(count for count, _ in started.engine.calls) == [1, 3, 3]
+
+
+def test_a_service_that_is_exact_is_so_for_every_question(tmp_path: Path) -> None:
+    fake.bundle(folder := tmp_path / "bundle")
+    opener = fake.FakeOpener(engine=Engine, context=2000)
+    settings = EngineSettings(exact=True)
+    with Answerer.of_bundle(folder, opener=opener, engine=settings) as answerer:
+        started = Started(answerer)
+        started.ask("a")
+        started.replies(1)
+        started.worker.stop()
+        started.thread.join(5)
+    assert started.engine.exact == [True]
 
 
 def test_draining_answers_what_waits_and_takes_nothing_more(started: Started) -> None:
