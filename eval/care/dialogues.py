@@ -72,12 +72,11 @@ def plan(
     for place, scenario in enumerate(scenarios):
         chance = random.Random(f"{seed} plan {scenario.id}")
         for number in range(each):
-            # Shifted from one scenario to the next, so that no style sticks to a length.
+            # Shifted from one scenario to the next; eight and three have no divisor in common.
             at = place + number
             yield Wanted(
                 scenario, number, styles[at % len(styles)],
-                templates.LENGTHS[(at + at // len(styles)) % len(templates.LENGTHS)],
-                chance.randint(*turns), seed,
+                templates.LENGTHS[at % len(templates.LENGTHS)], chance.randint(*turns), seed,
             )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import batched
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +58,11 @@ def written(
             for at, name in enumerate(keys)
             if name not in journal.taken and len(journal.refused.get(name, ())) == tries
         ]
-        for block in batched(todo, BLOCK):
-            _block([(keys[at], wanted[at]) for at in block], tries, writer, judged, journal,
-                   prices, step)  # fmt: skip
+        # Where money has a limit, no more is asked for than may be in flight beyond it.
+        size = BLOCK if prices.most is None else writer.parallel
+        for start in range(0, len(todo), size):
+            block = [(keys[at], wanted[at]) for at in todo[start : start + size]]
+            _block(block, tries, writer, judged, journal, prices, step)
     return [
         Dialogue(one, messages(journal.taken[name]), writer.source)
         for one, name in zip(wanted, keys, strict=True)
@@ -104,11 +105,17 @@ def _block(
     journal.add(rows)
 
 
+def rejects(wanted: Sequence[Wanted], writer: Writer, journal: Journal) -> dict[str, int]:
+    """Return how many tries at these dialogues each gate refused."""
+    names = (key(one, writer.source) for one in wanted)
+    tries = (one["gate"] for name in names for one in journal.refused.get(name, ()))
+    return dict(sorted(Counter(tries).items()))
+
+
 def finished(
     folder: Path,
     parts: dict[str, tuple[Scenario, ...]],
     dialogues: Sequence[Dialogue],
-    journal: Journal,
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """Deal dialogues to files by the part of their scenario; return what `files.json` says.
@@ -134,12 +141,10 @@ def finished(
             "scenarios": len({one.wanted.scenario.id for one in of}),
             "sha256": digest.of_file(folder / f"{name}.jsonl"),
         }
-    rejects = Counter(one["gate"] for tries in journal.refused.values() for one in tries)
     made = {
         "licence": LICENCE,
         **about,
         "files": files,
-        "rejects": dict(sorted(rejects.items())),
         "near_duplicates": left_out,
         "panel": panel([one for of in dealt.values() for one in of], about["seed"]),
     }

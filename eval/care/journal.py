@@ -16,8 +16,8 @@ NAME = "written.jsonl"
 class Journal:
     """The tries of a run by key, in the order in which they ended; lines are only ever added.
 
-    A line has `key`, `tokens` (read, written) and either `messages` or `gate` with `why` and `text`;
-    a line that a killed run left half is cut off. Raises `InputError` for another file.
+    A line has `key`, `tokens` (read, written) and either `messages` or `gate`, `why` and `text`.
+    One that a killed run left half is cut off. Raises `InputError` for another file.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -70,7 +70,7 @@ def _self_bleu(texts: Sequence[str]) -> float | None:
     if len(texts) < 2:
         return None
     library = need("sacrebleu", "care")
-    scores = [
+    scores: list[float] = [
         library.sentence_bleu(text, [*texts[:at], *texts[at + 1 :]]).score
         for at, text in enumerate(texts)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +34,8 @@ MOST = 400
 class Writer(Protocol):
     """What writes: `source` says who, `parallel` how many at a time."""
 
+    parallel: int
+
     @property
     def source(self) -> Source:
         """Return who it is."""
@@ -49,6 +51,8 @@ class Writer(Protocol):
 
 class Templates:
     """The embedded writer."""
+
+    parallel = 1
 
     def __init__(self) -> None:
         self.source = Source("template", "tel-edge", digest.of_value(templates.phrases())[:16])
@@ -84,19 +88,25 @@ class Endpoint:
                 "seed": seed(of, tries),
             }
             reply = self.client.request("/chat/completions", body)
-            used: Any = reply.get("usage") or {}
             try:
                 text = str(reply["choices"][0]["message"]["content"] or "")
             except (KeyError, IndexError, TypeError):
                 text = ""
-            counts = (used.get("prompt_tokens"), used.get("completion_tokens"))
-            return parsed(text), *(count if isinstance(count, int) else 0 for count in counts)
+            return parsed(text), _count(reply, "prompt_tokens"), _count(reply, "completion_tokens")
 
         yield from in_threads(one, range(len(wanted)), self.parallel)
 
 
+def _count(reply: Mapping[str, Any], name: str) -> int:
+    used = reply.get("usage")
+    value = used.get(name) if isinstance(used, dict) else 0
+    return value if isinstance(value, int) else 0
+
+
 class Model:
     """A GGUF file on this machine, asked by its own chat template; `close` it."""
+
+    parallel = 1
 
     def __init__(self, file: Path, threads: int | None) -> None:
         from tel_edge.runtime.bundles import bundle
@@ -150,7 +160,8 @@ def parsed(text: str) -> tuple[Message, ...] | str:
     """Return the messages of a reply, or the text where there are none in it."""
     found = re.search(r"\{.*\}", text, re.DOTALL)
     try:
-        rows = json.loads(found[0])["messages"] if found else None
-        return tuple(Message(str(row["role"]), str(row["content"]).strip()) for row in rows)
+        rows = json.loads(found[0])["messages"] if found else ()
+        made = tuple(Message(str(row["role"]), str(row["content"]).strip()) for row in rows)
+        return made or text
     except (ValueError, KeyError, TypeError, RecursionError):
         return text

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,6 +48,8 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 class Client:
     """Requests to one server. `base` is the URL that ends in `/v1`, `key` is sent as bearer.
 
+    `option` is what `base` was given by.
+
     A request that fails for the moment (429, 5xx, no connection, longer than `timeout` seconds) is
     sent up to `attempts` times, with pauses that double from `pause` seconds on.
     """
@@ -56,6 +59,7 @@ class Client:
     timeout: float = 300.0
     attempts: int = 6
     pause: float = 1.0
+    option: str = "--reference"
 
     def __post_init__(self) -> None:
         """Raise `InputError` for what is no URL, or one that holds more than it should."""
@@ -63,13 +67,17 @@ class Client:
             parts = urlsplit(self.base)
             _ = parts.port
         except ValueError as error:
-            raise InputError(f"--reference {self.base}: {error}") from None
+            raise InputError(f"{self.option} {self.base}: {error}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"--reference {self.base}: no http:// or https:// URL of a server")
+            raise InputError(f"{self.option} {self.base}: no http:// or https:// URL of a server")
         if parts.username or parts.password:
-            raise InputError("--reference: no user or password in the URL; set TEL_API_KEY instead")
+            raise InputError(
+                f"{self.option}: no user or password in the URL; set TEL_API_KEY instead"
+            )
         if parts.query or parts.fragment:
-            raise InputError("--reference: the URL that ends in /v1 is needed, nothing behind it")
+            raise InputError(
+                f"{self.option}: the URL that ends in /v1 is needed, nothing behind it"
+            )
         if not (self.key.isascii() and self.key.isprintable()):
             raise InputError("TEL_API_KEY holds characters that no header can")
 
@@ -151,6 +159,22 @@ class Client:
         """Return one line of at most 300 characters without the key, which servers like to echo."""
         line = " ".join(text.split())
         return (line.replace(self.key, "***") if self.key else line)[:300]
+
+
+def connect(base: str, option: str, say: Callable[[str], None]) -> Client:
+    """Return the client of a URL, with the key of the environment.
+
+    OPENAI_API_KEY, which is there for other programs, is never sent unencrypted to other machines;
+    TEL_API_KEY is, and `say` is told a warning.
+    """
+    server = Client(base.rstrip("/"), option=option)
+    secret = server.local or server.base.startswith("https:")
+    key = os.environ.get("TEL_API_KEY", "").strip()
+    if key and not secret:
+        say(f"warning: TEL_API_KEY goes to {server.base} unencrypted; use https")
+    if not key and secret:
+        key = os.environ.get("OPENAI_API_KEY", "").strip()
+    return replace(server, key=key)
 
 
 def _message(error: urllib.error.HTTPError) -> str:

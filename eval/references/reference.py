@@ -7,7 +7,6 @@ backbone. The model is behind an endpoint, in a GGUF file, or in a Hugging Face 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -106,21 +105,10 @@ def _unlisted(args: argparse.Namespace, of: Summary) -> None:
 
 
 def connect(args: argparse.Namespace) -> Client:
-    """Return the client of `--reference URL`, with the key of the environment.
-
-    OPENAI_API_KEY, which is there for other programs, is never sent unencrypted to other machines;
-    TEL_API_KEY is, with a warning.
-    """
+    """Return the client of `--reference URL`, with the key of the environment."""
     from tel_edge.eval.references import client
 
-    server = client.Client(args.reference.rstrip("/"))
-    secret = server.local or server.base.startswith("https:")
-    key = os.environ.get("TEL_API_KEY", "").strip()
-    if key and not secret:
-        cli.say(args, f"warning: TEL_API_KEY goes to {server.base} unencrypted; use https")
-    if not key and secret:
-        key = os.environ.get("OPENAI_API_KEY", "").strip()
-    return replace(server, key=key)
+    return client.connect(args.reference, "--reference", partial(cli.say, args))
 
 
 def _task(
