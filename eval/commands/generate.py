@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
     from tel_edge.eval.care import panel, scenarios
     from tel_edge.eval.care.dialogues import plan
-    from tel_edge.eval.care.generate import Prices, finished, written
+    from tel_edge.eval.care.generate import Prices, finished, rejects, written
     from tel_edge.eval.care.journal import Journal
 
     for module in ("datasketch", "sacrebleu"):
@@ -43,22 +44,21 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
                    desc="tel-generate")  # fmt: skip
         with bar:
             made = written(wanted, writer, journal, prices, bar.update)
+        refused = rejects(wanted, writer, journal)
+        why = ", ".join(f"{gate} {count}" for gate, count in refused.items())
         if not made:
-            raise InputError(f"{folder}: none of {len(wanted)} dialogues passed the gates: "
-                             f"{_rejects(journal)}")  # fmt: skip
+            raise InputError(f"{folder}: none of {len(wanted)} dialogues passed the gates: {why}")
         if missing := len(wanted) - len(made):
-            say(
-                f"warning: {missing:,} of {len(wanted):,} could not be written: {_rejects(journal)}"
-            )
-        about = {
+            say(f"warning: {missing:,} of {len(wanted):,} could not be written: {why}")
+        about: dict[str, Any] = {
             "seed": args.seed, "each": args.each, "turns": list(args.turns),
-            "source": vars(writer.source),
+            "source": asdict(writer.source), "rejects": refused,
         }  # fmt: skip
         if journal.tokens != (0, 0):
             read, wrote = journal.tokens
             about["tokens"] = {"read": read, "written": wrote}
             about["cost"] = round(prices.of(read, wrote), 4)
-        document = finished(folder, parts, made, journal, about)
+        document = finished(folder, parts, made, about)
         journal.close()
     for line in panel.lines(document["panel"]):
         print(line)
@@ -67,14 +67,6 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     print(f"near-duplicates left out: {left['within']} in scenarios, {left['across']} across parts")
     print(f"data set: {folder} ({rows})")
     return {"folder": str(folder), **document}
-
-
-def _rejects(journal: Any) -> str:
-    counts: dict[str, int] = {}
-    for tries in journal.refused.values():
-        for one in tries:
-            counts[one["gate"]] = counts.get(one["gate"], 0) + 1
-    return ", ".join(f"{gate} {count}" for gate, count in sorted(counts.items())) or "nothing said"
 
 
 def _some(every: Sequence[Any], limit: int | None) -> Sequence[Any]:
