@@ -16,9 +16,9 @@ ASKED, ANSWERED = (3, 150), (8, 400)
 SAID = 0.7
 
 COMMON = frozenset(
-    "a an and are as at be been by do for from has have if in into is it its of off on or out over "
-    "so than that the their them then there these they this to up was were which will with you your "
-    "once again one no not".split()
+    "a an and are as at be been by do for from has have if in into is it its of off on or out "
+    "over so than that the their them then there these they this to up was were which will with "
+    "you your once again one no not".split()
 )
 PERSONAL: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("an e-mail address", re.compile(r"\b[\w.+-]+@[\w-]+\.\w{2,}\b")),
