@@ -120,7 +120,8 @@ def message(given: Chat) -> dict[str, Any]:
         raise Failed(INVALID, f"{len(given.messages)} messages: 1 to {MOST_MESSAGES} work")
     if given.messages[-1].role == "assistant":
         raise Failed(INVALID, "the last message is the assistant's: there is nothing to answer")
-    most = given.max_completion_tokens or given.max_tokens
+    most = given.max_completion_tokens
+    most = given.max_tokens if most is None else most
     if most is not None:
         check_number("max_tokens", most, MOST_TOKENS, 1)
     return {
@@ -172,7 +173,9 @@ def enumerated(schema: Mapping[str, Any]) -> list[str]:
 
     Raises `Failed` for any other schema, since no grammar is followed here.
     """
-    if "properties" in schema:
+    if not isinstance(schema, Mapping):
+        raise Failed(INVALID, "json_schema: an object is needed where there is none")
+    if isinstance(schema.get("properties"), Mapping):
         _check(schema, {"type", "properties", "required", "additionalProperties"}, "object")
         if len(schema["properties"]) != 1:
             raise Failed(INVALID, "json_schema: only objects with one property are supported")

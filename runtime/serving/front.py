@@ -31,6 +31,7 @@ from tel_edge.runtime.serving.http import (
     patience,
     read,
     responded,
+    together,
 )
 from tel_edge.runtime.serving.link import Link
 from tel_edge.runtime.serving.metrics import Metrics
@@ -95,7 +96,7 @@ class Front:
     async def answer(self, request: Request) -> Response:
         """Answer one question, several, or a stream of lines."""
         raw = await read(request)
-        lines = request.headers.get("content-type", "").partition(";")[0].strip() == NDJSON
+        lines = request.headers.get("content-type", "").partition(";")[0].strip().lower() == NDJSON
         if lines:
             rows = [line for line in raw.split(b"\n") if line.strip()]
             if len(rows) > MOST_QUESTIONS:
@@ -109,7 +110,7 @@ class Front:
         if len(given) > MOST_QUESTIONS:
             raise Failed(LARGE, f"{len(given)} questions; at most {MOST_QUESTIONS} at a time")
         made = await self._until_gone(
-            request, asyncio.gather(*(self._settled(request, one) for one in given))
+            request, together(*(self._settled(request, one) for one in given))
         )
         return JSONResponse({"answers": made})
 
@@ -173,7 +174,7 @@ class Front:
         """Complete one prompt or several, in OpenAI's form."""
         given = await body(request, openai.Completion)
         asked = [{**one, "key": key(request)} for one in openai.messages(given)]
-        made = await self._until_gone(request, asyncio.gather(*map(self.link.ask, asked)))
+        made = await self._until_gone(request, together(*map(self.link.ask, asked)))
         info = self._info()
         model = given.model or info["backbone"]
         self._number += 1
@@ -253,7 +254,7 @@ class Front:
         if len(rows) > MOST_QUESTIONS:
             raise Failed(LARGE, f"{len(rows)} questions; at most {MOST_QUESTIONS} at a time")
         made = await self._until_gone(
-            request, asyncio.gather(*(self._asked(request, one) for one in rows))
+            request, together(*(self._asked(request, one) for one in rows))
         )
         return JSONResponse(kserve.reply(given, name, self._info()["bundle"][:12], made))
 

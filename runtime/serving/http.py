@@ -10,12 +10,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from tel_edge.runtime.serving.problems import INVALID, LARGE, LATE, Failed
+from tel_edge.runtime.serving.problems import INVALID, LARGE, LATE, Failed, shortened
 
 # Bytes of a body, seconds in which all of it has to be here.
 MOST_BODY, BODY_SECONDS = 1 << 20, 10.0
-# Characters of an error.
-MOST_TEXT = 300
+# What a request may say that it has time for; the worker has a bound of its own below it.
+LONGEST_MS = 3_600_000
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -47,6 +47,16 @@ async def responded(handler: Handler, request: Request) -> Response:
         return problem(error)
 
 
+async def together(*work: Awaitable[Any]) -> list[Any]:
+    """Return what all of them give; where one fails nothing more is computed of the others."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
 async def gone(request: Request) -> None:
     """Return when the client has left."""
     while (await request.receive())["type"] != "http.disconnect":
@@ -59,7 +69,7 @@ def patience(timeout_ms: int | None) -> dict[str, float]:
         return {}
     if timeout_ms <= 0:
         raise Failed(INVALID, f"timeout_ms {timeout_ms}: a number above 0 is needed")
-    return {"timeout": timeout_ms / 1000}
+    return {"timeout": min(timeout_ms, LONGEST_MS) / 1000}
 
 
 def decoded(body: bytes) -> Any:
@@ -92,10 +102,7 @@ def key(request: Request) -> str:
 def described(error: Failed) -> dict[str, Any]:
     """Return an error as bodies have it, in the form of OpenAI's API."""
     status, code = error.kind
-    text = str(error)
-    # A client's own words may be of any length.
-    text = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}..."
-    return {"message": text, "type": code, "code": code, "status": status}
+    return {"message": shortened(str(error)), "type": code, "code": code, "status": status}
 
 
 def problem(error: Failed) -> Response:

@@ -14,8 +14,8 @@ from tel_edge.runtime.device import child
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.serving.problems import BROKEN, RESTARTING, STARTING, Failed
 
-# Bytes of a message from the engine's process.
-MOST_LINE = 1 << 22
+# Bytes of a message from the engine's process: more than what it may answer to the largest body.
+MOST_LINE = 1 << 26
 # Seconds before a process that died is started again: the first time, and at most.
 AGAIN, LONGEST = 0.05, 10.0
 

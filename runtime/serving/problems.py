@@ -18,6 +18,15 @@ RESTARTING: Kind = (503, "engine_restarted")
 LATE: Kind = (504, "deadline_exceeded")
 
 
+# Characters of an error: a client's own words may be of any length.
+MOST_TEXT = 300
+
+
+def shortened(text: str) -> str:
+    """Return a text of at most `MOST_TEXT` characters, and dots where there was more."""
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}..."
+
+
 class Failed(Exception):
     """A request that gets an error: its kind, a sentence, seconds to come again."""
 

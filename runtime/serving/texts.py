@@ -137,8 +137,9 @@ class Text:
         open_ends = (stop[:size] for stop in self.prompt.stop for size in range(1, len(stop)))
         held = max((len(end) for end in open_ends if made.endswith(end)), default=0)
         sure = made[: len(made) - held].rstrip(BROKEN_OFF)
-        self._stopped = not self._show(sure)
-        return not self._stopped
+        goes_on = self._show(sure)
+        self._stopped = not goes_on and len(self.tokens) < self.prompt.most
+        return goes_on
 
     def _show(self, sure: str) -> bool:
         new, self.shown = sure[self.shown :], max(self.shown, len(sure))

@@ -10,15 +10,15 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
-from tel_edge.runtime.answerer import Answerer, Answering, answered
+from tel_edge.runtime.answerer import Answerer, answered
 from tel_edge.runtime.engines import packing
 from tel_edge.runtime.engines.engine import Item, Score, Unanswered
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.questions.categories import CATEGORIES
-from tel_edge.runtime.questions.requests import PLAIN, Defaults, Request, request
+from tel_edge.runtime.questions.requests import PLAIN, Defaults, request
 from tel_edge.runtime.questions.scoring import TooLong
 from tel_edge.runtime.records import record
 from tel_edge.runtime.serving import texts
@@ -31,39 +31,25 @@ from tel_edge.runtime.serving.problems import (
     LONG,
     MODEL,
     Failed,
+    shortened,
 )
 from tel_edge.runtime.serving.queueing import Bounds, Job, Queue, Refused
 from tel_edge.runtime.serving.texts import Prompt
+from tel_edge.runtime.serving.waiting import Waiting, characters
 
 Message = Mapping[str, Any]
 Send = Callable[[dict[str, Any]], None]
 
 AUTO = "auto"
+# Characters of a message for each token of the context.
+WIDEST = 32
 # The first guess of tokens a second, and how much a new measurement counts.
 RATE, NEW = 500.0, 0.2
 # How long a request may take if it does not say, and at most.
 PATIENCE, MOST = 60.0, 600.0
-# Tokens of a text that are generated before others have a turn, and the first guess of how many
-# tokens of a prompt one of them costs as much as.
-SLICE, COST = 16, 10.0
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """What is in the queue: of which adapter of which bundle, since when (`time.monotonic`).
-
-    `category` is the adapter's, `adapter` its name in the engine. A question of `request` or a
-    `prompt` with choices, with its `item`, or a `prompt` alone.
-    """
-
-    category: str | None
-    adapter: str | None
-    bundle: str
-    since: float
-    request: Request | None = None
-    item: Item | None = None
-    how: Answering | None = None
-    prompt: Prompt | None = None
+# Tokens of a text that are generated before others have a turn; the first guesses of how many
+# tokens of a prompt one of them costs as much as, and of how many a text has.
+SLICE, COST, LENGTH = 16, 10.0, 32.0
 
 
 class Worker:
@@ -82,7 +68,7 @@ class Worker:
         # Of what is computed: all, and those whose clients have left.
         self._names: set[str] = set()
         self._left: set[str] = set()
-        self._cost = COST
+        self._cost, self._length = COST, LENGTH
         engine: Any = answerer.engine
         self.decode = int(getattr(engine, "most", engine.context))
         # What the service was started with holds for every request.
@@ -98,6 +84,7 @@ class Worker:
         """Take one message; what is wrong with it is sent back under its id."""
         kind, id = message.get("op"), message.get("id")
         try:
+            self._check_size(message)
             if kind == "ask":
                 self._ask(message)
             elif kind == "complete":
@@ -127,8 +114,14 @@ class Worker:
         """Send why a message gets no reply."""
         status, code = error.kind
         after = {} if error.after is None else {"after": round(error.after, 1)}
-        told = {"status": status, "code": code, "message": str(error), **after}
+        told = {"status": status, "code": code, "message": shortened(str(error)), **after}
         self.send({"id": id, "error": told})
+
+    def _check_size(self, message: Message) -> None:
+        """Refuse what is far too long before it is read, which all others wait for."""
+        size, most = characters(message), WIDEST * int(cast(Any, self.answerer.engine).context)
+        if size > most:
+            raise TooLong(f"{size:,} characters, at most {most:,} are read")
 
     def _ask(self, message: Message) -> None:
         asked = request(1, message["row"], self._defaults(message.get("model")))
@@ -144,20 +137,23 @@ class Worker:
 
     def _complete(self, message: Message) -> None:
         model = message.get("model")
-        # A text has no choices to route by.
-        adapter = None if model in (None, self.name) else self._defaults(model).category
         prompt = texts.read(message, cast(Any, self.answerer.engine))
-        self._prompt(message, adapter.name if adapter else None, prompt)
+        self._prompt(message, self._named(self.name if model is None else model), prompt)
+
+    def _named(self, model: str) -> str | None:
+        """Return the category of a model that is named, None for the bare backbone."""
+        if model == AUTO:
+            raise Failed(MODEL, "no router chooses here; name a category, or the backbone")
+        of = self._defaults(model).category if model != self.name else None
+        return of.name if of else None
 
     def _chat(self, message: Message) -> None:
-        model, route = message.get("model") or self.name, None
-        if model == AUTO:
+        model = self.name if message.get("model") is None else message["model"]
+        if model == AUTO and (router := self.answerer.router):
             # By what was said last.
-            router, asked = self.answerer.router, message["messages"][-1]["content"]
-            route = router.route(asked).category if router else None
+            route = router.route(message["messages"][-1]["content"]).category
         else:
-            of = self._defaults(model).category if model != self.name else None
-            route = of.name if of else None
+            route = self._named(model)
         prompt, item = texts.chat(message, cast(Any, self.answerer.engine), route is not None)
         self._prompt(message, route, prompt, item)
 
@@ -172,9 +168,13 @@ class Worker:
         context = cast(Any, self.answerer.engine).context
         if len(prompt.ids) + more > context:
             raise TooLong(f"{len(prompt.ids) + more} tokens, the context holds {context}")
-        tokens = len(prompt.ids) + (more if item else math.ceil(self._cost * more))
+        tokens = len(prompt.ids) + (more if item else self._generating(more))
         waiting = self._waiting(category, prompt=prompt, item=item)
         self._queue(message, waiting, tokens, False)
+
+    def _generating(self, most: int) -> int:
+        """Return what generating at most so many tokens likely takes, in tokens of a prompt."""
+        return math.ceil(self._cost * min(most, self._length))
 
     def _waiting(self, category: str | None, **of: Any) -> Waiting:
         adapter = self.adapters[category] if category else None
@@ -328,12 +328,21 @@ class Worker:
         if prompt.likely:
             self._told(job, texts.likely(engine, prompt, asked.adapter), began)
             return
-        text = texts.Text(engine, prompt, lambda new: self._goes_on(job, text, new))
+        times: list[float] = []
+
+        def goes_on(new: str) -> bool:
+            times.append(time.monotonic())
+            return self._goes_on(job, text, new)
+
+        text = texts.Text(engine, prompt, goes_on)
         later = text.write(asked.adapter)
-        spent, made = time.monotonic() - began, len(later.done) - len(prompt.done)
-        cost = (spent * self.queue.rate - len(prompt.ids) - len(prompt.done)) / max(1, made)
-        self._cost += NEW * (max(1.0, cost) - self._cost)
+        spent = time.monotonic() - began
+        if len(times) > 2:
+            # Without the first, which waits for the prompt and the adapter.
+            cost = (times[-1] - times[0]) / (len(times) - 1) * self.queue.rate
+            self._cost += NEW * (max(1.0, cost) - self._cost)
         if text.ended:
+            self._length += NEW * (len(later.done) - self._length)
             echoed = engine.text(prompt.ids) if prompt.echo else ""
             reply = {"text": echoed + text.text, "prompt_tokens": len(prompt.ids)}
             self._told(job, reply | {"generated": len(later.done), "ended": text.ended}, began)
@@ -341,7 +350,7 @@ class Worker:
             if time.monotonic() >= job.until:
                 self.fail(job.name, Failed(LATE, "it takes longer than it may"))
                 return
-            rest = len(later.ids) + math.ceil(self._cost * (later.most - len(later.done)))
+            rest = len(later.ids) + self._generating(later.most - len(later.done))
             with self._ready:
                 more = replace(job, tokens=rest, payload=replace(asked, prompt=later))
                 self.queue.again(more, job.tokens - math.ceil(spent * self.queue.rate))
