@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ipaddress
 import os
 import signal
 import socket
@@ -20,8 +21,8 @@ from tel_edge.runtime.bundles import backbones, bundle
 from tel_edge.runtime.errors import InputError
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
-# Seconds for what waits when the service is told to stop.
-DRAIN = 60.0
+# Seconds for what waits when the service is told to stop, and for clients to read their answers.
+DRAIN, LAST = 60.0, 5.0
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     cli.check_draws(args)
     if bool(args.tls_cert) != bool(args.tls_key):
         raise InputError("--tls-cert and --tls-key go together")
-    if args.host not in LOCAL and not (args.keys and args.tls_cert):
+    if not _local(args.host) and not (args.keys and args.tls_cert):
         raise InputError(
             f"--host {args.host}: for other machines --keys, --tls-cert and --tls-key are needed; "
             f"without them this one's own addresses are served ({', '.join(LOCAL)})"
@@ -84,6 +85,7 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
         )
     )  # fmt: skip
     loop, stop, now = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    public = _listening(args.host, args.port)
     owner = Server(uvicorn.Config(admin.app(front, stop.set), **quiet)) if args.admin else None
     private = _own(args.admin) if args.admin else None
 
@@ -94,7 +96,7 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end)
     engine = asyncio.ensure_future(link.run())
-    http = asyncio.ensure_future(server.serve())
+    http = asyncio.ensure_future(server.serve([public]))
     also = asyncio.ensure_future(owner.serve([private])) if owner and private else None
     told = asyncio.ensure_future(_tell(args, link, server))
     ended = asyncio.ensure_future(stop.wait())
@@ -109,21 +111,46 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
             link.drain()
         hurry = asyncio.ensure_future(now.wait())
         await asyncio.wait({engine, hurry}, timeout=DRAIN, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
         whole = engine.done()
         link.kill()
-        server.should_exit = True
-        await http
+        await _closed(server, http, hurry)
         if owner and also:
-            owner.should_exit = True
-            await also
-            args.admin.unlink(missing_ok=True)
+            await _closed(owner, also, hurry)
+        hurry.cancel()
     finally:
         link.kill()
+        if private:
+            args.admin.unlink(missing_ok=True)
         for task in (told, ended):
             task.cancel()
     cli.say(args, "stopped: all that waited was answered" if whole else "stopped at once")
     return {"restarts": link.restarts}
+
+
+async def _closed(server: Any, serving: asyncio.Future[Any], hurry: asyncio.Future[Any]) -> None:
+    """End a server; nobody is waited for long who does not read what was answered."""
+    server.should_exit = True
+    done = asyncio.FIRST_COMPLETED
+    await asyncio.wait({serving, hurry}, timeout=LAST, return_when=done)
+    server.force_exit = True
+    await asyncio.wait({serving}, timeout=1)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there. Raises `InputError` where none can."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise InputError(f"--host {host} --port {port}: {error.strerror or error}") from None
+
+
+def _local(host: str) -> bool:
+    """Return whether only this machine reaches that address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _tls(args: argparse.Namespace) -> dict[str, Any]:
@@ -151,7 +178,7 @@ def _own(path: Path) -> socket.socket:
     try:
         made.bind(str(path))
     except OSError as error:
-        raise InputError(f"--admin {path}: {error.strerror}") from None
+        raise InputError(f"--admin {path}: {error.strerror or error}") from None
     finally:
         os.umask(mask)
     return made
@@ -162,8 +189,9 @@ async def _tell(args: argparse.Namespace, link: Any, server: Any) -> None:
     while link.info is None or not server.started:
         await asyncio.sleep(0.02)
     port = server.servers[0].sockets[0].getsockname()[1]
+    host = f"[{args.host}]" if ":" in args.host else args.host
     scheme = "https" if args.tls_cert else "http"
-    print(f"tel-serve: {link.info['file']} at {scheme}://{args.host}:{port}", flush=True)
+    print(f"tel-serve: {link.info['file']} at {scheme}://{host}:{port}", flush=True)
 
 
 def parser() -> cli.Parser:

@@ -77,10 +77,10 @@ class Chat(msgspec.Struct, forbid_unknown_fields=True):
     model: str | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    temperature: float = 1.0
+    temperature: float | None = 1.0
     seed: int | None = None
     stop: str | list[str] | None = None
-    stream: bool = False
+    stream: bool | None = False
     stream_options: Options | None = None
     response_format: Format | None = None
     structured_outputs: Structured | None = None
@@ -115,7 +115,8 @@ FIXED: Mapping[str, Sequence[Any]] = {
 def message(given: Chat) -> dict[str, Any]:
     """Return what the engine's process is asked; raise `Failed` for what is not done."""
     check_fixed(given, FIXED)
-    check_number("temperature", given.temperature, 2)
+    temperature = 1.0 if given.temperature is None else given.temperature
+    check_number("temperature", temperature, 2)
     if not 1 <= len(given.messages) <= MOST_MESSAGES:
         raise Failed(INVALID, f"{len(given.messages)} messages: 1 to {MOST_MESSAGES} work")
     if given.messages[-1].role == "assistant":
@@ -134,10 +135,10 @@ def message(given: Chat) -> dict[str, Any]:
         "choices": choices(given),
         "max_tokens": most,
         "most": MOST_TOKENS,
-        "temperature": given.temperature,
+        "temperature": temperature,
         "seed": 42 if given.seed is None else given.seed,
         "stop": stops(given.stop),
-        "stream": given.stream,
+        "stream": bool(given.stream),
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -29,6 +30,7 @@ from tel_edge.runtime.serving.http import (
     gone,
     key,
     patience,
+    problem,
     read,
     responded,
     together,
@@ -77,7 +79,8 @@ class Front:
             routes=[
                 Route(path, self._guarded(path, handler), methods=[method])
                 for path, (method, handler) in paths.items()
-            ]
+            ],
+            exception_handlers={HTTPException: _unknown},
         )
 
     def _guarded(self, path: str, handler: Handler) -> Handler:
@@ -175,6 +178,8 @@ class Front:
         given = await body(request, openai.Completion)
         asked = [{**one, "key": key(request)} for one in openai.messages(given)]
         made = await self._until_gone(request, together(*map(self.link.ask, asked)))
+        for reply in made:
+            self.metrics.written(reply)
         info = self._info()
         model = given.model or info["backbone"]
         self._number += 1
@@ -189,10 +194,12 @@ class Front:
         about = given.model or info["backbone"], info["bundle"], str(self._number)
         if not given.stream:
             reply = await self._until_gone(request, self.link.ask(asked))
+            self.metrics.written(reply)
             return JSONResponse(chats.completion(reply, *about))
         parts: asyncio.Queue[str | None] = asyncio.Queue()
         task = asyncio.ensure_future(self.link.ask(asked, parts.put_nowait))
         task.add_done_callback(lambda _: parts.put_nowait(None))
+        task.add_done_callback(self._written)
         # Whatever is refused is refused with a status of its own.
         first = await self._until_gone(request, chats.first(task, parts))
         counted = bool(given.stream_options and given.stream_options.include_usage)
@@ -200,6 +207,10 @@ class Front:
         return StreamingResponse(
             stream, media_type=chats.SSE, headers={"cache-control": "no-store"}
         )
+
+    def _written(self, task: asyncio.Task[dict[str, Any]]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self.metrics.written(task.result())
 
     async def tokenize(self, request: Request) -> Response:
         """Return the ids of a text."""
@@ -306,6 +317,13 @@ class Front:
         return page.response()
 
 
+async def _unknown(_: Request, error: Exception) -> Response:
+    """Return what there is to say of a path or a method that there is not."""
+    assert isinstance(error, HTTPException)
+    return problem(Failed((error.status_code, "not_found"), error.detail))
+
+
 def names(info: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the models that may be asked for."""
-    return "auto", info["backbone"], *info["adapters"]
+    router = ("auto",) if info.get("auto") else ()
+    return *router, info["backbone"], *info["adapters"]

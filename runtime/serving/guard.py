@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import stat
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -28,7 +29,10 @@ def keys(file: Path) -> dict[str, bytes]:
     Raises `InputError` for a file that others may read, and for what is no key.
     """
     try:
-        mode, text = file.stat().st_mode, file.read_text(encoding="utf-8")
+        mode = file.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise InputError(f"--keys {file}: a file is needed")
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--keys {file}: {error}") from None
     if mode & 0o077:

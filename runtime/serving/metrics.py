@@ -73,6 +73,12 @@ class Metrics:
         self.decoded.inc(reply["decoded"])
         self.packed.observe(reply["packed"])
 
+    def written(self, reply: Mapping[str, Any]) -> None:
+        """Count a text, or a choice."""
+        self.queued.observe(reply["queue_ms"] / 1000)
+        self.prompt.inc(reply["prompt_tokens"])
+        self.decoded.inc(reply["prompt_tokens"] + reply["generated"])
+
     def refused(self, code: str) -> None:
         """Count what the engine's process gave an error for."""
         self.rejected.labels(code).inc()

@@ -43,35 +43,40 @@ def told(worker: Worker, made: Manifest) -> dict[str, Any]:
     }
 
 
-def exchange(worker: Worker, before: Path, folder: Path) -> Manifest:
+def exchange(worker: Worker, old: Manifest, folder: Path) -> Manifest:
     """Answer from now on with the adapters of the bundle in `folder`; return its manifest.
 
-    Its backbone has to be the file that is open. New adapters are checked, loaded between two
-    decodes and asked a question each; if one of them cannot answer, nothing has changed. Raises
-    `InputError`.
+    Its backbone has to be the file that is open, of the bundle `old`. Adapters are checked, loaded
+    between two decodes and asked a question each; if one of them cannot answer, nothing has
+    changed. Nothing of the old folder is needed afterwards. Raises `InputError`.
     """
-    old, made = bundle.read(before), bundle.read(folder)
+    made = bundle.read(folder)
     [file] = [one for one in old.files if one.path == worker.answerer.name]
     if all(one.sha256 != file.sha256 for one in made.files):
         raise InputError(f"{folder}: has not the backbone that is open, {file.path}; start anew")
     engine: Any = worker.answerer.engine
     names: dict[str, str] = {}
     adopted: list[str] = []
+    moved: dict[str, LoraFile] = {}
     there = {engine.adapter(name).digest: name for name in worker.adapters.values()}
     try:
         for of in made.adapters(file.format):
             adapter = bundle.adapter_file(folder, made, of, file.format)
             path = bundle.verified(folder, made, adapter)
             names[of] = there.get(adapter.sha256) or f"{of}@{adapter.sha256[:SHORT]}"
-            if adapter.sha256 not in there:
-                loaded = LoraFile(lambda path=path: path, adapter.sha256)  # type: ignore[misc]
-                engine.adopt(names[of], loaded)
-                adopted.append(names[of])
-                _asked(worker, of, names[of])
+            loaded = LoraFile(lambda path=path: path, adapter.sha256)  # type: ignore[misc]
+            if adapter.sha256 in there:
+                moved[names[of]] = loaded
+                continue
+            engine.adopt(names[of], loaded)
+            adopted.append(names[of])
+            _asked(worker, of, names[of])
     except (InputError, WorkError) as error:
         for name in adopted:
             engine.drop(name)
         raise InputError(f"{error}; the bundle before it goes on") from None
+    for name, loaded in moved.items():
+        engine.move(name, loaded)
     worker.change(known(made), names)
     return made
 

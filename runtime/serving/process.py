@@ -47,8 +47,7 @@ def serve(pipe: socket.socket, options: dict[str, Any], opener: bundle.Opener) -
         send({"event": "failed", "text": str(error)})
         return HOPELESS
     with answerer:
-        folder = Path(options["bundle"])
-        made = bundle.read(folder)
+        made = bundle.read(Path(options["bundle"]))
         worker = Worker(answerer, made.backbone.name, send, options["seconds"], opened.known(made))
         send(opened.told(worker, made))
         computing = threading.Thread(target=_computing, args=(worker, pipe), daemon=True)
@@ -60,11 +59,11 @@ def serve(pipe: socket.socket, options: dict[str, Any], opener: bundle.Opener) -
                     worker.take(message)
                     continue
                 try:
-                    made = opened.exchange(worker, folder, Path(message["bundle"]))
-                except InputError as error:
+                    made = opened.exchange(worker, made, Path(message["bundle"]))
+                except Exception as error:
+                    # Whatever is in the folder: what answers goes on.
                     worker.fail(message["id"], Failed(INVALID, str(error)))
                     continue
-                folder = Path(message["bundle"])
                 send(opened.told(worker, made))
                 send({"id": message["id"], "reply": {"bundle": worker.bundle}})
         worker.stop()

@@ -111,6 +111,9 @@ class FakeEngine:
         file.check()
         self.adapters = {**self.adapters, name: file}
 
+    def move(self, name: str, file: LoraFile) -> None:
+        self.adapters = {**self.adapters, name: file}
+
     def drop(self, name: str) -> None:
         self.adapters = {one: file for one, file in self.adapters.items() if one != name}
 

@@ -179,6 +179,33 @@ def test_with_keys_over_tls(bundle: Path, tmp_path: Path) -> None:
     assert process.wait(20) == 0
 
 
+def test_a_port_in_use_is_one_line(bundle: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        argv = ["--port", str(taken.getsockname()[1]), "--admin", str(tmp_path / "admin")]
+        process = launched(bundle, *argv[:1], argv[1], *argv[2:])
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert "in use" in err
+    assert not (tmp_path / "admin").exists()
+
+
+def test_a_client_that_does_not_read_is_not_waited_for(bundle: Path) -> None:
+    process, address = started(bundle)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", int(address.rpartition(":")[2])))
+        body = json.dumps({"tokens": [65] * 60_000}).encode()
+        for _ in range(12):
+            client.sendall(b"POST /detokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+                           + str(len(body)).encode() + b"\r\n\r\n" + body)  # fmt: skip
+            time.sleep(0.05)
+        process.terminate()
+        time.sleep(0.3)
+        process.terminate()
+        assert process.wait(5) == 0
+
+
 def test_what_only_its_own_user_may_ask(bundle: Path, tmp_path: Path) -> None:
     later = tmp_path / "later"
     fake.bundle(later, adapters=("oranbench", "teleqna"))
@@ -190,7 +217,8 @@ def test_what_only_its_own_user_may_ask(bundle: Path, tmp_path: Path) -> None:
         made = owner.post("http://x/reload", json={"bundle": str(later)})
         assert made.status_code == 200, made.text
         assert made.json()["bundle"] == asked(address, "gold 1")["bundle"] != before
-        assert owner.post("http://x/reload", json={"bundle": "nowhere"}).status_code == 400
+        for wrong in ("nowhere", "x" * 5000, "\0"):
+            assert owner.post("http://x/reload", json={"bundle": wrong}).status_code == 400
         assert owner.post("http://x/rollback").json()["bundle"] == before
         assert owner.post("http://x/rollback").status_code == 409
         assert owner.post("http://x/drain").status_code == 200

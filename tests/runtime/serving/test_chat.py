@@ -15,6 +15,7 @@ for name in ("starlette", "msgspec", "prometheus_client", "httpx"):
     pytest.importorskip(name)
 import msgspec  # noqa: E402
 import test_front  # noqa: E402
+import test_texts  # noqa: E402
 from test_front import Service, served  # noqa: E402
 
 from tel_edge.runtime.answerer import Answerer  # noqa: E402
@@ -127,6 +128,50 @@ def test_others_have_their_turn_between_parts_of_a_text(
     assert second["reply"]["ended"] == "length"
 
 
+def test_no_text_has_more_tokens_than_it_may(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its last token is the last of a part, while others wait."""
+    monkeypatch.setattr(worker, "SLICE", 2)
+    row = {"question": "Which?", "choices": ["x", "y"]}
+    question = {"op": "ask", "row": row, "model": "oranbench"}
+    [first, *_] = asked(engine, talk(model="oranbench", max_tokens=2), question)
+    assert (first["reply"]["generated"], first["reply"]["ended"]) == (2, "length")
+
+
+def test_texts_are_not_refused_for_what_adapters_cost(engine: LlamaEngine) -> None:
+    """One token after a swap tells nothing of what generating costs."""
+    made = Worker(Answerer(engine, adapters=("oranbench",)), "base", lambda _: None)
+    before = made._cost
+    for at in range(5):
+        made.take({"id": str(at), **talk(model="oranbench", max_tokens=1)})
+    made.take({"op": "drain"})
+    made.run()
+    assert made._cost == before
+    # And a text is judged by what texts have, not by what they may have.
+    assert made._generating(512) == made._generating(64) < 400
+
+
+def test_a_message_that_is_far_too_long_is_not_read(engine: LlamaEngine) -> None:
+    long = "é" * (33 * engine.context)
+    rows = [
+        {"op": "tokenize", "text": long, "special": True},
+        {"op": "ask", "row": {"question": "x", "choices": ["a", "b"], "id": long}},
+        {"op": "ask", "row": {"question": "x", "choices": ["a", "b"]}, "model": long},
+        talk(long),
+    ]
+    made = asked(engine, *rows)
+    assert [one["error"]["code"] for one in made] == ["context_length_exceeded"] * 4
+    assert all(len(one["error"]["message"]) < 100 for one in made)
+
+
+@pytest.mark.parametrize("message", [talk(model="auto"), {**test_texts.USUAL, "op": "complete",
+                                     "prompt": "x", "model": "auto"}, talk(model="")])  # fmt: skip
+def test_no_model_is_silently_the_bare_one(engine: LlamaEngine, message: dict[str, Any]) -> None:
+    [made] = asked(engine, message)
+    assert made["error"]["code"] == "model_not_found"
+
+
 def test_a_choice_is_scored_as_what_comes_next(engine: LlamaEngine) -> None:
     [made] = asked(engine, talk(model="oranbench", choices=[" A", " B", " B or C"]))
     reply = made["reply"]
@@ -204,6 +249,10 @@ def test_what_is_refused(of: dict[str, Any], said: str) -> None:
         ({"type": "string"}, "only an enum"),
         ({"enum": [1]}, "only an enum"),
         ({"enum": ["a"], "minLength": 2}, "minLength"),
+        ({"properties": {"a": 5}, "required": ["a"]}, "an object is needed"),
+        ({"properties": {"a": None}, "required": ["a"]}, "an object is needed"),
+        ({"properties": ["a"], "required": ["a"]}, "not supported"),
+        ({"properties": None}, "not supported"),
         ({"type": "array", "enum": ["a"]}, "type 'array'"),
         ({"type": "object", "properties": {"a": {}, "b": {}}}, "one property"),
         ({"type": "object", "properties": {"a": {"enum": ["x"]}}}, "required"),

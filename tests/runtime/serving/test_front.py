@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,7 +116,7 @@ def test_answers_models_health_and_metrics(bundle: Path) -> None:
         assert answer["bundle"] == service.link.info["bundle"]  # type: ignore[index]
         assert len(answer["adapter_digest"]) == 64
         models = (await service.client.get("/v1/models")).json()["data"]
-        assert [one["id"] for one in models] == ["auto", "tel-nano", "oranbench", "teleqna"]
+        assert [one["id"] for one in models] == ["tel-nano", "oranbench", "teleqna"]
         for path in ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready",
                      "/ric/v1/health/alive", "/ric/v1/health/ready",
                      "/v2/models/oranbench/ready"):  # fmt: skip
@@ -249,5 +250,46 @@ def test_a_slow_body_is_cut(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> No
     async def work(service: Service) -> None:
         reply = await service.client.post("/v1/answer", content=trickle())
         assert reply.status_code in (400, 504)
+
+    served(bundle, work)
+
+
+def test_what_fails_leaves_no_work_behind(bundle: Path) -> None:
+    async def work(service: Service) -> None:
+        body = {"prompt": ["sleep 30000", "x" * 3000], "model": "oranbench", "max_tokens": 5}
+        reply = await service.client.post("/v1/completions", json=body)
+        assert reply.json()["error"]["code"] == "context_length_exceeded"
+        tensors = [
+            {"name": "question", "shape": [2], "datatype": "BYTES", "data": ["x", "y" * 3000]},
+            {"name": "choices", "shape": [2, 4], "datatype": "BYTES", "data": CHOICES * 2},
+        ]
+        reply = await service.client.post("/v2/models/oranbench/infer", json={"inputs": tensors})
+        assert reply.status_code == 400
+        stats = await service.link.ask({"op": "stats"})
+        assert stats["waiting"] == 0
+
+    served(bundle, work)
+
+
+def test_numbers_beyond_any_time_and_paths_that_are_not_there(bundle: Path) -> None:
+    async def work(service: Service) -> None:
+        raw = (
+            b'{"question": "x", "choices": ["a", "b"], "category": "oranbench", "timeout_ms": 1%s}'
+        )
+        reply = await service.client.post("/v1/answer", content=raw % (b"0" * 400))
+        assert reply.status_code in (200, 400)
+        for method, path, status in (("GET", "/nowhere", 404), ("GET", "/v1/answer", 405)):
+            reply = await service.client.request(method, path)
+            assert (reply.status_code, reply.json()["error"]["status"]) == (status, status)
+        given = {"messages": [{"role": "user", "content": "gold 1"}], "model": "oranbench"}
+        nulls = dict.fromkeys(("temperature", "stream", "max_tokens", "seed", "stop"))
+        before = (await service.client.get("/metrics")).text
+        reply = await service.client.post("/v1/chat/completions", json={**given, **nulls})
+        assert reply.status_code == 200, reply.text
+        after = (await service.client.get("/metrics")).text
+        found = [
+            re.findall(r"^tel_prompt_tokens_total (\S+)", text, re.M) for text in (before, after)
+        ]
+        assert float(found[1][0]) - float(found[0][0]) == len("gold 1") + 1
 
     served(bundle, work)
