@@ -22,16 +22,15 @@ COMMON = frozenset(
 )
 PERSONAL: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("an e-mail address", re.compile(r"\b[\w.+-]+@[\w-]+\.\w{2,}\b")),
-    ("a number of a person, a card or a device", re.compile(r"(?<![\w.])\+?\d(?:[ \-/]?\d){6,}\b")),
+    ("an e-mail address", re.compile(r"\b[\w.+-]+ ?[(\[]at[)\]] ?[\w-]+\.\w{2,}\b", re.IGNORECASE)),
+    ("a number of a person, a card or a device", re.compile(r"(?<!\w)\+?\d(?:[ \-/.]?\d){6,}\b")),
     ("an account number", re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,}\b")),
 )
 SECRET = re.compile(
-    r"\b(?:tell|send|give|enter|confirm|share|type|need)\b[^.?!]{0,40}\b"
-    r"your (?:\w+ )?(?:pin|password|passcode|cvv|security code|tan)\b",
-    re.IGNORECASE,
+    r"\byour (?:\w+ ){0,2}(?:pin|password|passcode|cvv|security code|tan)\b", re.IGNORECASE
 )
 HIMSELF = re.compile(
-    r"\b(?:as an ai|language model|i am an ai|i'm an ai|i cannot (?:help|assist)|"
+    r"\b(?:as an a\.?i\b|language model|i am an a\.?i\b|i'm an a\.?i\b|i cannot (?:help|assist)|"
     r"i can't (?:help|assist)|i am unable to|as a chatbot)\b",
     re.IGNORECASE,
 )
@@ -62,12 +61,12 @@ def said(text: str, fact: str) -> float:
     return len(words & stems(text)) / len(words) if words else 0.0
 
 
-def gate(others: Sequence[str]) -> Callable[[Scenario, Sequence[Message]], Fault | None]:
-    """Return what judges a dialogue; `others` are the fixes of all scenarios."""
+def gate(others: Sequence[str]) -> Callable[[Scenario, Sequence[Message], int], Fault | None]:
+    """Return what judges a dialogue of so many exchanges; `others` are all scenarios' fixes."""
     fixes = tuple(dict.fromkeys(other.lower() for other in others))
 
-    def judged(scenario: Scenario, messages: Sequence[Message]) -> Fault | None:
-        for name, found in _faults(scenario, messages, fixes):
+    def judged(scenario: Scenario, messages: Sequence[Message], turns: int) -> Fault | None:
+        for name, found in _faults(scenario, messages, turns, fixes):
             if found:
                 return Fault(name, found)
         return None
@@ -76,15 +75,18 @@ def gate(others: Sequence[str]) -> Callable[[Scenario, Sequence[Message]], Fault
 
 
 def _faults(
-    scenario: Scenario, messages: Sequence[Message], fixes: Sequence[str]
+    scenario: Scenario, messages: Sequence[Message], turns: int, fixes: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
     roles = [message.role for message in messages]
-    spoken = roles[1:] if roles[:1] == ["system"] else roles
-    even = spoken == ["user", "assistant"] * (len(spoken) // 2) and spoken
-    yield "roles", "" if even else f"roles are {' '.join(roles) or 'none'}"
+    even = roles == ["user", "assistant"] * turns
+    yield "roles", "" if even else f"roles are {' '.join(roles)[:80] or 'none'}"
+    whole = " ".join(message.content for message in messages)
+    # Half a surrogate pair, which JSON can hold and no file.
+    broken = not whole.isprintable() and bool(re.search("[\ud800-\udfff\0]", whole))
+    yield "text", "characters that no text has" if broken else ""
     asked = [message.content for message in messages if message.role == "user"]
     answers = [message.content for message in messages if message.role == "assistant"]
-    answer, whole = " ".join(answers), " ".join([*asked, *answers])
+    answer = " ".join(answers)
     for name, texts, (least, most) in (("asked", asked, ASKED), ("answered", [answer], ANSWERED)):
         for count in (len(text.split()) for text in texts):
             low = 1 if name == "asked" and len(texts) > 1 else least

@@ -85,7 +85,7 @@ def _block(
         row: dict[str, Any] = {"key": name, "tokens": [read, wrote]}
         if isinstance(made, str):
             row |= {"gate": "form", "why": "no messages", "text": made[:2000]}
-        elif fault := judged(one.scenario, made):
+        elif fault := judged(one.scenario, made, one.turns):
             text = json.dumps([asdict(message) for message in made])
             row |= {"gate": fault.gate, "why": fault.text, "text": text[:2000]}
         else:
@@ -93,9 +93,14 @@ def _block(
             step(1)
         rows.append(row)
         # What costs time or money is kept one by one.
-        if wrote:
+        if writer.source.kind != "template":
             journal.add(rows)
             rows = []
+        if prices.most is not None and not (read and wrote):
+            journal.add(rows)
+            raise WorkError(
+                "the server does not say how many tokens it used, so no --limit-cost holds"
+            )
         spent = prices.of(*journal.tokens)
         if prices.most is not None and spent >= prices.most:
             raise WorkError(
@@ -158,8 +163,11 @@ def _card(made: dict[str, Any]) -> str:
     rows = "\n".join(
         f"| {name} | {of['rows']:,} | {of['scenarios']:,} |" for name, of in made["files"].items()
     )
+    # A split without rows is one that `datasets` refuses.
     configs = "\n".join(
-        f"  - split: {name.removesuffix('.jsonl')}\n    path: {name}" for name in made["files"]
+        f"  - split: {name.removesuffix('.jsonl')}\n    path: {name}"
+        for name, of in made["files"].items()
+        if of["rows"]
     )
     source = made["source"]
     return f"""---

@@ -101,8 +101,16 @@ def scenarios(glossary: Path | None = None) -> tuple[Scenario, ...]:
             raise InputError(
                 f"{where}: line {number}: family {row['family']!r} is none of {' '.join(families)}"
             )
-        if (name := slug(row["term"])) in names or not name:
-            raise InputError(f"{where}: line {number}: term {row['term']!r} is there twice")
+        name = slug(row["term"])
+        if not name or not row["term"].isprintable():
+            raise InputError(
+                f"{where}: line {number}: term {row['term'][:40]!r} has no letter from a to z "
+                "for its id"
+            )
+        if name in names:
+            raise InputError(
+                f"{where}: line {number}: term {row['term']!r} reads like another one ({name})"
+            )
         names.add(name)
     if len(rows) <= UNSEEN:
         raise InputError(f"{where}: {len(rows)} terms, more than {UNSEEN} are needed")
@@ -122,9 +130,9 @@ def scenarios(glossary: Path | None = None) -> tuple[Scenario, ...]:
 def _table(file: Path | None, own: str, fields: Sequence[str]) -> list[dict[str, str]]:
     source: Any = file or files(__package__).joinpath(own)
     try:
-        with source.open(encoding="utf-8", newline="") as lines:
+        with source.open(encoding="utf-8-sig", newline="") as lines:
             rows = [*csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{source}: {error}") from None
     if not rows or tuple(rows[0]) != tuple(fields):
         raise InputError(f"{source}: line 1: {' '.join(fields)} with tabs between is needed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import random
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,9 +32,11 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
     for module in ("datasketch", "sacrebleu"):
         extras.check(module, "care")
+    if args.limit_cost is not None and args.price == (0.0, 0.0):
+        raise InputError("--limit-cost needs --price")
     every = scenarios.scenarios(args.glossary)
     parts = scenarios.split(every, args.seed)
-    chosen = _some(every, args.limit)
+    chosen = _some(every, args.limit, args.seed)
     wanted = [*plan(chosen, args.each, args.turns, args.seed)]
     folder = args.out or cli.workspace(args).root / "care"
     prices = Prices(args.price[0], args.price[1], args.limit_cost)
@@ -69,11 +72,12 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     return {"folder": str(folder), **document}
 
 
-def _some(every: Sequence[Any], limit: int | None) -> Sequence[Any]:
-    """Return at most `limit` scenarios, spread over all of them."""
+def _some(every: Sequence[Any], limit: int | None, seed: int) -> Sequence[Any]:
+    """Return at most `limit` scenarios, drawn from all of them."""
     if limit is None or limit >= len(every):
         return every
-    return [every[at * len(every) // limit] for at in range(limit)]
+    places = random.Random(f"{seed} some").sample(range(len(every)), limit)
+    return [every[at] for at in sorted(places)]
 
 
 @contextmanager
@@ -163,7 +167,7 @@ def parser() -> cli.Parser:
         "--turns", type=turns, default=(1, 1), metavar="N|A-B", help="exchanges of a dialogue (1)"
     )
     made.add_argument(
-        "--limit", type=cli.positive, metavar="N", help="of the scenarios, spread over all (all)"
+        "--limit", type=cli.positive, metavar="N", help="of the scenarios, drawn from all (all)"
     )
     made.add_argument(
         "--send", action="store_true", help="the scenarios may be sent to another machine"

@@ -58,7 +58,7 @@ GLOSSARY = "term\tfamily\tdefinition\n" + "".join(
 
 def test_a_glossary_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "glossary.tsv"
-    file.write_text(GLOSSARY)
+    file.write_text("\ufeff" + GLOSSARY)
     made = scenarios(file)
     assert len(made) == 6 * 10 * 3
     assert made[0].id == "word-0.coverage.home"
@@ -73,8 +73,10 @@ def test_a_glossary_of_ones_own(tmp_path: Path) -> None:
         ("word\tmeaning\n", "line 1: term family definition"),
         (GLOSSARY + "Word 7\tvoice\n", "line 8: 3 texts"),
         (GLOSSARY + "Word 7\tcooking\tx\n", "line 8: family 'cooking' is none of radio"),
-        (GLOSSARY + "word-1\tvoice\tx\n", "line 8: term 'word-1' is there twice"),
+        (GLOSSARY + "word-1\tvoice\tx\n", "line 8: term 'word-1' reads like another"),
         ("term\tfamily\tdefinition\nA\tvoice\tx\n", "1 terms, more than 4"),
+        (GLOSSARY + "漫游\tvoice\tx\n", "line 8: term '漫游' has no letter"),
+        (GLOSSARY + "a\tvoice\t" + "x" * 140_000 + "\n", "field larger than"),
         ("", "line 1"),
     ],
 )
@@ -105,7 +107,7 @@ def test_every_template_passes_the_gates(every: tuple[Scenario, ...]) -> None:
             style = templates.styles()[(at + turns) % 8]
             length = templates.LENGTHS[(at // 3 + turns) % 3]
             made = templates.write(one, style, length, turns, f"1 {one.id}")
-            assert judged(one, made) is None, made
+            assert judged(one, made, turns) is None, made
             assert len(made) == 2 * turns
             assert not any("{" in message.content for message in made)
             assert one.escalate in made[-1].content or turns == 4 or length == "short"
@@ -133,6 +135,11 @@ def dialogue(
         (SAID + " Write to jo@example.org.", "It does not work.", "personal data"),
         (SAID, "It does not work, call me on +49 170 123 4567.", "personal data"),
         (SAID + " Please send me your PIN.", "It does not work.", "secret"),
+        (SAID + " What is your service password?", "It does not work.", "secret"),
+        (SAID + " Write to bob (at) evil.example.", "It does not work.", "personal data"),
+        (SAID, "It does not work, 0170.123.4567 is me.", "personal data"),
+        (SAID + " As an A.I. I am not sure.", "It does not work.", "about itself"),
+        (SAID + " \ud800", "It does not work.", "text"),
         (SAID + " As an AI I am not sure.", "It does not work.", "about itself"),
         (SAID + " Also register the new phone in the device list.", "It does not.", "other fix"),
         (SAID, "No.", "length"),
@@ -141,7 +148,7 @@ def dialogue(
 )
 def test_the_gates(every: tuple[Scenario, ...], answer: str, asked: str, gate: str | None) -> None:
     judged = gates.gate([one.fix for one in every])
-    found = judged(every[0], dialogue(every[0], answer, asked))
+    found = judged(every[0], dialogue(every[0], answer, asked), 1)
     assert (found.gate if found else None) == gate
 
 
@@ -149,11 +156,13 @@ def test_the_gates(every: tuple[Scenario, ...], answer: str, asked: str, gate: s
 def test_roles_take_turns(every: tuple[Scenario, ...], roles: str) -> None:
     judged = gates.gate([])
     made = [Message(role, dialogue(every[0])[1].content) for role in roles.split()]
-    found = judged(every[0], made)
+    found = judged(every[0], made, 1)
     assert found
     assert found.gate == "roles"
-    system = [Message("system", "Be brief."), *dialogue(every[0])]
-    assert judged(every[0], system) is None
+    assert judged(every[0], dialogue(every[0]), 1) is None
+    assert judged(every[0], dialogue(every[0]), 2)
+    # Whose text nobody looks at.
+    assert judged(every[0], [Message("system", "jo@example.org"), *dialogue(every[0])], 1)
 
 
 def test_a_fact_may_be_said_in_other_forms() -> None:

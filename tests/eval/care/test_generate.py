@@ -187,6 +187,7 @@ def test_it_stops_where_the_money_does(tel_generate: Command, tmp_path: Path) ->
         (["--turns", "5"], "1 to 4 exchanges"),
         (["--turns", "3-2"], "1 to 4 exchanges"),
         (["--price", "1"], "two prices"),
+        (["--limit-cost", "1"], "--limit-cost needs --price"),
         (["--glossary", "none.tsv"], "none.tsv"),
     ],
 )
@@ -195,6 +196,25 @@ def test_what_is_refused(tel_generate: Command, argv: list[str], said: str) -> N
     assert code == 2
     assert said in err
     assert len(err.strip().splitlines()) <= 2
+
+
+def test_few_scenarios_are_of_all_kinds(tel_generate: Command, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    assert tel_generate("--limit", "40", "--each", "1")[0] == 0
+    made = json.loads((tmp_path / "set" / "files.json").read_text())
+    assert made["panel"]["cells"]["of"] > 20
+    assert tel_generate("--limit", "1", "--each", "1")[0] == 0
+    datasets.load_dataset(str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"))
+
+
+def test_half_a_character_spoils_no_folder(tel_generate: Command) -> None:
+    with serving() as (server, url):
+        server.change = lambda text, _: text.replace("First", "\\ud800", 1).replace(
+            "e", "\\ud800", 1
+        )
+        assert tel_generate("--limit", "4", "--each", "1", "--from", url)[0] == 2
+        server.change = lambda text, _: text
+        assert tel_generate("--limit", "4", "--each", "2", "--from", url)[0] == 0
 
 
 def test_a_journal_of_something_else(tel_generate: Command, tmp_path: Path) -> None:
