@@ -104,8 +104,16 @@ def test_files_of_another_version_of_the_quantizer_are_made_again(
         "base-F16.gguf": "reused", "base-Q8_0.gguf": "written",
     }  # fmt: skip
     assert "now llama-cpp-python 99.0, so made again: base-Q8_0.gguf" in told.err
-    monkeypatch.setattr(made, "LAYOUT", "0")
+    monkeypatch.setattr(made, "layout", lambda _: "0")
     assert set(states(home, capsys, *argv).values()) == {"written"}
+
+
+def test_graphs_from_before_they_were_fused_are_made_again() -> None:
+    before = {"layout": "1", "tel-edge": "0.1.0"}
+    assert made.outdated(before) is None
+    assert made.outdated({**before, "onnx": str(made.installed("onnx"))}) == "layout 1, now 2"
+    # An adapter's file is what it was.
+    assert made.made_by("onnxruntime")["layout"] == "1"
 
 
 def test_an_old_bundle_is_kept_and_one_line_says_what_is_not_known(home: Path, capsys: Any) -> None:
