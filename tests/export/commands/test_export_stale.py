@@ -109,6 +109,8 @@ def test_files_of_another_version_of_the_quantizer_are_made_again(
 
 
 def test_graphs_from_before_they_were_fused_are_made_again() -> None:
+    from tel_edge.export import made
+
     before = {"layout": "1", "tel-edge": "0.1.0"}
     assert made.outdated(before) is None
     assert made.outdated({**before, "onnx": str(made.installed("onnx"))}) == "layout 1, now 2"
