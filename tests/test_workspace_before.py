@@ -93,10 +93,16 @@ def test_the_report_is_the_same_to_the_byte(before: Path, run_command: Command) 
 
 
 @pytest.mark.parametrize(
-    "options", [("--quant", "F16,Q8_0"), ("--format", "onnx", "--quant", "int8")]
+    ("options", "stale"),
+    # The graphs of then had none of onnxruntime's operators.
+    [(("--quant", "F16,Q8_0"), False), (("--format", "onnx", "--quant", "int8"), True)],
 )
-def test_nothing_is_exported_again(
-    before: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+def test_nothing_is_exported_again_without_need(
+    before: Path,
+    run_command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    stale: bool,
 ) -> None:
     for module in ("gguf", "llama_cpp", "torch", "transformers", "peft", "onnxscript"):
         pytest.importorskip(module)
@@ -106,6 +112,11 @@ def test_nothing_is_exported_again(
     real = made.installed
     monkeypatch.setattr(made, "installed", lambda package: known.get(package) or real(package))
     argv = (*COMMON, "--backbone", "base", "--adapter", "peft", *options)
+    if stale:
+        code, said, _ = run_command(export.parser(), export.work, *argv)
+        assert code == 0
+        assert said.count("written") == 1
+        files = contents(before / "bundles/base")
     code, said, _ = run_command(export.parser(), export.work, *argv)
     assert code == 0
     assert "written" not in said

@@ -203,7 +203,8 @@ def test_a_client_that_does_not_read_is_not_waited_for(bundle: Path) -> None:
         process.terminate()
         time.sleep(0.3)
         process.terminate()
-        assert process.wait(5) == 0
+        # Where the first one was enough, the second may meet a process that is about to end.
+        assert process.wait(5) in (0, -signal.SIGTERM)
 
 
 def test_what_only_its_own_user_may_ask(bundle: Path, tmp_path: Path) -> None:
