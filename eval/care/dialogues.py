@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +9,7 @@ from typing import Any
 
 from tel_edge.eval.care import templates
 from tel_edge.eval.care.scenarios import Scenario
+from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions.conversation import Message
 
 
@@ -84,8 +83,7 @@ def key(wanted: Wanted, source: Source) -> str:
     """Return the digest of all that a row depends on."""
     of = wanted.scenario
     made = [of.id, of.brief, wanted.number, wanted.style, wanted.length, wanted.turns, wanted.seed]
-    text = json.dumps([*made, asdict(source)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return digest.of_value([*made, asdict(source)])[:32]
 
 
 def messages(rows: Sequence[Mapping[str, str]]) -> tuple[Message, ...]:

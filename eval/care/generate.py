@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.care import duplicates, gates
-from tel_edge.eval.care.dialogues import Dialogue, Wanted, key, messages
+from tel_edge.eval.care.dialogues import Dialogue, Wanted, messages
 from tel_edge.eval.care.journal import Journal
 from tel_edge.eval.care.panel import panel
 from tel_edge.eval.care.scenarios import Scenario
@@ -39,6 +39,7 @@ class Prices:
 
 def written(
     wanted: Sequence[Wanted],
+    keys: Sequence[str],
     writer: Writer,
     journal: Journal,
     prices: Prices,
@@ -46,10 +47,9 @@ def written(
 ) -> list[Dialogue]:
     """Return the dialogues that pass the gates, in the order of `wanted`; what is there is reused.
 
-    Each is asked for at most `TRIES` times. Raises `WorkError` where the cost has reached its
-    limit; what was written is kept.
+    `keys` are theirs in the journal. Each is asked for at most `TRIES` times. Raises `WorkError`
+    where the cost has reached its limit; what was written is kept.
     """
-    keys = [key(one, writer.source) for one in wanted]
     judged = gates.gate([one.scenario.fix for one in wanted])
     step(sum(name in journal.taken for name in keys))
     for tries in range(TRIES):
@@ -110,10 +110,9 @@ def _block(
     journal.add(rows)
 
 
-def rejects(wanted: Sequence[Wanted], writer: Writer, journal: Journal) -> dict[str, int]:
-    """Return how many tries at these dialogues each gate refused."""
-    names = (key(one, writer.source) for one in wanted)
-    tries = (one["gate"] for name in names for one in journal.refused.get(name, ()))
+def rejects(keys: Sequence[str], journal: Journal) -> dict[str, int]:
+    """Return how many tries at dialogues with these keys each gate refused."""
+    tries = (gate for name in keys for gate in journal.refused.get(name, ()))
     return dict(sorted(Counter(tries).items()))
 
 

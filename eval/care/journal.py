@@ -16,6 +16,8 @@ NAME = "written.jsonl"
 class Journal:
     """The tries of a run by key, in the order in which they ended; lines are only ever added.
 
+    `taken` has the messages of those that were, `refused` the gates that refused others.
+
     A line has `key`, `tokens` (read, written) and either `messages` or `gate`, `why` and `text`.
     One that a killed run left half is cut off. Raises `InputError` for another file.
     """
@@ -23,7 +25,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self.taken: dict[str, list[dict[str, str]]] = {}
-        self.refused: dict[str, list[dict[str, str]]] = {}
+        self.refused: dict[str, list[str]] = {}
         self.tokens = (0, 0)
         whole = 0
         if self.path.is_file():
@@ -48,9 +50,7 @@ class Journal:
         if "messages" in row:
             self.taken[row["key"]] = row["messages"]
         else:
-            self.refused.setdefault(row["key"], []).append(
-                {"gate": row["gate"], "why": row["why"], "text": row["text"]}
-            )
+            self.refused.setdefault(row["key"], []).append(row["gate"])
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Note tries; they are on the disk when this returns."""

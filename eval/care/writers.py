@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from tel_edge.eval.care import templates
 from tel_edge.eval.care.dialogues import Source, Wanted
 from tel_edge.eval.references.client import Client
-from tel_edge.eval.references.endpoint import in_threads
+from tel_edge.eval.references.endpoint import in_threads, text_of, used
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions.conversation import Message
@@ -88,19 +88,12 @@ class Endpoint:
                 "seed": seed(of, tries),
             }
             reply = self.client.request("/chat/completions", body)
-            try:
-                text = str(reply["choices"][0]["message"]["content"] or "")
-            except (KeyError, IndexError, TypeError):
-                text = ""
-            return parsed(text), _count(reply, "prompt_tokens"), _count(reply, "completion_tokens")
+            choices = reply.get("choices")
+            choice = choices[0] if isinstance(choices, list) and choices else None
+            text = text_of(choice) if isinstance(choice, dict) else ""
+            return parsed(text), used(reply, "prompt_tokens"), used(reply, "completion_tokens")
 
         yield from in_threads(one, range(len(wanted)), self.parallel)
-
-
-def _count(reply: Mapping[str, Any], name: str) -> int:
-    used = reply.get("usage")
-    value = used.get(name) if isinstance(used, dict) else 0
-    return value if isinstance(value, int) else 0
 
 
 class Model:

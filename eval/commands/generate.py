@@ -26,7 +26,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from tel_edge.eval.care import panel, scenarios
-    from tel_edge.eval.care.dialogues import plan
+    from tel_edge.eval.care.dialogues import key, plan
     from tel_edge.eval.care.generate import Prices, finished, rejects, written
     from tel_edge.eval.care.journal import Journal
 
@@ -43,11 +43,12 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     say = partial(cli.say, args)
     with lock.held(folder, args.wait, say, inside=True), _writer(args) as writer:
         journal = Journal(folder)
+        keys = [key(one, writer.source) for one in wanted]
         bar = tqdm(total=len(wanted), disable=args.quiet or None, unit="dialogue",
                    desc="tel-generate")  # fmt: skip
         with bar:
-            made = written(wanted, writer, journal, prices, bar.update)
-        refused = rejects(wanted, writer, journal)
+            made = written(wanted, keys, writer, journal, prices, bar.update)
+        refused = rejects(keys, journal)
         why = ", ".join(f"{gate} {count}" for gate, count in refused.items())
         if not made:
             raise InputError(f"{folder}: none of {len(wanted)} dialogues passed the gates: {why}")

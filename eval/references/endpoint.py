@@ -76,9 +76,9 @@ class Endpoint:
                 body["seed"] = _seed(f"{seed} {question.id} {turn}")
                 replies.append(self._post(prompt, body))
             spent = (time.perf_counter() - began) * 1000
-            tokens = _used(replies[0], "prompt_tokens")
-            generated = sum(_used(reply, "completion_tokens") for reply in replies)
-            texts = tuple(map(_text, replies))
+            tokens = used(replies[0], "prompt_tokens")
+            generated = sum(used(reply, "completion_tokens") for reply in replies)
+            texts = tuple(map(text_of, replies))
             return Generation(texts, tokens, tokens, generated, spent)
 
         yield from self._all(asked, work, _writers())
@@ -159,7 +159,7 @@ class Endpoint:
                 f"{self.client.base}: the server gives no log-probabilities; "
                 "pass --protocol generate"
             )
-        tokens = _used(reply, "prompt_tokens")
+        tokens = used(reply, "prompt_tokens")
         return Score(label_logprobs(likely, labels(question)), tokens, tokens, spent)
 
 
@@ -225,13 +225,15 @@ def unlisted(logprobs: Sequence[float]) -> bool:
     return len(logprobs) > 1 and len(set(logprobs)) == 1
 
 
-def _text(choice: Mapping[str, Any]) -> str:
+def text_of(choice: Mapping[str, Any]) -> str:
+    """Return the text of a choice of either path, empty where there is none."""
     message = choice.get("message")
     text = message.get("content") if isinstance(message, dict) else choice.get("text")
     return text if isinstance(text, str) else ""
 
 
-def _used(choice: Mapping[str, Any], name: str) -> int:
+def used(choice: Mapping[str, Any], name: str) -> int:
+    """Return one of the counts of `usage`, 0 where the server does not say it."""
     usage = choice.get("usage")
     value = usage.get(name) if isinstance(usage, dict) else None
     return value if isinstance(value, int) else 0

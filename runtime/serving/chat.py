@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from tel_edge.runtime.serving.openai import (
     MOST_TOKENS,
     check_fixed,
     check_number,
+    head,
     stops,
     usage,
 )
@@ -222,11 +222,11 @@ def last_chunks(
     reply: Mapping[str, Any], model: str, bundle: str, number: str, counted: bool
 ) -> Iterator[bytes]:
     """Yield how a streamed reply ended, what it took if that was asked for, and its end."""
-    head = _head("chat.completion.chunk", model, bundle, number)
+    same = _head("chat.completion.chunk", model, bundle, number)
     choice = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": reply["ended"]}
-    yield event({**head, "choices": [choice], **_beside(reply)})
+    yield event({**same, "choices": [choice], **_beside(reply)})
     if counted:
-        yield event({**head, "choices": [], "usage": usage([reply])})
+        yield event({**same, "choices": [], "usage": usage([reply])})
     yield b"data: [DONE]\n\n"
 
 
@@ -277,13 +277,7 @@ def event(value: Mapping[str, Any]) -> bytes:
 
 
 def _head(kind: str, model: str, bundle: str, number: str) -> dict[str, Any]:
-    return {
-        "id": f"chatcmpl-{number}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": model,
-        "system_fingerprint": bundle,
-    }
+    return head(kind, f"chatcmpl-{number}", model, bundle)
 
 
 def _beside(reply: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
@@ -46,7 +46,7 @@ MOST_QUESTIONS = 1024
 
 
 class Front:
-    """The application over a link to the engine's process; `keys` are whose requests are taken."""
+    """The application over a link to the engine's process."""
 
     def __init__(self, link: Link, metrics: Metrics) -> None:
         self.link, self.metrics = link, metrics
@@ -102,16 +102,14 @@ class Front:
         lines = request.headers.get("content-type", "").partition(";")[0].strip().lower() == NDJSON
         if lines:
             rows = [line for line in raw.split(b"\n") if line.strip()]
-            if len(rows) > MOST_QUESTIONS:
-                raise Failed(LARGE, f"{len(rows)} questions; at most {MOST_QUESTIONS} at a time")
+            check_count(rows)
             return StreamingResponse(self._lines(request, rows), media_type=NDJSON)
         document = decoded(raw)
         if not (isinstance(document, dict) and "questions" in document):
             one = converted(document, Question)
             return JSONResponse(await self._until_gone(request, self._asked(request, one)))
         given = converted(document, Questions).questions
-        if len(given) > MOST_QUESTIONS:
-            raise Failed(LARGE, f"{len(given)} questions; at most {MOST_QUESTIONS} at a time")
+        check_count(given)
         made = await self._until_gone(
             request, together(*(self._settled(request, one) for one in given))
         )
@@ -262,8 +260,7 @@ class Front:
         given = await body(request, kserve.Infer)
         name = request.path_params["model"]
         rows = [converted({**row, "model": name}, Question) for row in kserve.questions(given)]
-        if len(rows) > MOST_QUESTIONS:
-            raise Failed(LARGE, f"{len(rows)} questions; at most {MOST_QUESTIONS} at a time")
+        check_count(rows)
         made = await self._until_gone(
             request, together(*(self._asked(request, one) for one in rows))
         )
@@ -321,6 +318,12 @@ async def _unknown(_: Request, error: Exception) -> Response:
     """Return what there is to say of a path or a method that there is not."""
     assert isinstance(error, HTTPException)
     return problem(Failed((error.status_code, "not_found"), error.detail))
+
+
+def check_count(questions: Sequence[Any]) -> None:
+    """Raise `Failed` for more questions than one body may have."""
+    if len(questions) > MOST_QUESTIONS:
+        raise Failed(LARGE, f"{len(questions)} questions; at most {MOST_QUESTIONS} at a time")
 
 
 def names(info: Mapping[str, Any]) -> tuple[str, ...]:

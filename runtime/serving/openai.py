@@ -128,16 +128,23 @@ def usage(replies: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
 
 
+def head(kind: str, number: str, model: str, bundle: str) -> dict[str, Any]:
+    """Return what every reply begins with; `number` is its id."""
+    return {
+        "id": number,
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": bundle,
+    }
+
+
 def completion(
     replies: Sequence[Mapping[str, Any]], model: str, bundle: str, number: str
 ) -> dict[str, Any]:
     """Return the body of a completion."""
     return {
-        "id": f"cmpl-{number}",
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": model,
-        "system_fingerprint": bundle,
+        **head("text_completion", f"cmpl-{number}", model, bundle),
         "choices": [
             {
                 "index": at,

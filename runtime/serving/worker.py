@@ -365,11 +365,15 @@ class Worker:
             return False
         return not others or len(text.tokens) - len(text.prompt.done) < SLICE
 
-    def _told(self, job: Job[Waiting], reply: dict[str, Any], began: float) -> None:
+    def _told(
+        self, job: Job[Waiting], reply: dict[str, Any], began: float, spent: float | None = None
+    ) -> None:
+        """Send a reply; `spent` are the engine's milliseconds, those since it began if None."""
         asked = job.payload
+        spent = (time.monotonic() - began) * 1000 if spent is None else spent
         times = {
             "queue_ms": round((began - asked.since) * 1000, 2),
-            "engine_ms": round((time.monotonic() - began) * 1000, 2),
+            "engine_ms": round(spent, 2),
         }
         self.send({"id": job.name, "reply": reply | self._origin(asked) | times})
 
@@ -382,15 +386,8 @@ class Worker:
         assert asked.request.question
         assert asked.how
         made = answered(asked.request.question, score, asked.how, asked.category)
-        reply = record(asked.request, made) | self._origin(asked)
-        reply |= {
-            "tokens": score.tokens,
-            "decoded": score.decoded,
-            "packed": score.packed,
-            "queue_ms": round((began - asked.since) * 1000, 2),
-            "engine_ms": round(score.milliseconds, 2),
-        }
-        self.send({"id": job.name, "reply": reply})
+        taken = {"tokens": score.tokens, "decoded": score.decoded, "packed": score.packed}
+        self._told(job, record(asked.request, made) | taken, began, score.milliseconds)
 
     def _origin(self, asked: Waiting) -> dict[str, Any]:
         """Return what an answer says of where it is from."""
