@@ -35,6 +35,7 @@ from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones, manifest
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files.atomic import write_text
+from tel_edge.runtime.processors import cores
 from tel_edge.runtime.questions.categories import category
 from tel_edge.train.data import examples
 
@@ -82,12 +83,14 @@ class Rate:
     value: float
 
 
+# All threads all the time, unless the number is left open.
+ALL = {"OMP_NUM_THREADS": str(cores())}
 TRAINING = (
-    Variant("spinning (the library's)", {}),
-    Variant("10,000 spins (tel-train's)", {"GOMP_SPINCOUNT": "10000"}),
-    Variant("3,000 spins", {"GOMP_SPINCOUNT": "3000"}),
-    Variant("1,000 spins", {"GOMP_SPINCOUNT": "1000"}),
-    Variant("passive", {"OMP_WAIT_POLICY": "PASSIVE"}),
+    Variant("spinning (the library's)", ALL),
+    Variant("10,000 spins", {**ALL, "GOMP_SPINCOUNT": "10000"}),
+    Variant("gives way (tel-train's)", {"GOMP_SPINCOUNT": "10000"}),
+    Variant("1,000 spins", {**ALL, "GOMP_SPINCOUNT": "1000"}),
+    Variant("passive", {**ALL, "OMP_WAIT_POLICY": "PASSIVE"}),
     Variant("one thread", {"OMP_NUM_THREADS": "1"}),
 )
 
@@ -113,7 +116,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     rates: list[Rate] = []
     others: list[float] = []
     with tempfile.TemporaryDirectory() as passing:
-        subjects = [_training(Path(passing), args.steps)] if args.steps else []
+        subjects = [_training(args, Path(passing))] if args.steps else []
         subjects += _engines(args.bundle, args.seconds) if args.bundle else []
         cases = [(s, v, busy) for s in subjects for v in s.variants for busy in args.busy]
         for turn in range(args.rounds):
@@ -154,13 +157,14 @@ def _engines(bundle: Path, seconds: float) -> list[Subject]:
     return found
 
 
-def _training(passing: Path, steps: int) -> Subject:
-    """Return the training of tel-nano on ot-mini's questions, `steps` of 16 questions."""
-    folder = backbones.fetch(backbones.find("tel-nano"))
+def _training(args: argparse.Namespace, passing: Path) -> Subject:
+    """Return the training of a backbone on ot-mini's questions, `--steps` of 16 questions."""
+    folder = backbones.fetch(backbones.find(args.backbone))
+    task = json.dumps(_task(folder, passing, args.steps))
     return Subject(
-        "training tel-nano",
+        f"training {args.backbone}",
         "steps/s",
-        (sys.executable, train_contenders.__file__, json.dumps(_task(folder, passing, steps))),
+        (sys.executable, train_contenders.__file__, task),
         TRAINING,
     )
 
@@ -265,6 +269,9 @@ def parser() -> cli.Parser:
     )
     made.add_argument(
         "--busy", type=_counts, default=(0, 1), metavar="N,...", help="busy processes (0,1)"
+    )
+    made.add_argument(
+        "--backbone", metavar="NAME", default="tel-nano", help="to train (%(default)s)"
     )
     made.add_argument(
         "--bundle", type=Path, metavar="DIR", help="measure the engines on its smallest types too"

@@ -41,6 +41,7 @@ def child(task: Task) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, set_seed
     from transformers.utils import logging
 
+    from tel_edge.train.callbacks import GivesWay
     from tel_edge.train.trainer import AnswerTrainer, attention
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -93,7 +94,7 @@ def child(task: Task) -> dict[str, Any]:
                 args=_settings(task, Path(passing), count),
                 train_dataset=Rows(lambda _, part=part: part),  # type: ignore[misc]
                 data_collator=batched,
-                callbacks=[Clock()],
+                callbacks=[Clock(), *([GivesWay()] if ours else [])],
             )
             trainer.train()
     return {

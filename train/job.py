@@ -160,7 +160,10 @@ def jobs(args: argparse.Namespace) -> list[TrainingJob]:
 
 def _recipe(args: argparse.Namespace, backbone: Backbone) -> Recipe:
     chosen = recipe(args.recipe or ("nano" if backbone.name == "tel-nano" else "paper"))
-    names = ("rank", "alpha", "dropout", "epochs", "batch", "learning_rate", "loss")
+    names = (
+        *("rank", "alpha", "dropout", "epochs", "batch", "learning_rate", "loss"),
+        *("orders", "exchanged", "told"),
+    )
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.select_by:
         given["select"] = args.select_by
@@ -169,10 +172,10 @@ def _recipe(args: argparse.Namespace, backbone: Backbone) -> Recipe:
     if args.rslora:
         given["rslora"] = True
     chosen = replace(chosen, **given)
-    if not 0 < chosen.learning_rate < math.inf:
-        raise InputError(f"--learning-rate {chosen.learning_rate}: a number above 0 is needed")
-    if not 0 <= chosen.dropout < 1:
-        raise InputError(f"--dropout {chosen.dropout}: a number from 0 to below 1 is needed")
+    if said := recipes.wrong(given):
+        raise InputError(f"--{said}")
+    if chosen.orders == 1 and (chosen.exchanged or chosen.told):
+        raise InputError("--exchanged and --told are for questions shown again: --orders 2 or more")
     return chosen
 
 

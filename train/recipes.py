@@ -7,6 +7,8 @@ stopping on the validation loss, seed 42). The paper names no batch size and no 
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -75,6 +77,14 @@ def identity(recipe: Recipe) -> Mapping[str, Any]:
     }
 
 
+# What a number may be: from the first up to below the second, and how that reads.
+BOUNDS = {
+    "dropout": (0.0, 1.0, "a number from 0 to below 1"),
+    "learning_rate": (sys.float_info.min, math.inf, "a number above 0"),
+    "exchanged": (0.0, math.nextafter(1, 2), "a number from 0 to 1"),
+    "told": (0.0, math.nextafter(1, 2), "a number from 0 to 1"),
+}
+
 RECIPES: dict[str, Recipe] = {
     row.name: row
     for row in (
@@ -93,6 +103,15 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}; there are: {' '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def wrong(chosen: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the first value that no recipe can have, None if nothing is."""
+    for name, (least, below, meant) in BOUNDS.items():
+        value = chosen.get(name)
+        if value is not None and not least <= value < below:
+            return f"{name.replace('_', '-')} {value}: {meant} is needed"
+    return None
 
 
 def targets(text: str) -> tuple[str, ...]:

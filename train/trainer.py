@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +17,15 @@ from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
 
 from tel_edge.eval.folders import loading
-from tel_edge.runtime.device.energy import Energy, Meter
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.files.atomic import write_text
+from tel_edge.train.callbacks import GivesWay, Turn, Watch
 from tel_edge.train.data import Example, Rows, collate, examples, fitted, varied
-from tel_edge.train.energy import recorded, restored
+from tel_edge.train.energy import recorded
 from tel_edge.train.fused import fuse
 from tel_edge.train.parts import MOST, again, give_back, parted
 from tel_edge.train.scoring import document, score
@@ -121,68 +116,6 @@ def over_all(
     return F.cross_entropy(logits[mask.bool()], following[mask.bool()])
 
 
-class Watch(TrainerCallback):
-    """The progress bar on stderr, the loss curve, and the stop at a loss that is no number."""
-
-    def __init__(self, work: Path, quiet: bool) -> None:
-        from tqdm import tqdm
-
-        self.bar: Any = tqdm(disable=quiet or None, file=sys.stderr, unit="step", leave=False)
-        self.kept = work / "spent.json"
-        known = json.loads(self.kept.read_text()) if self.kept.exists() else {}
-        self.before = float(known.get("seconds", 0))
-        self.energy = restored(known["energy"]) if known else None
-        self.began = time.monotonic()
-        self.meter = Meter()
-        self.meter.begin()
-
-    def spent(self) -> tuple[float, Energy]:
-        """Return seconds and energy so far, those of the runs before this one counted in."""
-        read = self.meter.read()
-        self.energy = self.energy + read if self.energy else read
-        return self.before + time.monotonic() - self.began, self.energy
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Keep time and energy with the checkpoint."""
-        seconds, energy = self.spent()
-        write_text(self.kept, json.dumps({"seconds": round(seconds, 1), "energy": asdict(energy)}))
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Set the bar to where a resumed run is."""
-        self.bar.reset(total=state.max_steps)
-        self.bar.update(state.global_step)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Move the bar."""
-        self.bar.update(1)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Show the losses; raise `WorkError` when one is not finite."""
-        for name in ("loss", "eval_loss"):
-            if name in (logs or {}):
-                if not math.isfinite(logs[name]):
-                    raise WorkError(
-                        f"{name} is {logs[name]} at step {state.global_step}; "
-                        "try a smaller --learning-rate"
-                    )
-                self.bar.set_postfix_str(f"{name} {logs[name]:.3f}")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Close the bar."""
-        self.bar.close()
-
-
-class Turn(TrainerCallback):
-    """Gives each epoch its own examples, a resumed one those it would have had."""
-
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Draw the examples of the epoch that begins."""
-        self.rows.turn(round(state.epoch or 0))
-
-
 def attention(longest: int) -> str:
     """Return the attention to compute prompts of up to `longest` tokens with.
 
@@ -242,7 +175,9 @@ def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) 
         )
         return fitted(shown, questions, tokenizer, longest)
 
-    watch, rows = Watch(work, quiet or not processes().is_main_process), Rows(drawn)
+    quiet = quiet or not processes().is_main_process
+    watch, rows = Watch(work, quiet), Rows(drawn)
+    gives_way = GivesWay(lambda text: None if quiet else watch.bar.write(text, file=sys.stderr))
     trainer = AnswerTrainer(
         model=peft,
         args=settings(job, work),
@@ -250,7 +185,7 @@ def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) 
         eval_dataset=Rows(lambda _: valid),
         data_collator=collate,
         compute_metrics=right,
-        callbacks=[watch, Turn(rows), EarlyStoppingCallback(recipe.patience)],
+        callbacks=[watch, gives_way, Turn(rows), EarlyStoppingCallback(recipe.patience)],
     )
     trainer.all_tokens, trainer.checkpointing = recipe.loss == "all", job.checkpointing
     trainer.remove_callback(PrinterCallback)
@@ -266,6 +201,7 @@ def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) 
     shown = round(trainer.state.epoch * len(rows))
     made = measured(trainer, peft, recipe.select) | {
         "seconds": round(seconds, 1),
+        "threads": dict(watch.threads),
         "energy": recorded(energy, seconds, shown, job.watts),
         "too_long": train_long + valid_long,
     }

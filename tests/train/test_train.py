@@ -254,7 +254,7 @@ def test_a_partial_folder_of_another_job_is_not_gone_on_from(
 def test_a_killed_run_goes_on_from_its_checkpoint(
     tel_train: Command, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tel_edge.train import trainer
+    from tel_edge.train import callbacks, trainer
 
     argv = ["--epochs", "8"]
     script = "from tel_edge.train.commands.train import main; main()"
@@ -278,7 +278,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(
     torn.mkdir()
     (torn / "trainer_state.json").write_text('{"ep')
     steps = []
-    monkeypatch.setattr(trainer.Watch, "on_step_end", lambda *_, **__: steps.append(1))
+    monkeypatch.setattr(callbacks.Watch, "on_step_end", lambda *_, **__: steps.append(1))
     assert tel_train(*argv)[0] == 0
     resumed = record(tmp_path)
     assert len(steps) < resumed["curve"][-1]["step"]

@@ -44,6 +44,7 @@ CHANGING: dict[str, tuple[list[str], str, Any]] = {
     "names": (["--targets", "o_proj,q_proj,o_proj"], "targets", ("o_proj", "q_proj")),
     "dropout": (["--dropout", "0.1"], "dropout", 0.1),
     "rslora": (["--rslora"], "rslora", True),
+    "orders": (["--orders", "3"], "orders", 3),
     "loss": (["--loss", "all"], "loss", "all"),
     "select": (["--select-by", "pass1"], "select", "pass1"),
 }
@@ -56,6 +57,15 @@ def test_an_option_of_the_recipe_changes_the_digest(made: Path, tmp_path: Path, 
     assert asdict(changed.recipe)[field] == value
     assert asdict(changed.recipe) | {field: None} == asdict(plain.recipe) | {field: None}
     assert changed.digest != plain.digest
+
+
+def test_how_questions_are_shown_can_differ_from_the_recipe(made: Path, tmp_path: Path) -> None:
+    (plain,) = base.jobs(made, tmp_path, "--recipe", "robust")
+    (job,) = base.jobs(
+        made, tmp_path, "--recipe", "robust", "--exchanged", "0", "--told", "0.5", "--orders", "2"
+    )
+    assert (job.recipe.orders, job.recipe.exchanged, job.recipe.told) == (2, 0.0, 0.5)
+    assert job.digest != plain.digest
 
 
 def test_what_changes_no_adapter_changes_no_digest(made: Path, tmp_path: Path) -> None:
@@ -96,6 +106,10 @@ def test_a_job_of_before_keeps_its_digest(made: Path, tmp_path: Path) -> None:
         (["--targets", "q_proj,"], "no projection ''"),
         (["--dropout", "1"], "--dropout 1.0"),
         (["--dropout", "nan"], "--dropout nan"),
+        (["--orders", "2", "--exchanged", "1.5"], "--exchanged 1.5: a number from 0 to 1"),
+        (["--orders", "2", "--told", "nan"], "--told nan"),
+        (["--told", "0.5"], "--orders 2 or more"),
+        (["--learning-rate", "0"], "--learning-rate 0.0: a number above 0 is needed"),
         (["--watts", "0"], "--watts 0.0"),
         (["--watts", "inf"], "--watts inf"),
         (["--joint"], "--joint is for several categories"),

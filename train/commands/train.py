@@ -193,6 +193,24 @@ def parser() -> cli.Parser:
     made.add_argument("--batch", type=cli.positive, metavar="N", help="instead of the recipe's")
     made.add_argument("--learning-rate", type=float, metavar="X", help="instead of the recipe's")
     made.add_argument(
+        "--orders",
+        type=cli.positive,
+        metavar="N",
+        help="times that a question is shown in an epoch, each with its choices in another order",
+    )
+    made.add_argument(
+        "--exchanged",
+        type=float,
+        metavar="P",
+        help="share of these with other wrong choices; instead of the recipe's",
+    )
+    made.add_argument(
+        "--told",
+        type=float,
+        metavar="P",
+        help="share of these with the answer in the question; instead of the recipe's",
+    )
+    made.add_argument(
         "--max-train",
         type=cli.positive,
         metavar="N",

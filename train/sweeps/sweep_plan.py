@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from tel_edge.train import recipes
 VALUES = (
     *("rank", "alpha", "dropout", "targets", "loss", "select-by", "recipe", "epochs", "batch"),
     *("learning-rate", "max-train", "seed", "backbone", "category", "dataset", "over-quant"),
-    "revision",
+    *("orders", "exchanged", "told", "revision"),
 )
 FLAGS = ("rslora", "checkpointing", "strict")
 DATASETS = ("ot-mini", "ot-full")
@@ -208,7 +207,5 @@ def _meant(where: str, read: argparse.Namespace) -> None:
     recipes.targets(read.targets or "all")
     if read.dataset not in DATASETS and not Path(read.dataset).is_dir():
         raise InputError(f"no data set {read.dataset!r}: neither ot-mini, ot-full nor a folder")
-    if read.dropout is not None and not 0 <= read.dropout < 1:
-        raise InputError(f"{where}: dropout {read.dropout}: a number from 0 to below 1 is needed")
-    if read.learning_rate is not None and not 0 < read.learning_rate < math.inf:
-        raise InputError(f"{where}: learning-rate {read.learning_rate}: one above 0 is needed")
+    if said := recipes.wrong(vars(read)):
+        raise InputError(f"{where}: {said}")

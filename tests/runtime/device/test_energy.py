@@ -144,7 +144,7 @@ def test_a_resumed_run_has_the_energy_of_all_its_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
-    from tel_edge.train.trainer import Watch
+    from tel_edge.train.callbacks import Watch
 
     zeus(monkeypatch, Monitor)
     first = Watch(tmp_path, quiet=True)
