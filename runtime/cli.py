@@ -174,6 +174,16 @@ def engine_settings(args: argparse.Namespace) -> EngineSettings:
     )
 
 
+def adapters_option(made: Parser) -> None:
+    """Add how many adapters stay in memory, for commands that answer with several."""
+    made.add_argument(
+        "--max-adapters",
+        type=positive,
+        metavar="N",
+        help="adapters in memory; the least recently used makes room (any number)",
+    )
+
+
 def draw_options(made: Parser) -> None:
     """Add the options of every command that answers: the protocol and the votes."""
     made.add_argument(

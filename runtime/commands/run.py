@@ -221,12 +221,7 @@ def parser() -> cli.Parser:
     cli.engine_options(made)
     cli.draw_options(made)
     cli.variant_options(made)
-    made.add_argument(
-        "--max-adapters",
-        type=cli.positive,
-        metavar="N",
-        help="adapters in memory; the least recently used makes room (any number)",
-    )
+    cli.adapters_option(made)
     made.add_argument(
         "--window",
         type=cli.positive,

@@ -79,7 +79,7 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
     quiet: dict[str, Any] = {"log_level": "error", "access_log": False, "lifespan": "off"}
     server = Server(
         uvicorn.Config(
-            guard.Guard(front.app, known, hosts), host=args.host, port=args.port,
+            guard.Guard(front.app, known, hosts, metrics.refused), host=args.host, port=args.port,
             http=sockets.Protocol, ws="none", h11_max_incomplete_event_size=sockets.MOST_HEAD,
             timeout_keep_alive=30, server_header=False, **_tls(args), **quiet,
         )
@@ -221,6 +221,7 @@ def parser() -> cli.Parser:
     cli.engine_options(made)
     cli.draw_options(made)
     cli.variant_options(made)
+    cli.adapters_option(made)
     made.add_argument(
         "--queue-seconds",
         type=cli.above_zero,

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tel_edge.runtime.device.energy import power_mode
 from tel_edge.runtime.serving import chat as chats
 from tel_edge.runtime.serving import kserve, openai
 from tel_edge.runtime.serving.http import (
@@ -285,16 +286,19 @@ class Front:
             return "draining"
         return "starting" if self.link.info is None else "ready"
 
-    async def _stats(self) -> dict[str, Any]:
+    async def _stats(self, op: str = "stats") -> dict[str, Any]:
         try:
-            return await self.link.ask({"op": "stats"})
+            return await self.link.ask({"op": op})
         except Failed:
             # Between two processes nothing waits.
             return {}
 
     async def measured(self, _: Request) -> Response:
         """Return the metrics in Prometheus' text form."""
-        stats = await self._stats()
+        stats, energy = await self._stats(), await self._stats("energy")
+        # A device's tool, which may take a while.
+        mode = await asyncio.to_thread(power_mode)
+        self.metrics.powered(energy.get("joules"), mode)
         text, kind = self.metrics.text(stats, self.link.info, self.link.restarts)
         return Response(text, media_type=kind)
 

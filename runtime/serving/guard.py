@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,18 @@ class Guard:
     """An ASGI application around another one; `known` are the keys, none meaning no key.
 
     `hosts` are the names under which the service may be asked. A page of another name that a
-    browser here has open cannot ask it, not even where its name leads to this address.
+    browser here has open cannot ask it, not even where its name leads to this address. `refused`
+    is told the code of each request that is not passed on.
     """
 
-    def __init__(self, app: Any, known: Mapping[str, bytes] | None, hosts: frozenset[str]) -> None:
-        self.app, self.known, self.hosts = app, known, hosts
+    def __init__(
+        self,
+        app: Any,
+        known: Mapping[str, bytes] | None,
+        hosts: frozenset[str],
+        refused: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.app, self.known, self.hosts, self.refused = app, known, hosts, refused
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on, or refuse it."""
@@ -71,6 +78,7 @@ class Guard:
             try:
                 self._check(scope)
             except Failed as error:
+                self.refused(error.kind[1])
                 response = problem(error)
                 if error.kind == KEYLESS:
                     response.headers["www-authenticate"] = "Bearer"

@@ -48,6 +48,9 @@ class Metrics:
         self.reloads = Counter("tel_reloads", "Changes of the bundle.", ["result"], **of)
         self.rejected = Counter("tel_rejected", "What got no answer, by code.", ["reason"], **of)
         self.bundle = Gauge("tel_bundle_info", "What answers.", ["digest", "backbone"], **of)
+        # Only where there is something to read, since 0 would say that nothing was used.
+        self.joules: Counter | None = None
+        self.mode: Gauge | None = None
 
     @contextmanager
     def request(self, path: str) -> Iterator[Callable[[int], None]]:
@@ -82,6 +85,20 @@ class Metrics:
     def refused(self, code: str) -> None:
         """Count what the engine's process gave an error for."""
         self.rejected.labels(code).inc()
+
+    def powered(self, joules: float | None, mode: str | None) -> None:
+        """Count energy since the last time, and note the power mode, where they can be read."""
+        if joules is not None:
+            self.joules = self.joules or Counter(
+                "tel_joules", "Energy of the machine's parts.", registry=self.registry
+            )
+            self.joules.inc(joules)
+        if mode is not None:
+            self.mode = self.mode or Gauge(
+                "tel_power_mode_info", "The device's power mode.", ["mode"], registry=self.registry
+            )
+            self.mode.clear()
+            self.mode.labels(mode).set(1)
 
     @property
     def answers(self) -> int:

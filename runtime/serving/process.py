@@ -12,6 +12,7 @@ from typing import Any
 
 from tel_edge.runtime.answerer import Answerer, Answering
 from tel_edge.runtime.bundles import bundle
+from tel_edge.runtime.device.energy import Meter
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.serving import opened
@@ -52,9 +53,15 @@ def serve(pipe: socket.socket, options: dict[str, Any], opener: bundle.Opener) -
         send(opened.told(worker, made))
         computing = threading.Thread(target=_computing, args=(worker, pipe), daemon=True)
         computing.start()
+        meter = Meter()
+        meter.begin()
         with pipe.makefile("rb") as lines:
             for line in lines:
                 message = json.loads(line)
+                if message.get("op") == "energy":
+                    # Since it was asked for last.
+                    send({"id": message["id"], "reply": {"joules": meter.read().joules}})
+                    continue
                 if message.get("op") != "reload":
                     worker.take(message)
                     continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,14 @@ async def says_who(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": client.encode()})
 
 
-def asked(headers: dict[str, str], path: str = "/v1/models", keyed: bool = True) -> httpx.Response:
+def asked(
+    headers: dict[str, str],
+    path: str = "/v1/models",
+    keyed: bool = True,
+    refused: Callable[[str], None] = lambda _: None,
+) -> httpx.Response:
     known = {"dash": guard.sha256(KEY.encode()).digest(), "other": b"x" * 32} if keyed else None
-    app = Guard(says_who, known, frozenset({"localhost", "127.0.0.1", "::1"}))
+    app = Guard(says_who, known, frozenset({"localhost", "127.0.0.1", "::1"}), refused)
 
     async def work() -> httpx.Response:
         transport = httpx.ASGITransport(app=app)
@@ -60,6 +65,14 @@ def test_a_key_is_asked_for(headers: dict[str, str], status: int, body: str) -> 
     assert asked(headers, "/livez").status_code == 200
     # An empty one has to pass where no key is asked for.
     assert asked(headers, keyed=False).status_code == 200
+
+
+def test_what_is_refused_is_counted() -> None:
+    counted: list[str] = []
+    asked({}, refused=counted.append)
+    asked({"host": "evil.example"}, refused=counted.append)
+    asked({"authorization": f"Bearer {KEY}"}, refused=counted.append)
+    assert counted == ["invalid_api_key", "forbidden"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from tel_edge.runtime.answerer import Answerer
 from tel_edge.runtime.engines.engine import EngineSettings, Item, Score, Unanswered
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.serving.worker import Worker
 
 CHOICES = ["w", "x", "y", "z"]
@@ -201,3 +202,27 @@ def test_the_bound_counts_what_waits(tmp_path: Path) -> None:
         made.replies(301)
         made.worker.stop()
         made.thread.join(5)
+
+
+def test_few_places_for_many_adapters_cost_a_loading_a_turn_at_most(tmp_path: Path) -> None:
+    names = tuple(CATEGORIES)
+    choices = [name for name in names if not CATEGORIES[name].labels]
+    fake.bundle(folder := tmp_path / "bundle", adapters=names)
+    opener = fake.FakeOpener(engine=Engine, context=2000)
+    settings = EngineSettings(max_adapters=2)
+    with Answerer.of_bundle(folder, opener=opener, engine=settings) as answerer:
+        started = Started(answerer)
+        started.engine.go.clear()
+        # In turn, which is the worst order for two places.
+        for at in range(8):
+            for name in choices:
+                started.ask(f"{name} {at}", model=name)
+            started.ask(f"bare {at}", model="tel-nano")
+        time.sleep(0.05)
+        started.engine.go.set()
+        found = started.replies(8 * len(choices) + 8)
+        assert all("reply" in one for one in found.values())
+        turns = len(started.engine.exact)
+        assert turns <= 2 * (len(choices) + 1), "those of an adapter share their decodes"
+        started.worker.stop()
+        started.thread.join(5)
