@@ -2,8 +2,9 @@
 
 C is the rate in questions/s of the engine alone on the same questions (what `tel-run` does with a
 file), D the time of one decode. All figures are ratios to these, taken in the same run: closed
-loops, one client, random arrivals, twice the capacity, a flood of one category beside another, a
-killed engine, and bundles exchanged under load. Nothing else may run meanwhile.
+loops, one client, random arrivals, twice the capacity, a flood of one category beside another,
+connections that trickle, a killed engine and a killed service, and bundles exchanged under load.
+Nothing else may run meanwhile.
 """
 
 from __future__ import annotations
@@ -11,9 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -25,6 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from bench_tables import head, line, machine
+from serve_faults import (
+    ASKED,
+    Load,
+    children,
+    exchanged,
+    killed,
+    orphaned,
+    percentile,
+    resident,
+    rows,
+    trickled,
+)
 
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import bundle
@@ -38,7 +48,6 @@ COMMAND = (
     "import sys; sys.argv[0] = 'tel-serve'; "
     "from tel_edge.runtime.commands.serve import main; main()"
 )
-SEED, ASKED = 42, 256
 
 
 def alone(folder: str, names: Sequence[str], count: int) -> dict[str, float]:
@@ -66,9 +75,25 @@ def alone(folder: str, names: Sequence[str], count: int) -> dict[str, float]:
     return {"rate": rate, "decode": packed / rate, "single": statistics.median(single)}
 
 
+def first_answer(folder: Path, name: str) -> float:
+    """Return the seconds from the start of tel-run to its first answer."""
+    [row] = rows(name, 1)
+    began = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-c", COMMAND.replace("serve", "run"), "--bundle", str(folder)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(row) + "\n")
+        process.stdin.close()
+        process.stdout.readline()
+        return time.perf_counter() - began
+
+
 @asynccontextmanager
 async def served(folder: Path) -> AsyncIterator[tuple[Any, subprocess.Popen[str], Path]]:
-    """Give a client, the process, and the socket of its owner."""
+    """Give a client of a service that is ready, the process, and the socket of its owner."""
     import httpx
 
     with tempfile.TemporaryDirectory() as passing:
@@ -87,79 +112,17 @@ async def served(folder: Path) -> AsyncIterator[tuple[Any, subprocess.Popen[str]
             finally:
                 process.terminate()
                 process.wait(90)
-
-
-class Load:
-    """Requests to a service; `seen` are (seconds, status, category) of each."""
-
-    def __init__(self, client: Any, names: Sequence[str]) -> None:
-        self.client, self.names = client, names
-        self.rows = {
-            name: [
-                {"question": q.text, "choices": list(q.choices), "category": name}
-                if not category(name).labels
-                else {"question": q.text, "category": name}
-                for q in probe.questions(category(name), ASKED)
-            ]
-            for name in names
-        }
-        self.chance = random.Random(SEED)
-        self.seen: list[tuple[float, int, str]] = []
-
-    async def one(self, name: str, key: str = "a", **of: Any) -> None:
-        row = {**self.chance.choice(self.rows[name]), **of}
-        began = time.perf_counter()
-        reply = await self.client.post(
-            "/v1/answer", json=row, headers={"authorization": f"Bearer {key}"}
-        )
-        self.seen.append((time.perf_counter() - began, reply.status_code, name))
-
-    async def closed(self, clients: int, seconds: float) -> float:
-        """Let so many clients ask one question after the other; return questions/s."""
-        until = time.perf_counter() + seconds
-
-        async def loop(at: int) -> None:
-            while time.perf_counter() < until:
-                await self.one(self.names[at % len(self.names)])
-
-        self.seen.clear()
-        began = time.perf_counter()
-        await asyncio.gather(*(loop(at) for at in range(clients)))
-        good = sum(status == 200 for _, status, _ in self.seen)
-        return good / (time.perf_counter() - began)
-
-    async def arrivals(self, rate: float, seconds: float, **of: Any) -> None:
-        """Ask at random times, `rate` a second on average, whatever is still unanswered."""
-        self.seen.clear()
-        tasks, until = [], time.perf_counter() + seconds
-        while time.perf_counter() < until:
-            tasks.append(asyncio.ensure_future(self.one(self.chance.choice(self.names), **of)))
-            await asyncio.sleep(self.chance.expovariate(rate))
-        await asyncio.gather(*tasks)
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return a percentile of some values."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
-def resident(pid: int) -> int:
-    """Return the resident bytes of a process and its children."""
-    every = [pid, *children(pid)]
-    pages = (int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in every)
-    return sum(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-def children(pid: int) -> list[int]:
-    """Return the processes that a process has started."""
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+                process.stdout.close()
 
 
 async def measured(args: argparse.Namespace, own: Mapping[str, float]) -> dict[str, Any]:
     """Return every figure of the service, raw."""
     made: dict[str, Any] = {}
     rate, decode, first = own["rate"], own["decode"], args.names[0]
+    began = time.perf_counter()
     async with served(args.bundle) as (client, process, owner):
+        ready = time.perf_counter() - began
+        made["ready, less tel-run's first answer s"] = ready - first_answer(args.bundle, first)
         one, mixed = Load(client, [first]), Load(client, args.names)
         await one.closed(4, 2)
         made["closed, one category"] = await one.closed(args.clients, args.seconds) / rate
@@ -170,7 +133,8 @@ async def measured(args: argparse.Namespace, own: Mapping[str, float]) -> dict[s
         times = [s for s, status, _ in one.seen if status == 200]
         made["arrivals at 0.7 C, p50 in D"] = percentile(times, 0.5) / decode
         made["arrivals at 0.7 C, p99 in D"] = percentile(times, 0.99) / decode
-        before = resident(process.pid)
+        every = (process.pid, *children(process.pid))
+        before = resident(*every)
         began = time.perf_counter()
         await one.arrivals(2 * rate, args.overload, timeout_ms=max(1000, int(8000 * decode)))
         spent = time.perf_counter() - began
@@ -179,7 +143,8 @@ async def measured(args: argparse.Namespace, own: Mapping[str, float]) -> dict[s
         refused = [s for s, status, _ in one.seen if status == 429]
         made["twice C, refusals p99 ms"] = percentile(refused, 0.99) * 1000 if refused else None
         made["twice C, other failures"] = sum(code not in (200, 429, 504) for code in codes)
-        made["twice C, memory growth MB"] = (resident(process.pid) - before) / 1e6
+        made["twice C, memory growth MB"] = (resident(*every) - before) / 1e6
+        made["front, MB"] = resident(process.pid) / 1e6
         flood = asyncio.ensure_future(Load(client, [first]).closed(32, args.seconds))
         other = Load(client, args.names[-1:])
         await asyncio.sleep(0.5)
@@ -187,36 +152,13 @@ async def measured(args: argparse.Namespace, own: Mapping[str, float]) -> dict[s
             await other.one(args.names[-1], key="b")
         await flood
         made["beside a flood, p99 in D"] = percentile([s for s, _, _ in other.seen], 0.99) / decode
-        made |= await _killed(client, process)
+        made["beside trickling connections, p99 times"] = await trickled(one, args.seconds)
+        made |= await killed(client, process)
         if args.other:
-            made |= await _exchanged(mixed, owner, [args.other, args.bundle], args.seconds)
+            folders = [args.other, args.bundle]
+            made |= await exchanged(mixed, owner, folders, args.seconds, first)
+        made["service killed, engine gone s"] = await orphaned(process)
     return made
-
-
-async def _killed(client: Any, process: subprocess.Popen[str]) -> dict[str, Any]:
-    [engine] = children(process.pid)
-    os.kill(engine, signal.SIGKILL)
-    began = time.perf_counter()
-    while (await client.get("/readyz")).status_code != 200 or children(process.pid) == [engine]:
-        await asyncio.sleep(0.02)
-    return {"engine killed, ready again s": time.perf_counter() - began}
-
-
-async def _exchanged(
-    load: Load, owner: Path, folders: Sequence[Path], seconds: float
-) -> dict[str, Any]:
-    import httpx
-
-    work = asyncio.ensure_future(load.closed(16, seconds))
-    transport = httpx.AsyncHTTPTransport(uds=str(owner))
-    async with httpx.AsyncClient(transport=transport, timeout=60) as private:
-        for turn in range(20):
-            folder = str(Path(folders[turn % 2]).absolute())
-            reply = await private.post("http://x/reload", json={"bundle": folder})
-            reply.raise_for_status()
-            await asyncio.sleep(seconds / 25)
-    await work
-    return {"20 exchanges, failed requests": sum(code != 200 for _, code, _ in load.seen)}
 
 
 def work(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -240,6 +182,12 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
         "beside a flood, p99 in D": "<= 3",
         "engine killed, ready again s": "opening + 1",
         "20 exchanges, failed requests": "0",
+        "20 exchanges, exact answers": "",
+        "20 exchanges, of them unlike their digest's": "0",
+        "ready, less tel-run's first answer s": "<= 0.3",
+        "front, MB": "<= 40",
+        "beside trickling connections, p99 times": "<= 1.2",
+        "service killed, engine gone s": "<= 2",
     }
     lines = [*head("measure", "found", "wanted")]
     for name, value in found.items():
