@@ -30,7 +30,6 @@ from typing import Any
 import bench_runtime
 import peer_contenders
 import peer_engines
-import runtime_contenders
 from bench_tables import common_options, machine
 from peer_contenders import PeerTask, said
 from peer_tables import GGUF, MERGED, ON, ONNX, REFERENCE, Contender, tables
@@ -60,8 +59,10 @@ ENGINES = {
 }
 # llama.cpp's extra buffers are its default; on some processors it is faster without.
 BUFFERS = {"": True, ", no repack": False}
-# Its programs, and how many questions one works on at a time.
+# Its library and programs, and how many questions one works on at a time.
+LIBRARY = "llama-cpp-python"
 PROGRAMS = (
+    (LIBRARY, "", peer_contenders.high_level, 1),
     ("llama-server", "", peer_contenders.server, 1),
     ("llama-server", ", 4 slots", peer_contenders.server, 4),
     ("llama-perplexity", "", peer_contenders.perplexity, 1),
@@ -116,7 +117,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
         log.add(REFERENCE, 0, in_child(None, peer_contenders.float32, str(home / "merged"), given))
     write_text(home / "prompts.json", json.dumps(log.of(REFERENCE)[0]))
     contenders = list(_contenders(args, subject, home))
-    missing = _measured(args, contenders, log)
+    missing = measured(args, contenders, log)
     onnx = f"onnxruntime {importlib.metadata.version('onnxruntime')}"
     text = tables(contenders, log, missing, f"{machine()}, {onnx}")
     if args.small:
@@ -130,9 +131,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     return document
 
 
-def _measured(
-    args: argparse.Namespace, contenders: Sequence[Contender], log: Log
-) -> dict[str, str]:
+def measured(args: argparse.Namespace, contenders: Sequence[Contender], log: Log) -> dict[str, str]:
     """Add what is not in the log yet; return who failed, and why in a line."""
     missing: dict[str, str] = {}
     for turn in range(args.rounds or ROUNDS[args.small]):
@@ -196,19 +195,18 @@ def _contenders(args: argparse.Namespace, subject: Subject, home: Path) -> Itera
         Contender(name, FILES[name][1], ON, partial(in_child, None, peer_contenders.tel_edge, task))
         for name, task in tasks.items()
     ]
-    high = partial(in_child, None, runtime_contenders.high_level, gguf)
-    made.append(Contender("llama-cpp-python", quant, ON, high))
     for (program, middle, work, slots), (end, buffers) in product(PROGRAMS, BUFFERS.items()):
         task = replace(gguf, slots=slots, buffers=buffers)
-        measure = partial(
-            _by_program, getattr(args, program.replace("-", "_")), program, work, task
-        )
+        measure = partial(in_child, None, work, task)
+        if program != LIBRARY:
+            given = getattr(args, program.replace("-", "_"))
+            measure = partial(by_program, given, program, work, task)
         made.append(Contender(f"{program}{middle}{end}", quant, ON, measure))
     for title, (engine, precisions) in ENGINES.items():
         for precision in precisions:
             task = PeerTask(engine, str(home / f"{engine}-{precision}"), {}, **files)
             measure = partial(
-                _apart, args.peers, home / "merged", replace(task, precision=precision)
+                apart, args.peers, home / "merged", replace(task, precision=precision)
             )
             made.append(Contender(f"{title}, {precision}", precision, MERGED, measure))
     wanted = [word.strip().lower() for word in (args.only or "").split(",")]
@@ -221,7 +219,7 @@ def _contenders(args: argparse.Namespace, subject: Subject, home: Path) -> Itera
             yield one
 
 
-def _by_program(
+def by_program(
     given: Path | None, name: str, work: Callable[[PeerTask], dict[str, Any]], task: PeerTask
 ) -> dict[str, Any]:
     """Measure with a program of llama.cpp."""
@@ -231,7 +229,7 @@ def _by_program(
     return in_child(None, work, replace(task, program=program))
 
 
-def _apart(peers: Path | None, source: Path, task: PeerTask) -> dict[str, Any]:
+def apart(peers: Path | None, source: Path, task: PeerTask) -> dict[str, Any]:
     """Measure with an engine in its own environment, after converting the model if need be."""
     engine, model = task.contender, Path(task.model)
     python = (peers or Path()).absolute() / engine / "bin" / "python"

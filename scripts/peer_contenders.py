@@ -26,6 +26,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import runtime_contenders
 from runtime_contenders import (
     BATCH,
     CONTEXT,
@@ -96,6 +97,21 @@ def tel_edge(task: PeerTask) -> dict[str, Any]:
     model = Path(task.model)
     engine = formats.of_file(model).open(model, adapters, EngineSettings())
     return both(task, scored(Scorer(engine), task.adapter))
+
+
+def high_level(task: PeerTask) -> dict[str, Any]:
+    """Answer with llama-cpp-python's `Llama`, which has no option for the extra buffers."""
+    import llama_cpp.llama_cpp as native
+
+    defaults = native.llama_model_default_params
+
+    def parameters() -> Any:
+        made = defaults()
+        made.use_extra_bufts = task.buffers
+        return made
+
+    native.llama_model_default_params = parameters
+    return runtime_contenders.high_level(task)
 
 
 def merged(model: str, adapter: str, out: str) -> None:

@@ -176,7 +176,12 @@ def tool(name: str) -> str:
 def convert_openvino(source: str, out: str, precision: str) -> list[str]:
     """Return the command that writes the folder `out`."""
     command = [tool("optimum-cli"), "export", "openvino", "--model", source]
-    return [*command, "--task", "text-generation-with-past", "--weight-format", precision, out]
+    command += ["--task", "text-generation-with-past", "--weight-format", precision]
+    config = json.loads((Path(source) / "config.json").read_text())
+    if precision == "int4" and config["hidden_size"] % 128:
+        # Rows are whole groups, of 128 unless told.
+        command += ["--group-size", "64"]
+    return [*command, out]
 
 
 def convert_ort_genai(source: str, out: str, precision: str) -> list[str]:
