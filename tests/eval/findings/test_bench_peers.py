@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import struct
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from runtime_contenders import WARM
 from runtime_tables import Log
 
 from tel_edge.runtime.errors import InputError, WorkError
+from tel_edge.runtime.questions.question import Question
 
 SURE = [math.log(0.9), math.log(0.1)]
 
@@ -140,3 +143,55 @@ def test_percentages_so_far_give_each_answer() -> None:
     counts = [sum(right[: at + 1]) for at in range(len(right))]
     lines = [f"{at + 1}\t{100 * count / (at + 1):.8f}" for at, count in enumerate(counts)]
     assert peer_contenders.each_right(lines) == right
+
+
+SERVER = """
+import json, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *_): pass
+    def answer(self, made):
+        data = json.dumps(made).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+    def do_GET(self): self.answer({"status": "ok"})
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert self.path == "/completion" and body["n_predict"] == 1
+        if "logit_bias" in body:
+            # In the order of their probability, as llama-server has them.
+            top = [{"id": 8, "prob": 0.75}, {"id": 7, "prob": 0.25}]
+            assert [token for token, _ in body["logit_bias"]] == [7, 8]
+            return self.answer({"completion_probabilities": [{"top_probs": top}]})
+        assert body["grammar"] == 'root ::= " " [AB]'
+        # A prompt of one token is answered with a space, which is no letter.
+        self.answer({"content": " B" if len(body["prompt"]) > 1 else " "})
+
+at = sys.argv.index("--port")
+HTTPServer(("127.0.0.1", int(sys.argv[at + 1])), Handler).serve_forever()
+"""
+
+
+def test_a_server_is_started_asked_and_ended(tmp_path: Path) -> None:
+    program = tmp_path / "llama-server"
+    program.write_text(f"#!{sys.executable}\n{SERVER}")
+    program.chmod(0o755)
+    count = WARM + 2
+    asked = [asdict(Question(str(at), "", "Which?", ("x", "y"))) for at in range(count)]
+    (tmp_path / "asked").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    ids = [[1, 2]] * (count - 1) + [[1]]
+    prompts = peer_contenders.Prompts(ids, [[7, 8]] * count, [SURE] * count)
+    (tmp_path / "prompts").write_text(json.dumps(prompts._asdict()))
+    task = peer_contenders.PeerTask(
+        *("x", "x.gguf", {"oranbench": ("x", "x")}, str(tmp_path / "asked")),
+        prompts=str(tmp_path / "prompts"), program=str(program), slots=2,
+    )  # fmt: skip
+    made = peer_contenders.server(task)
+    assert made["pass"]["picks"] == (1, -1)
+    assert made["pass"]["logprobs"] == [pytest.approx([math.log(0.25), math.log(0.75)])] * 2
+    program.write_text("#!/bin/sh\necho error: no such model >&2; exit 1\n")
+    with pytest.raises(WorkError, match="llama-server: error: no such model"):
+        peer_contenders.server(task)
