@@ -102,7 +102,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     home.mkdir(parents=True, exist_ok=True)
     bundles = [_real(args, home), *_nano(args, home)]
     count = len(bundles[0].asked) - WARM
-    conditions = f"{count} questions ({_dataset(args)[0]}), prompt {prompt.digest()[:8]}"
+    conditions = f"{count} questions ({dataset(args)[0]}), prompt {prompt.digest()[:8]}"
     log = Log(home / "measurements.jsonl", conditions, args.fresh)
     for turn in range(args.rounds or ROUNDS[args.small]):
         steps = list(plan(bundles, turn))
@@ -123,15 +123,20 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     return document
 
 
-def _dataset(args: argparse.Namespace) -> tuple[str, str]:
+def dataset(args: argparse.Namespace) -> tuple[str, str]:
     """Return the name and the place of the data set: the real one, or ot-mini where it lacks."""
     folder = args.shared / "ot-full"
     return (folder.name, str(folder)) if folder.is_dir() else ("ot-mini", "ot-mini")
 
 
-def _questions(dataset: str, most: int | None, file: Path) -> tuple[Question, ...]:
-    """Return test questions and write them to `file`, for processes that read no data set."""
-    test = split(benchmark.read(dataset, category(CATEGORY)).questions, SEED).part("test")
+def questions(
+    place: str, most: int | None, file: Path, name: str = CATEGORY
+) -> tuple[Question, ...]:
+    """Return test questions of a data set's category and write them to `file`.
+
+    Processes that read no data set have them from there.
+    """
+    test = split(benchmark.read(place, category(name)).questions, SEED).part("test")
     asked = capped(test, most, SEED)
     write_text(file, "".join(json.dumps(asdict(question)) + "\n" for question in asked))
     return asked
@@ -158,12 +163,12 @@ def _real(args: argparse.Namespace, home: Path) -> Bundle:
         options = ("--adapter", ",".join(map(str, adapters.values())))
         exported(model, folder, "--quant", QUANT, *options, "--adapter-quant", ADAPTER_QUANT)
         write_text(place / "complete", "")
-    name, dataset = _dataset(args)
+    name, place = dataset(args)
     if name == "ot-mini":
         print(f"no ot-full in {args.shared}: questions of ot-mini instead", file=sys.stderr)
     file = home / "questions.jsonl"
     most = (args.questions or QUESTIONS[args.small]) + WARM
-    return Bundle(row.name, folder, file, _questions(dataset, most, file))
+    return Bundle(row.name, folder, file, questions(place, most, file))
 
 
 def _nano(args: argparse.Namespace, home: Path) -> list[Bundle]:
@@ -173,7 +178,7 @@ def _nano(args: argparse.Namespace, home: Path) -> list[Bundle]:
         print(f"no bundle in {folder}: tel-nano is left out", file=sys.stderr)
         return []
     file = home / "questions-nano.jsonl"
-    asked = _questions("ot-mini", QUESTIONS[True] if args.small else None, file)
+    asked = questions("ot-mini", QUESTIONS[True] if args.small else None, file)
     return [Bundle("tel-nano", folder, file, asked)]
 
 

@@ -78,13 +78,14 @@ class Task:
 class Answered:
     """Some questions answered once: seconds, tokens of the prompts, tokens decoded, the picks.
 
-    A pick is -1 where the answer was no letter.
+    A pick is -1 where the answer was no letter. `logprobs` are the labels', where they are known.
     """
 
     seconds: float
     tokens: int
     decoded: int
     picks: tuple[int, ...]
+    logprobs: tuple[tuple[float, ...], ...] = ()
 
 
 # Questions and how many votes each gets, 1 being Pass@1, to what came of them.
@@ -147,14 +148,12 @@ def scores(scorer: Scorer, questions: Sequence[Question], name: str) -> list[Sco
     return [found[at] for at in range(len(questions))]
 
 
-def tel_edge(task: Task) -> dict[str, Any]:
-    """Answer with tel-edge; the packed one also measures the engine's own rate around it."""
-    engine = opened(task, task.exact)
-    scorer, plain = Scorer(engine), []
+def scored(scorer: Scorer, name: str) -> Way:
+    """Return tel-edge's way with the adapter of that name."""
 
     def way(questions: Sequence[Question], votes: int) -> Answered:
         began = time.perf_counter()
-        made = scores(scorer, questions, task.adapter)
+        made = scores(scorer, questions, name)
         if votes == 1:
             picks = [pick(score.logprobs) for score in made]
         else:
@@ -164,13 +163,21 @@ def tel_edge(task: Task) -> dict[str, Any]:
             ]
         seconds = time.perf_counter() - began
         tokens, decoded = (sum(getattr(s, name) for s in made) for name in ("tokens", "decoded"))
-        return Answered(seconds, tokens, decoded, tuple(picks))
+        logprobs = tuple(score.logprobs for score in made) if votes == 1 else ()
+        return Answered(seconds, tokens, decoded, tuple(picks), logprobs)
+
+    return way
+
+
+def tel_edge(task: Task) -> dict[str, Any]:
+    """Answer with tel-edge; the packed one also measures the engine's own rate around it."""
+    engine, plain = opened(task, task.exact), []
 
     def between() -> None:
         if not task.exact:
             plain.extend(engine.plain_rate(task.adapter, BATCH) for _ in range(PLAIN))
 
-    made = both(task, way, between)
+    made = both(task, scored(Scorer(engine), task.adapter), between)
     size = Path(task.model).stat().st_size
     return {**made, "plain": plain, "split": engine.memory_split(), "file": size}
 

@@ -91,8 +91,8 @@ def tables(log: Log) -> str:
 
 
 def rates(log: Log, step: str, mode: str) -> dict[int, float]:
-    """Return the questions/s of a step by round; `mode` is one of `MODES`."""
-    found = {turn: values[mode] for turn, values in log.of(step).items()}
+    """Return the questions/s of a step in the rounds that have them; `mode` is one of `MODES`."""
+    found = {turn: values[mode] for turn, values in log.of(step).items() if mode in values}
     return {turn: len(made["picks"]) / made["seconds"] for turn, made in found.items()}
 
 
