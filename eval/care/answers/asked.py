@@ -181,7 +181,7 @@ def _turn(speaker: Speaker, states: Sequence[_State], limit: int) -> Iterator[_S
         state.prompt = max(state.prompt, len(ids))
         tokens: list[int] = []
         written.append(tokens)
-        prompts.append((ids, Sampling(0, 1.0, limit, "", goes_on=_keeping(tokens))))
+        prompts.append((ids, Sampling(0, 1.0, limit, "", goes_on=keeping(tokens))))
     open_ = dict(enumerate(states))
     try:
         for at, made in speaker.engine.generate(prompts, speaker.adapter):
@@ -193,7 +193,9 @@ def _turn(speaker: Speaker, states: Sequence[_State], limit: int) -> Iterator[_S
             yield state
 
 
-def _keeping(tokens: list[int]) -> Callable[[int, Sequence[int]], bool]:
+def keeping(tokens: list[int]) -> Callable[[int, Sequence[int]], bool]:
+    """Return a `goes_on` that copies a text's tokens to `tokens`."""
+
     def keep(_: int, text: Sequence[int]) -> bool:
         tokens[:] = text
         return True

@@ -50,11 +50,11 @@ FIGURES = (
 NARROW = frozenset(("f1", "stopped"))
 Rows = list[list[str]]
 LEGEND = (
-    "Escalation: said where the data set's answer says it; unasked: where it does not. Term: named. "
-    "Stopped: ended by the model's own end token within the limit. Repeated: share of 4-grams of "
-    "words that were there before. Loops: the end goes in circles. Asks secret: for a PIN, password "
-    "or code; asks who: for name, address or numbers of the customer. Invents: has an address or a "
-    "number of somebody that the customer has not written."
+    "Escalation: said where the data set's answer says it; unasked: where that does not. Term: "
+    "named. Stopped: ended by the model's own end token within the limit. Repeated: share of "
+    "4-grams of words that were there before. Loops: the end goes in circles. Asks secret: for a "
+    "PIN, password or code; asks who: for the customer's name, address or numbers. Invents: has an "
+    "address or a number of somebody that the customer has not written."
 )
 
 
