@@ -6,7 +6,7 @@ Source of the layout: `tel-generate` (docs/care.md). Other folders that have it 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Cases:
-    """The dialogues of one part; `others` are the facts of all parts, `left_out` not wanted."""
+    """The dialogues of one part; `others` are the facts of all parts, `left_out` not wanted.
+
+    `digest` is over what is said in all parts, which adapters that were trained on it name too.
+    """
 
     part: str
     dataset: str
+    digest: str
     cases: tuple[Case, ...]
     others: tuple[str, ...]
     left_out: int
@@ -74,14 +78,13 @@ def read(folder: Path, part: str, limit: int | None = None) -> Cases:
             f"--dataset {folder}: no {part}.jsonl (there: {there or 'no part'}); --category care "
             "needs a folder that tel-generate made: tel-generate --out DIR"
         )
-    facts: dict[str, None] = {}
-    own: list[Case] = []
-    for name in PARTS:
-        file = folder / f"{name}.jsonl"
-        for case in _rows(file) if file.is_file() else ():
-            facts |= dict.fromkeys(case.facts.values())
-            if name == part:
-                own.append(case)
+    files = {name: folder / f"{name}.jsonl" for name in PARTS}
+    parts = {name: _rows(file) for name, file in files.items() if file.is_file()}
+    facts = dict.fromkeys(
+        text for of in parts.values() for one in of for text in one.facts.values()
+    )
+    said_ = {name: [[*map(asdict, one.messages)] for one in of] for name, of in parts.items()}
+    own = parts[part]
     if not own:
         raise InputError(f"{folder / part}.jsonl: no dialogues")
     if len({case.id for case in own}) < len(own):
@@ -89,7 +92,10 @@ def read(folder: Path, part: str, limit: int | None = None) -> Cases:
     chosen = sorted(own, key=lambda case: digest.of_value(case.id))[:limit]
     kept = {case.id for case in chosen}
     cases = tuple(case for case in own if case.id in kept)
-    return Cases(part, folder.resolve().name, cases, tuple(facts), len(own) - len(cases))
+    return Cases(
+        part, folder.resolve().name, digest.of_value(said_), cases, tuple(facts),
+        len(own) - len(cases),
+    )  # fmt: skip
 
 
 def _rows(file: Path) -> list[Case]:

@@ -41,7 +41,7 @@ from tel_edge.runtime.files import digest, lock, ownership
 
 # Options of `tel-eval` that are about questions with options to choose from.
 MEANINGLESS = (
-    *("rotations", "baselines", "other_split", "strict", "reference", "protocol", "orders"),
+    *("rotations", "baselines", "strict", "reference", "protocol", "orders"),
     *("k", "temperature", "seed"),
 )
 MOST_TOKENS = 256
@@ -83,6 +83,7 @@ def work(
     documents = []
     for part in args.part:
         cases = read(Path(args.dataset), part, args.limit)
+        _check_trained(args, folder, there, cases)
         # All files before the first answer: a damaged one is refused with nothing written.
         files = dict.fromkeys(file for _, *both in there for file in both if file)
         bundle.verify(folder, made, files)
@@ -143,6 +144,20 @@ def _variants(args: argparse.Namespace, folder: Path, made: Manifest, of: Types)
     if not found:
         raise InputError(f"{folder}: no adapter for care; leave --no-bare out, or train and export")
     return found
+
+
+def _check_trained(
+    args: argparse.Namespace, folder: Path, there: Sequence[Files], cases: Cases
+) -> None:
+    """Refuse an adapter of another data set: it may have been trained on these dialogues."""
+    for _, model, adapter in there:
+        file = adapter or model
+        if file.split not in (None, cases.digest) and not args.other_split:
+            raise InputError(
+                f"{folder / file.path}: trained on another data set than {cases.dataset}, so its "
+                f"{cases.part} part may not\nbe unseen: pass the --dataset of the training, or "
+                "--other-split to evaluate all the same"
+            )
 
 
 def _model(
