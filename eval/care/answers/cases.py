@@ -80,9 +80,8 @@ def read(folder: Path, part: str, limit: int | None = None) -> Cases:
         )
     files = {name: folder / f"{name}.jsonl" for name in PARTS}
     parts = {name: _rows(file) for name, file in files.items() if file.is_file()}
-    facts = dict.fromkeys(
-        text for of in parts.values() for one in of for text in one.facts.values()
-    )
+    every = (one for of in parts.values() for one in of)
+    facts = dict.fromkeys(text for one in every for text in one.facts.values())
     said_ = {name: [[*map(asdict, one.messages)] for one in of] for name, of in parts.items()}
     own = parts[part]
     if not own:

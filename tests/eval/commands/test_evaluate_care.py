@@ -1,4 +1,4 @@
-"""`tel-eval --category care` with an engine that has no model: who is asked what, and what is kept."""
+"""`tel-eval --category care` with an engine that has no model: who is asked, and what is kept."""
 
 from __future__ import annotations
 
