@@ -229,6 +229,10 @@ def parser() -> cli.Parser:
         "seed",
         "wait",
     )
+    made.epilog = (
+        "--category care has every variant answer customers and measures the answers; --dataset is "
+        "then a folder that tel-generate made (docs/care.md)."
+    )
     # What the other command scores is what this one wants.
     made.set_defaults(wait=math.inf)
     cli.engine_options(made)

@@ -119,9 +119,10 @@ def test_changed_facts_are_counted_pair_by_pair() -> None:
 
 def test_divergences_are_those_over_the_whole_vocabulary() -> None:
     reference = np.log(np.array([[0.5, 0.25, 0.25], [0.8, 0.1, 0.1]], np.float32))
-    other = np.log(np.array([[0.25, 0.5, 0.25], [0.8, 0.1, 0.1]], np.float32))
+    other = np.log(np.array([[0.25, 0.25, 0.5], [0.7, 0.2, 0.1]], np.float32))
     kl, gap, agreed = compared(reference, other, [0, 2])
-    assert kl.tolist() == pytest.approx([0.25 * math.log(2), 0.0], abs=1e-6)
+    second = 0.8 * math.log(0.8 / 0.7) + 0.1 * math.log(0.1 / 0.2)
+    assert kl.tolist() == pytest.approx([0.25 * math.log(2), second], abs=1e-6)
     assert gap.tolist() == pytest.approx([math.log(2), 0.0], abs=1e-6)
     assert agreed == 1
 

@@ -69,6 +69,18 @@ def test_words_of_the_own_facts_say_no_other_one() -> None:
     assert said.wrong == ("a ticket for the call servers",)
 
 
+def test_a_sentence_may_say_two_wrong_ones_but_each_word_counts_once() -> None:
+    said = judged(
+        "Set the preferred network mode to automatic and settle the open balance, register"
+    )
+    assert set(said.wrong) == set(OTHERS[3:5])
+    alike = Table(
+        [*FACTS.values(), "a ticket for the call servers", "a ticket for call server two"]
+    )
+    made = measured(["A ticket for the call servers."], [], "LTE", FACTS, EVERY, alike)
+    assert made.wrong == ("a ticket for the call servers",)
+
+
 def test_a_fact_is_said_in_one_sentence() -> None:
     assert judged("Settle down. The balance is open. Register for the show again.").wrong == ()
 

@@ -105,6 +105,12 @@ def json_run(home: Path) -> str:
     return run
 
 
+def test_what_a_limit_cut_off_is_followed_to_its_last_token(tel_eval: TelEval, home: Path) -> None:
+    assert tel_eval(right(home), "--no-bare", "--max-tokens", "9")[0] == 0
+    found = list(read_along(out(home, "lora-Q4_K_M", "care.along.jsonl"), json_run(home)))
+    assert [(len(one.kl), len(one.gap)) for one in found] == [(9, 9)] * 8
+
+
 def test_the_prompt_is_the_template_with_the_dialogue(tel_eval: TelEval, home: Path) -> None:
     opener = right(home)
     assert tel_eval(opener, "--quant", "F16", "--no-bare", "--limit", "1")[0] == 0
@@ -187,11 +193,13 @@ def test_each_exchange_is_answered_behind_the_models_own_answers(
     tel_eval: TelEval, home: Path
 ) -> None:
     for_answers.dataset(home / "data", count=1, each=1, turns=3)
-    opener = right(home)
+    opener, say = right(home), for_answers.answer(home / "data")
+    opener.says = {"F16": lambda prompt: say(prompt) + " Indeed."}
     assert tel_eval(opener, "--quant", "F16", "--no-bare")[0] == 0
     [record] = records(home, "lora-F16")
     row = json.loads((home / "data" / "test.jsonl").read_text())
     said = [message["content"] for message in row["messages"]]
+    said[1::2] = [f"{text} Indeed." for text in said[1::2]]
     assert list(record.texts) == said[1::2]
     assert (record.measured.f1, record.stopped) == (1.0, True)
     [engine] = opener.engines
