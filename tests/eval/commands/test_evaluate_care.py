@@ -280,6 +280,26 @@ def test_tel_report_leaves_it_out_and_says_where_it_is(
     assert f"answers to customers are in {home / 'results' / 'tel-nano' / 'care.md'}" in told
 
 
+def test_questions_beside_it_are_scored_and_reported_as_ever(
+    tel_eval: TelEval, home: Path, run_command: Command
+) -> None:
+    fake.bundle(home / "bundles" / "tel-nano", adapters=("care", "oranbench"))
+    fake.dataset(home / "questions", "oranbench", fake.rows(30))
+    assert tel_eval(right(home), "--limit", "2")[0] == 0
+    common = ["--workspace", str(home), "--dataset", str(home / "questions")]
+    work = partial(evaluate.work, opener=fake.FakeOpener(), isolated=False)
+    argv = [*common, "--no-baselines", "--no-rotations"]
+    code, said, told = run_command(evaluate.parser(), work, *argv)
+    assert (code, "care: not scored here; run: tel-eval --category care" in told) == (0, True)
+    assert {line.split()[0] for line in said.splitlines()[:-1]} == {"oranbench"}
+    argv = [*common, "--quiet", "--out", str(home / "report"), "--no-questions"]
+    code, said, _ = run_command(report.parser(), report.work, *argv)
+    place = home / "results" / "tel-nano"
+    assert (code, f"answers to customers: {place / 'care.md'}" in said) == (0, True)
+    argv = [*common, "--compare", str(place / "lora-F16"), str(place / "lora-Q4_K_M")]
+    assert run_command(report.parser(), report.work, *argv)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
