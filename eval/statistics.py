@@ -39,6 +39,17 @@ class Interval:
     high: float
 
 
+@dataclass(frozen=True)
+class Mean:
+    """A mean of `of` values in `groups` groups, with its 95 % interval; one group has none."""
+
+    value: float
+    low: float | None
+    high: float | None
+    of: int
+    groups: int
+
+
 def stored_share(document: Mapping[str, Any]) -> Share:
     """Return the share that a document holds, made anew of its counts.
 
@@ -89,6 +100,25 @@ def clustered_share(of: Sequence[tuple[int, int]]) -> Share:
     wider = 1 + (Z95**2 + 1) / (4 * (groups - 1))
     low, high = _wilson(value, min(count, independent) / wider**2)
     return Share(right, count, value, low if right else 0.0, high if right < count else 1.0)
+
+
+def clustered_mean(of: Sequence[Sequence[float]]) -> Mean:
+    """Return the mean over groups of values that belong together; of no values it is 0.
+
+    The interval is Student's, of the linearized variance between groups (the ratio estimator of
+    W. G. Cochran, "Sampling techniques", section 6.3), so that large groups weigh more. Of values
+    that are all alike it has no width, whatever their number.
+    """
+    groups = [(math.fsum(values), len(values)) for values in of if values]
+    count, total = sum(size for _, size in groups), math.fsum(sum_ for sum_, _ in groups)
+    if len(groups) < 2:
+        return Mean(total / count if count else 0.0, None, None, count, len(groups))
+    value, free = total / count, len(groups) - 1
+    squares = math.fsum((sum_ - value * size) ** 2 for sum_, size in groups)
+    # Student's t, by the first terms of its expansion.
+    t = Z95 * (1 + (Z95**2 + 1) / (4 * free))
+    spread = t * math.sqrt(len(groups) / free * squares) / count
+    return Mean(value, value - spread, value + spread, count, len(groups))
 
 
 def quantile(values: list[float], at: float) -> float:

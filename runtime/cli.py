@@ -184,8 +184,11 @@ def adapters_option(made: Parser) -> None:
     )
 
 
-def draw_options(made: Parser) -> None:
-    """Add the options of every command that answers: the protocol and the votes."""
+def draw_options(made: Parser, spoken: bool = False) -> None:
+    """Add the options of every command that answers: the protocol and the votes.
+
+    Where answers in sentences are `spoken` too, `max_tokens` is None unless it is given.
+    """
     made.add_argument(
         "--protocol",
         choices=("letters", "generate"),
@@ -208,9 +211,9 @@ def draw_options(made: Parser) -> None:
     made.add_argument(
         "--max-tokens",
         type=positive,
-        default=64,
+        default=None if spoken else 64,
         metavar="N",
-        help="of a generated text (%(default)s)",
+        help=f"of a generated text (64{', with --category care 256' if spoken else ''})",
     )
 
 

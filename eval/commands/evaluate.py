@@ -29,6 +29,7 @@ from tel_edge.runtime.device.energy import Meter
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest, lock, ownership
+from tel_edge.runtime.questions.categories import SPOKEN
 
 
 def check_split(folder: Path, file: BundleFile, source: CategorySource, allowed: bool) -> None:
@@ -126,6 +127,11 @@ def work(
     args: argparse.Namespace, opener: bundle.Opener = bundle.native, isolated: bool = True
 ) -> dict[str, Any]:
     """Score everything that is not scored yet, and the trivial baselines if asked for."""
+    if args.category in SPOKEN:
+        from tel_edge.eval.care.answers import evaluating
+
+        return evaluating.work(args, parser().parse_args([]), opener, isolated)
+    _check_questions(args)
     cli.check_draws(args)
     if args.reference:
         return reference.work(args, sources(args), opener, isolated)
@@ -138,7 +144,10 @@ def work(
     say = partial(cli.say, args)
     of = types(folder, made, args.format, args.quant, say, args.ladder)
     if args.category == "all":
-        args.category = ",".join(trained_categories(made, of, args.ladder)) or "all"
+        known = trained_categories(made, of, args.ladder)
+        for name in SPOKEN.keys() & {*known}:
+            say(f"{name}: not scored here; run: tel-eval --category {name} --dataset DIR")
+        args.category = ",".join(name for name in known if name not in SPOKEN) or "all"
     all_of = sources(args)
     summaries, before = [], 0
     todo = tasks(args, folder, made, all_of, of)
@@ -160,6 +169,17 @@ def work(
     _baselines(args, [source for source in all_of if _floorless(args, source)])
     print(f"results: {len(todo) - before} scored now, {before} before; tel-report shows them")
     return {"backbone": made.backbone.name, "summaries": [asdict(s) for s in summaries]}
+
+
+def _check_questions(args: argparse.Namespace) -> None:
+    """Refuse what is of answers in sentences alone, and set the limit of a generated text."""
+    if spoken := SPOKEN.keys() & set(args.category.split(",")):
+        raise InputError(f"--category {args.category}: {min(spoken)} is evaluated by itself")
+    if "unseen" in args.part:
+        raise InputError("--part unseen: questions have none; it is for --category care")
+    if not args.along:
+        raise InputError("--no-along: means nothing without --category care")
+    args.max_tokens = args.max_tokens or 64
 
 
 def _floorless(args: argparse.Namespace, source: CategorySource) -> bool:
@@ -209,6 +229,10 @@ def parser() -> cli.Parser:
         "seed",
         "wait",
     )
+    made.epilog = (
+        "--category care has every variant answer customers and measures the answers; --dataset is "
+        "then a folder that tel-generate made (docs/care.md)."
+    )
     # What the other command scores is what this one wants.
     made.set_defaults(wait=math.inf)
     cli.engine_options(made)
@@ -223,7 +247,8 @@ def parser() -> cli.Parser:
         type=_parts,
         metavar="PART,...",
         default="test",
-        help="which part of the split: test, validation or train, or several (%(default)s)",
+        help="which part of the split: test, validation, train or (--category care) unseen, or "
+        "several (%(default)s)",
     )
     made.add_argument(
         "--rotations",
@@ -248,7 +273,14 @@ def parser() -> cli.Parser:
         action="store_true",
         help="score the bare backbone at every type, adapters of every type and merged models too",
     )
-    cli.draw_options(made)
+    cli.draw_options(made, spoken=True)
+    made.add_argument(
+        "--along",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with --category care: how far each variant is from the largest along its answers "
+        "(yes)",
+    )
     made.add_argument(
         "--baselines",
         action=argparse.BooleanOptionalAction,
@@ -273,8 +305,9 @@ def _names(text: str) -> tuple[str, ...]:
 def _parts(text: str) -> tuple[str, ...]:
     """Return the parts of a list with commas, as the `type` of an option."""
     found = tuple(dict.fromkeys(_names(text)))
-    if wrong := next((part for part in found if part not in PARTS), None):
-        raise argparse.ArgumentTypeError(f"invalid choice: {wrong!r} (one of {', '.join(PARTS)})")
+    every = (*PARTS, "unseen")
+    if wrong := next((part for part in found if part not in every), None):
+        raise argparse.ArgumentTypeError(f"invalid choice: {wrong!r} (one of {', '.join(every)})")
     return found
 
 

@@ -13,6 +13,7 @@ from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import lock
+from tel_edge.runtime.questions.categories import SPOKEN
 from tel_edge.runtime.workspace import Workspace
 
 
@@ -23,6 +24,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     from tel_edge.eval.findings.benched import read
     from tel_edge.eval.findings.decision import Budget
     from tel_edge.eval.reports import deploying, harness, render, reporting
+    from tel_edge.eval.scoring import records
 
     workspace = cli.workspace(args)
     name = backbone_name(workspace, args.backbone)
@@ -40,6 +42,9 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         None if args.max_memory is None else round(args.max_memory * 1e6),
     )
     benched = [one for path in args.bench for one in read(path)] if args.bench else None
+    spoken = _spoken(workspace, name)
+    if spoken and not records.summaries(workspace, name):
+        raise InputError(f"no results of questions; answers to customers are in {spoken[0]}")
     report = findings.collect(workspace, name, args.published, budget, benched)
     texts = reporting.read_texts(args.dataset, report, lambda text: cli.say(args, text))
     usual = workspace.root == Path("tel-workspace")
@@ -75,8 +80,16 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         if args.ship:
             size = deploying.ship(folder, args.ship)
             print(f"copied to {args.ship}, {size / 1e6:,.1f} MB: all that the device needs")
+    for path in spoken:
+        print(f"answers to customers: {path}")
     print(f"report in {out}; {report.decision.verdict} {report.decision.variant or ''}".rstrip())
     return document
+
+
+def _spoken(workspace: Workspace, backbone: str) -> list[Path]:
+    """Return the reports of answers in sentences, which `tel-eval` writes."""
+    folder = workspace.root / "results" / backbone
+    return sorted(path for path in folder.glob("*.md") if path.name.partition(".")[0] in SPOKEN)
 
 
 def backbone_name(workspace: Workspace, given: str) -> str:

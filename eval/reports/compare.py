@@ -75,6 +75,7 @@ def runs(named: str, workspace: Workspace, backbone: str) -> list[ComparedRun]:
         found = [
             ComparedRun(records.read_summary(file), file.with_suffix(".jsonl"))
             for file in sorted(path.glob("*.json"))
+            if not records.spoken(file)
         ]
         remedy = "name a folder such as results/tel-nano/lora-F16"
     else:

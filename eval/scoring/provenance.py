@@ -12,7 +12,9 @@ from tel_edge.eval.scoring.resumed import complete
 from tel_edge.eval.scoring.scored import ScoringTask, in_child, score
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.bundles.formats import FORMATS
+from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
 from tel_edge.runtime.device.energy import Meter
+from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.questions import protocol
 
 # Fields of `EngineSettings` that change no number, whatever the engine.
@@ -34,29 +36,39 @@ def evaluate(
 
 def made_with(task: ScoringTask, source: CategorySource) -> dict[str, Any]:
     """Return the files, settings and engine behind a record; their digest is its `run`."""
-    row = FORMATS[task.backbone.format]
-    passed = WITHOUT_EFFECT | row.ignored
-    engine = {name: value for name, value in asdict(task.engine).items() if name not in passed}
-    engine["batch"] = engine["batch"] or row.batch
-    # Left out where empty: the digests of GGUF results are older than the field.
-    if not engine.get("providers"):
-        engine.pop("providers", None)
+    made = files_behind(task.manifest, task.backbone, task.adapter, task.engine)
     if task.settings.protocol != "letters":
-        engine["protocol_prompt"] = protocol.digest()
+        made["engine_settings"]["protocol_prompt"] = protocol.digest()
     trained = (task.adapter or task.backbone).split
-    # An ONNX backbone's weights and tokenizer are files of their own.
-    parts = task.manifest.parts(task.backbone)
     return {
-        "backbone": task.backbone.sha256,
-        **{f"backbone_{part.kind}": part.sha256 for part in parts if part != task.backbone},
-        "adapter": task.adapter.sha256 if task.adapter else None,
-        "weights": task.manifest.backbone.weights,
+        **made,
         "prompt": task.manifest.backbone.prompt,
-        "engine": row.version(),
-        "engine_settings": engine,
         "split": source.parts.digest,
         "settings": task.settings.known(),
         # Only where it is so: other digests are older than the fields.
         **({"rotations": True} if task.rotated else {}),
         **({"trained_split": trained} if trained not in (None, source.parts.digest) else {}),
+    }
+
+
+def files_behind(
+    manifest: Manifest, backbone: BundleFile, adapter: BundleFile | None, settings: EngineSettings
+) -> dict[str, Any]:
+    """Return the digests of the files that answer, the engine, and those settings that count."""
+    row = FORMATS[backbone.format]
+    passed = WITHOUT_EFFECT | row.ignored
+    engine = {name: value for name, value in asdict(settings).items() if name not in passed}
+    engine["batch"] = engine["batch"] or row.batch
+    # Left out where empty: the digests of GGUF results are older than the field.
+    if not engine.get("providers"):
+        engine.pop("providers", None)
+    # An ONNX backbone's weights and tokenizer are files of their own.
+    parts = manifest.parts(backbone)
+    return {
+        "backbone": backbone.sha256,
+        **{f"backbone_{part.kind}": part.sha256 for part in parts if part != backbone},
+        "adapter": adapter.sha256 if adapter else None,
+        "weights": manifest.backbone.weights,
+        "engine": row.version(),
+        "engine_settings": engine,
     }

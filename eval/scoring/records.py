@@ -15,6 +15,7 @@ from tel_edge.eval.statistics import Share, quantile, share, stored_share
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.files.atomic import replacing
+from tel_edge.runtime.questions.categories import SPOKEN
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.votes import majority, majority_share, mass, probabilities
 from tel_edge.runtime.workspace import Workspace
@@ -277,7 +278,8 @@ def summaries(workspace: Workspace, backbone: str) -> list[Summary]:
 
     Raises `InputError` for one that is none, and for two of the same.
     """
-    files = sorted((workspace.root / "results" / backbone).glob("*/*.json"))
+    every = sorted((workspace.root / "results" / backbone).glob("*/*.json"))
+    files = [file for file in every if not spoken(file)]
     found: dict[tuple[str, str, str, bool], tuple[Path, Summary]] = {}
     for file in files:
         of = read_summary(file)
@@ -289,6 +291,11 @@ def summaries(workspace: Workspace, backbone: str) -> list[Summary]:
             )
         found[key] = file, of
     return [found[key][1] for key in sorted(found)]
+
+
+def spoken(file: Path) -> bool:
+    """Return whether a file of results is of answers in sentences, which have their own report."""
+    return file.name.partition(".")[0] in SPOKEN
 
 
 def questions_of(summary: Summary) -> tuple[str, str, str, int]:

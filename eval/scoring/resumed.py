@@ -91,7 +91,8 @@ def _completed(
     task.out.with_suffix(".json").unlink(missing_ok=True)
     write_records(task.out, kept.values())
     rest = tuple(question for question in task.questions if question.id not in kept)
-    where = _where(task, variant)
+    # An endpoint's times are of elsewhere.
+    where = None if variant.format == "endpoint" else measured_where(task.engine.threads)
     if meter:
         # Only what is read from here on is this run's.
         meter.read()
@@ -135,13 +136,11 @@ def _completed(
     return summary
 
 
-def _where(task: ScoringTask, variant: Variant) -> dict[str, Any] | None:
-    """Return where the answers are timed, None where that is elsewhere."""
-    if variant.format == "endpoint":
-        return None
+def measured_where(threads: int | None) -> dict[str, Any]:
+    """Return where answers are timed: the machine, its threads, the date, what else runs there."""
     return {
         "machine": profile.machine().partition(", features")[0],
-        "threads": task.engine.threads or cores(),
+        "threads": threads or cores(),
         "date": datetime.now().astimezone().date().isoformat(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }

@@ -116,16 +116,16 @@ def variants(
             backbone = made.find("backbone", quant, format=name)
             if backbone:
                 if ladder or not found:
-                    found.append((_variant(made, backbone, None, "", suffix), backbone, None))
+                    found.append((variant_of(made, backbone, None, "", suffix), backbone, None))
                 for adapter in fitting.get(name, ()):
                     # Also where the usual one is not there: another bundle may have it.
                     other = "" if adapter.quant == FORMATS[name].usual else f"+{adapter.quant}"
-                    variant = _variant(made, backbone, adapter, other, suffix)
+                    variant = variant_of(made, backbone, adapter, other, suffix)
                     found.append((variant, backbone, adapter))
             whole = made.find("merged", quant, category, name) if ladder else None
             if whole:
                 _check_merged(folder, made, whole)
-                found.append((_variant(made, whole, None, "", suffix), whole, None))
+                found.append((variant_of(made, whole, None, "", suffix), whole, None))
     return found
 
 
@@ -154,9 +154,17 @@ def _check_merged(folder: Path, made: Manifest, file: BundleFile) -> None:
         )
 
 
-def _variant(
-    made: Manifest, model: BundleFile, adapter: BundleFile | None, other: str, asked: str
+def variant_of(
+    made: Manifest,
+    model: BundleFile,
+    adapter: BundleFile | None,
+    other: str = "",
+    asked: str = "",
 ) -> Variant:
+    """Return what a file with that adapter is called and says of itself.
+
+    `other` and `asked` are what the name says of the adapter's type and of how it was asked.
+    """
     merged = model.kind == "merged"
     kind = "merged" if merged else "lora" if adapter else "base"
     options = [part.split()[0] for part in (model.options or "").split("; ") if part.strip()]

@@ -160,6 +160,17 @@ class OnnxEngine(PackedEngine):
         ids: list[int] = self._tokenizer.encode(text).ids
         return ids
 
+    def marked(self, text: str) -> list[int]:
+        """Return the ids of what a chat template made."""
+        with self._reading:
+            self._tokenizer.encode_special_tokens = False
+            try:
+                # It brings its own BOS.
+                ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+            finally:
+                self._tokenizer.encode_special_tokens = True
+        return ids
+
     # What `PackedEngine` asks for
 
     def open_adapter(self, file: Path) -> Any:

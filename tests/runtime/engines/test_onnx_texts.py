@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from export_models import BOS, EOS
 from for_engine import PROMPTS, cold, distance, item, one
 from onnx_models import QUANTS, Tiny
 
@@ -81,6 +82,16 @@ def test_likelihoods_of_what_is_no_prompt(engine: Any) -> None:
                       ([1] * (engine.context + 1), "the context holds")):  # fmt: skip
         with pytest.raises(InputError, match=said):
             likelihoods(engine, ids, None)
+
+
+def test_special_tokens_are_what_they_say_in_what_a_template_made(engine: Any) -> None:
+    text = f"{BOS}user: Which?{EOS}"
+    made, plain = engine.marked(text), engine.tokenize(text)
+    assert [engine.name(made[0]), engine.name(made[-1])] == [BOS, EOS]
+    assert (engine.ends(made[-1]), engine.ends(plain[-1])) == (True, False)
+    # Nothing is put before it, and what comes later is read as before.
+    assert made[1:-1] == engine.tokenize("user: Which?")[1:]
+    assert engine.tokenize(text) == plain
 
 
 def test_sampled_texts_are_those_of_the_prompt_alone(engine: Any, careful: Any) -> None:
