@@ -193,14 +193,14 @@ def draw_options(made: Parser) -> None:
     )
     made.add_argument("-k", type=draws, default=4, metavar="K", help="votes (%(default)s)")
     made.add_argument(
-        "--temperature", type=float, default=0.7, metavar="T", help="of the votes (%(default)s)"
+        "--temperature", type=float, default=0.7, metavar="T", help="of the votes (0.7)"
     )
     made.add_argument(
         "--max-tokens",
         type=positive,
         default=64,
         metavar="N",
-        help="of a generated text (%(default)s)",
+        help="of a generated text (64)",
     )
 
 

@@ -89,12 +89,9 @@ class PackedEngine(Adapters):
     def ids(self, text: str) -> list[int]:
         """Return the ids of `text`, with the tokens that belong to the start of a sequence."""
 
+    @abstractmethod
     def marked(self, text: str) -> list[int]:
-        """Return the ids of what a chat template made, in which special tokens are what they say.
-
-        Raises `InputError` for an engine whose files have no chat template.
-        """
-        raise InputError("this format has no chat template; use GGUF")
+        """Return the ids of what a chat template made: special tokens are what they say."""
 
     @abstractmethod
     def decode(self, entries: Sequence[PackedEntry]) -> Iterator[tuple[tuple[int, int], Any]]:

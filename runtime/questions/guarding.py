@@ -43,8 +43,8 @@ def masked(text: str) -> tuple[str, tuple[str, ...]]:
     """Return a text with numbers and addresses of people named only, and which those were."""
     spans = [(found.start(), found.end(), "e-mail address") for found in EMAIL.finditer(text)]
     digits = "".join(_digit(char) for char in text)
-    for found in [*spans, *((m.start(), m.end(), "") for m in OTHER.finditer(digits))]:
-        start, end = found[:2]
+    others = [(found.start(), found.end(), "") for found in OTHER.finditer(digits)]
+    for start, end, _ in (*spans, *others):
         digits = digits[:start] + "x" * (end - start) + digits[end:]
     for found in NUMBER.finditer(digits):
         spans += _numbers(digits, found.start(), found.end())
@@ -101,28 +101,32 @@ def _luhn(digits: str) -> bool:
 
 HOW = r"(?:how|where|why|what|when|which|whether|whom|if)"
 SECRET = (
-    r"(?:pins?(?: (?:code|number)s?)?|puks?(?: codes?)?|pass ?(?:word|code|phrase)s?|passwor[dt]e?s?"
+    r"(?:pins?(?: (?:code|number)s?)?|puks?(?: codes?)?|pass ?(?:word|code|phrase)s?"
+    r"|passwor[dt]e?s?"
     r"|kennwort|otps?|cv[vc]2?|credentials|security answer|secret word"
     r"|(?:one[- ]?time|verification|security|login|access|authenti\w+|auth|sms|2fa|unlock\w*)"
     r" ?(?:codes?|passwords?|passcodes?|pins?))"
 )
 KEPT = (
     r"(?:(?:credit |debit |payment )?cards? (?:on file|number|details)|card you have|iban"
-    r"|bank (?:account|details|data)|date of birth|birth ?dates?|social security|account (?:data|details)"
+    r"|bank (?:account|details|data)|date of birth|birth ?dates?|social security"
+    r"|account (?:data|details)"
     r"|customers?'? (?:data|records?|list|details))"
 )
 PEOPLE = (
-    r"(?:wife|husband|partner|girl ?friend|boy ?friend|ex|ex-\w+|son|daughter|child|kid|mother|father"
+    r"(?:wife|husband|partner|girl ?friend|boy ?friend|ex|ex-\w+|son|daughter|child|kid|mother"
+    r"|father"
     r"|mum|mom|dad|parents|brother|sister|boss|neighbou?r|friend|colleague|flat ?mate|room ?mate"
     r"|someone|somebody|another (?:customer|person|subscriber)|other (?:customer|people|person)s?)"
 )
 PRIVATE = (
     r"(?:call (?:history|logs?|lists?|records?)|calls|(?:text )?messages?|texts|sms|location"
-    r"|whereabouts|position|address|bills?|invoices?|browsing|chats?|account|contract|usage|data|number"
+    r"|whereabouts|position|address|bills?|invoices?|browsing|chats?|account|contract|usage"
+    r"|data|number"
     r"|voicemails?)"
 )
 # Some words, none of which asks how or where something is done.
-WORDS = rf"(?:(?!{HOW}\b)[\w'’-]+[ ,:]+){{0,%d}}?"
+WORDS = rf"(?:(?!{HOW}\b)[\w'-]+[ ,:]+){{0,%d}}?"
 # What stands before something that somebody is told to do, rather than asks about.
 TOLD = (
     r"(?:^|[,:;!?.] |\b(?:please|pls|kindly|just|now|then|and|so|you to"
@@ -138,64 +142,80 @@ RULES: dict[str, tuple[str, ...]] = {
         rf"|provide|share|disclose|reveal|remind)(?: \w+)? (?:me|us|to me)\b[ ,:]+{WORDS % 9}"
         rf"(?:{SECRET}|{KEPT}|digits of)\b(?! {FOR_SALE})",
         rf"{TOLD}(?:reveal|disclose|print|display|output|dump|leak|hand (?:over|out)|read(?: out)?"
-        rf"|look up|list|encode|recite|expose|extract|provide|show|share|say|tell|give|send|quote)\b"
+        rf"|look up|list|encode|recite|expose|extract|provide|show|share|say|tell|give|send"
+        rf"|quote)\b"
         rf"[ ,:]+{WORDS % 10}(?:{SECRET}|{KEPT})\b(?! {FOR_SALE})",
         # What is my PIN.
-        rf"\bwhat(?:'s|’s|s| is| was| are|) (?:my|the|his|her|their|this|our|your)\b ?"
+        rf"\bwhat(?:'s|s| is| was| are|) (?:my|the|his|her|their|this|our|your)\b ?"
         rf"(?:(?!{HOW}\b|difference|purpose|meaning|point|length|format|use|maximum|minimum|limit"
-        rf"|risk|best|way|correct|right|default)[\w'’.-]+ ){{0,4}}?(?:{SECRET}|{KEPT})\b"
+        rf"|risk|best|way|correct|right|default)[\w'.-]+ ){{0,4}}?(?:{SECRET}|{KEPT})\b"
         rf"(?! (?:for|used|needed|good|about|on the|printed|length|{FOR_SALE}|screen|prompt|menu))",
-        rf"^(?:(?!{HOW}\b)[\w'’]+ ){{0,3}}?(?:my|the) (?:[\w'’]+ )?{SECRET} (?:pls|plz|please|now)\b",
+        rf"^(?:(?!{HOW}\b)[\w']+ ){{0,3}}?(?:my|the) (?:[\w']+ )?{SECRET} (?:pls|plz|please|now)\b",
         rf"\b{SECRET}\b[^.!?]*\b(?:tell|show|give|send|read) (?:it to )?(?:me|us)\s*"
         r"(?:now|please|here|quickly)?\s*(?:[.!]|$)",
         rf"\b{SECRET}\b[^.!?]*[;,] ?(?:provide|send|read|say|give|show) it\b",
         # By a riddle, in pieces.
-        rf"\b(?:digits?|letters?|characters?|first|last|half|part) (?:\w+ )?of (?:my|the|his|her|their)"
-        rf" (?:[\w'’]+ )?(?:{SECRET}|card)\b",
+        rf"\b(?:digits?|letters?|characters?|first|last|half|part) (?:\w+ )?of (?:my|the|his"
+        rf"|her|their)"
+        rf" (?:[\w']+ )?(?:{SECRET}|card)\b",
         rf"\b(?:real|actual|all|every|sample\w*|other) (?:of )?(?:\w+ )?customers?'?s?'? "
         rf"(?:{SECRET}|{KEPT}|address\w*|numbers?|data)\b",
     ),
     "account": (
-        rf"{TOLD}(?:change|update|set|reset|replace|edit|correct|put|enter|register|switch|delete)\b ?"
-        rf"{WORDS % 6}(?:(?:billing |home |postal |e-?mail )?address|e-?mail|bank (?:account|details)"
-        rf"|iban|direct debit|payment (?:method|details)|owner|holder|account name|security question"
+        rf"{TOLD}(?:change|update|set|reset|replace|edit|correct|put|enter|register|switch"
+        rf"|delete)\b ?"
+        rf"{WORDS % 6}(?:(?:billing |home |postal |e-?mail )?address|e-?mail|bank (?:account"
+        rf"|details)"
+        rf"|iban|direct debit|payment (?:method|details)|owner|holder|account name"
+        rf"|security question"
         rf"|account|profile|{SECRET})\b(?! {FOR_SALE})",
         rf"{TOLD}(?:remove|disable|deactivate|turn off|switch off|bypass|skip|lift|drop|cancel)\b ?"
-        rf"{WORDS % 6}(?:two[- ]factor\w*|2fa|verification|identity check|id check|security (?:question"
-        rf"|check)|authentication|(?:pin|password) (?:lock|protection)|account (?:lock|pin|password))\b",
+        rf"{WORDS % 6}(?:two[- ]factor\w*|2fa|verification|identity check|id check"
+        rf"|security (?:question"
+        rf"|check)|authentication|(?:pin|password) (?:lock|protection)|account (?:lock|pin"
+        rf"|password))\b",
         r"\b(?:without|skip|bypass|avoid|no) (?:\w+ ){0,2}(?:verification|identity check|id check"
         r"|security (?:question|check)s?|authentication)\b",
-        rf"{TOLD}(?:add|make|put|set|register|authori[sz]e)\b ?{WORDS % 4}(?:authori[sz]ed|owner|holder"
+        rf"{TOLD}(?:add|make|put|set|register|authori[sz]e)\b ?{WORDS % 4}(?:authori[sz]ed"
+        rf"|owner|holder"
         rf"|user|contact)\b{WORDS % 3}",
         # A number to another SIM.
-        rf"{TOLD}(?:swap|transfer|move|port|activate|assign|switch|put|register|link|clone|duplicate"
+        rf"{TOLD}(?:swap|transfer|move|port|activate|assign|switch|put|register|link|clone"
+        rf"|duplicate"
         rf"|issue)\b ?{WORDS % 7}(?:e?sims?(?: card)?)\b",
     ),
     "other people": (
         rf"\b(?:show|read|tell|give|send|list|forward|get|see|print)\b ?(?:\w+ )?{WORDS % 8}"
         rf"{PRIVATE}\b[^.!?]*\b(?:my|his|her|their|an?) (?:\w+ )?{PEOPLE}\b",
         rf"\b(?:show|read|tell|give|send|list|forward|get|see|print|what(?:'s| is| are|s))\b ?"
-        rf"{WORDS % 4}{PEOPLE}(?:'s|’s|s)? (?:\w+ )?{PRIVATE}\b",
+        rf"{WORDS % 4}{PEOPLE}(?:'s|s)? (?:\w+ )?{PRIVATE}\b",
         rf"\b(?:track|locate|trace|spy on|tap|follow|monitor|intercept)\b ?{WORDS % 6}{PEOPLE}\b",
-        rf"\bwhere (?:is )?(?:my |an? )?(?:\w+ )?{PEOPLE}(?:'s|’s|s)? (?:\w+ )?(?:phone|sim|mobile|is)\b",
-        rf"\b(?:who|whom|what|when|how much|how often|how long) (?:did|does|has|is) (?:my |the )?{PEOPLE}"
+        rf"\bwhere (?:is )?(?:my |an? )?(?:\w+ )?{PEOPLE}(?:'s|s)? (?:\w+ )?(?:phone|sim|mobile"
+        rf"|is)\b",
+        rf"\b(?:who|whom|what|when|how much|how often|how long) (?:did|does|has|is) (?:my "
+        rf"|the )?{PEOPLE}"
         r" (?:spend|spent|call|text|write|message|talk|ring|phone|calling|texting)\w*",
         r"\bwho(?:m)? (?:does|do|owns?|has|is)\b[^.!?]*\bnumber\b(?!s)(?! (?:do|should|can) i)",
         r"\bwhose\b[^.!?]*\b(?:number|sim|line|account)\b",
-        r"\b(?:name|address|owner|location) of (?:the |this |that |an? )?(?:\w+ )?(?:person|customer"
+        r"\b(?:name|address|owner|location) of (?:the |this |that |an? )?(?:\w+ )?(?:person"
+        r"|customer"
         r"|owner|caller|subscriber|man|woman|number)\b",
     ),
     "instructions": (
-        r"\b(?:ignore|disregard|forget|override|drop|bypass|violate|break)\b[^.!?]{0,40}\b(?:instructions?"
+        r"\b(?:ignore|disregard|forget|override|drop|bypass|violate"
+        r"|break)\b[^.!?]{0,40}\b(?:instructions?"
         r"|rules|guidelines|restrictions|polic(?:y|ies)|prompt|directives|training|safety)\b",
-        r"\b(?:developer|debug|admin\w*|god|jailbreak|maintenance|dan|root) mode\b|\bsystem override\b"
+        r"\b(?:developer|debug|admin\w*|god|jailbreak|maintenance|dan|root) mode\b"
+        r"|\bsystem override\b"
         r"|\bjailbreak\b",
         r"\b(?:no|without|free of) (?:any )?(?:restrictions|rules|limits|filters|guidelines)\b",
         r"\b(?:system|initial|hidden|secret|original|internal) (?:\w+ )?(?:prompt|instructions?)\b",
-        r"\b(?:everything|text|words?|lines?) above\b|\b(?:were|was) you (?:told|given|instructed)\b",
+        r"\b(?:everything|text|words?|lines?) above\b|\b(?:were|was) you (?:told|given"
+        r"|instructed)\b",
         rf"\b(?:pretend|act as|role ?play|imagine|you are now|from now on|simulate|game)\b.*"
         rf"\b(?:{SECRET}|{KEPT}|customers?)\b",
-        rf"\b(?:i'm|i am|i work|we are|as|on behalf of|this is)\b[^.!?]{{0,30}}\b(?:technician|admin\w*"
+        rf"\b(?:i'm|i am|i work|we are|as|on behalf of|this is)\b[^.!?]{{0,30}}\b(?:technician"
+        rf"|admin\w*"
         rf"|police|fraud|developer|employee|manager|engineer|head office|security team|support team"
         rf"|staff)\b.*\b(?:{SECRET}|{KEPT}|address|customers?)\b",
     ),
@@ -219,7 +239,7 @@ def _plain(text: str) -> str:
     """Return a text as it is read aloud: no tricks with letters, on one line."""
     made = unicodedata.normalize("NFKC", text)
     made = "".join(char for char in made if unicodedata.category(char) != "Cf").casefold()
-    made = " ".join(made.replace("’", "'").split())
+    made = " ".join(made.replace("\u2019", "'").split())
     made = SPELLED.sub(lambda found: re.sub(r"[^a-z]", "", found[0]), made)
     return MIXED.sub(lambda found: found[0].translate(LEET), made)
 
@@ -229,32 +249,37 @@ def incoming(messages: Sequence[Message]) -> tuple[list[Message], tuple[str, ...
 
     What users said is masked; what was said last decides whether it is answered.
     """
-    made, kinds = [], []
+    made: list[Message] = []
+    kinds: list[str] = []
     for message in messages:
-        if message.role == "user":
-            text, found = masked(message.content)
-            message = replace(message, content=text)
-            kinds += found
-        made.append(message)
+        text, found = masked(message.content) if message.role == "user" else (message.content, ())
+        made.append(replace(message, content=text))
+        kinds += found
     return made, tuple(dict.fromkeys(kinds)), refusal(messages[-1].content)
 
 
 # Answers
 
-ASKED = r"(?:pins?|pass ?(?:word|code|phrase)s?|otps?|cv[vc]2?|(?:one[- ]?time|verification|security|sms|login) (?:code|password|passcode|pin)s?)"  # noqa: E501
+ASKED = (
+    r"(?:pins?|pass ?(?:word|code|phrase)s?|otps?|cv[vc]2?"
+    r"|(?:one[- ]?time|verification|security|sms|login) (?:code|password|passcode|pin)s?)"
+)
 YOURS = rf"(?:your|the) (?:[\w'-]+ ){{0,4}}?{ASKED}\b"
 ASKS = re.compile(
     rf"\b(?:(?:tell|give|send|text|read|show|e-?mail|dictate to|provide) (?:me|us)(?: with)?"
     rf"|(?:reply|respond|answer) with|let (?:me|us) know"
-    rf"|(?:please|can you|could you|would you|to) (?:share|provide|state|disclose|submit|send|give|tell)"
-    rf"|what(?:'s|’s| is)|(?:i|we)(?:'ll|’ll| will)?(?: also)? (?:need|require|want))"
+    rf"|(?:please|can you|could you|would you|to) (?:share|provide|state|disclose|submit|send"
+    rf"|give|tell)"
+    rf"|what(?:['\u2019]s| is)|(?:i|we)(?:['\u2019]ll| will)?(?: also)? (?:need|require|want))"
     rf" (?:\w+ )??{YOURS}"
     rf"|\b(?:enter|type|write|post|share|confirm|put) {YOURS}"
-    rf"(?= (?:here|below|in (?:this|the) chat|in your (?:reply|answer)|with (?:me|us)|to (?:me|us)\b|so (?:that )?(?:i|we)\b))",  # noqa: E501
+    rf"(?P<later> (?:here|below|in (?:this|the) chat|in your (?:reply|answer)|with (?:me|us)"
+    rf"|to (?:me|us)\b|so (?:that )?(?:i|we)\b))",
     re.IGNORECASE,
 )
 DENIED = re.compile(
-    r"\b(?:never|not|nobody|no one|without|anyone|someone|somebody|avoid|refuse|scam\w*)\b|n't\b|n’t\b",
+    r"\b(?:never|not|nobody|no one|without|anyone|someone|somebody|avoid|refuse|scam\w*)\b"
+    r"|n['\u2019]t\b",
     re.IGNORECASE,
 )
 
@@ -273,8 +298,9 @@ def outgoing(text: str, last: bool) -> tuple[str, bool]:
     for found in ASKS.finditer(sure):
         start = max(sure.rfind(end, 0, found.start()) for end in ".!?\n")
         if not DENIED.search(sure, start + 1, found.start()):
-            # What comes before the secret's name may have been shown already.
+            # What comes before the secret's name, or before what makes it one, was shown already.
             secret = re.search(rf"\b{ASKED}\b", sure[found.start() :], re.IGNORECASE)
             assert secret
-            return masked(sure[: found.start() + secret.start()])[0] + STOPPED, True
+            end = found.start("later") if found["later"] else found.start() + secret.start()
+            return masked(sure[:end])[0] + STOPPED, True
     return masked(sure)[0], False
