@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 from tel_edge.runtime.questions.conversation import Message
 
@@ -63,19 +64,23 @@ def _digit(char: str) -> str:
 def _numbers(text: str, start: int, end: int) -> Iterator[tuple[int, int, str]]:
     """Yield which groups of a run of digits are a number of some kind, the longest first."""
     groups = [(found.start(), found.end()) for found in GROUP.finditer(text, start, end)]
+    digits = [re.sub(r"\D", "", text[first:after]) for first, after in groups]
+    joined, sizes = "".join(digits), [0, *accumulate(map(len, digits))]
     at = 0
     while at < len(groups):
+        begin = text[groups[at][0] : groups[at][1]].lstrip("(")
         for last in range(min(len(groups), at + MOST_GROUPS), at, -1):
-            first, after = groups[at][0], groups[last - 1][1]
-            if kind := _kind(text[first:after]):
-                yield first, after, kind
+            if not 8 <= sizes[last] - sizes[at] <= 20:
+                continue
+            if kind := _kind(begin, joined[sizes[at] : sizes[last]]):
+                yield groups[at][0], groups[last - 1][1], kind
                 at = last - 1
                 break
         at += 1
 
 
-def _kind(written: str) -> str | None:
-    digits = re.sub(r"\D", "", written)
+def _kind(begin: str, digits: str) -> str | None:
+    """Return what a number is, None for no known kind; `begin` is how it is written at first."""
     size = len(digits)
     if size in (19, 20) and digits.startswith("89"):
         return "ICCID"
@@ -83,8 +88,8 @@ def _kind(written: str) -> str | None:
         imei = size == 15 and digits[:2] not in ("34", "37")
         if imei or digits[0] in "23456":
             return "IMEI" if imei else "card number"
-    if written.lstrip("(").startswith("+"):
-        return "phone number" if 8 <= size <= 15 else None
+    if begin.startswith("+"):
+        return "phone number" if size <= 15 else None
     if digits.startswith("00"):
         return "phone number" if 10 <= size <= 17 else None
     if digits.startswith("0"):
@@ -298,9 +303,10 @@ def outgoing(text: str, last: bool) -> tuple[str, bool]:
     for found in ASKS.finditer(sure):
         start = max(sure.rfind(end, 0, found.start()) for end in ".!?\n")
         if not DENIED.search(sure, start + 1, found.start()):
-            # What comes before the secret's name, or before what makes it one, was shown already.
+            # What comes before the secret's last word, or what says where to, was shown already.
             secret = re.search(rf"\b{ASKED}\b", sure[found.start() :], re.IGNORECASE)
             assert secret
-            end = found.start("later") if found["later"] else found.start() + secret.start()
+            word = found.start() + secret.start() + secret[0].rfind(" ") + 1
+            end = found.start("later") + 1 if found["later"] else word
             return masked(sure[:end])[0] + STOPPED, True
     return masked(sure)[0], False
