@@ -33,6 +33,8 @@ OTHER = re.compile(
     r"(?<![\w.])(?:\d{1,3}(?:\.\d{1,3}){3}|\d{1,2}([./-])\d{1,2}\1\d{4}|\d{4}([./-])\d{2}\2\d{2})"
     r"(?![\w.]*\d)"
 )
+# ISO 13616, as it is printed or without blanks.
+IBAN = re.compile(r"\b[A-Z]{2}\d\d(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
 NATIONAL = re.compile(r"1?[2-9]\d\d[2-9]\d{6}")
 # Groups of digits that one number is written in.
 MOST_GROUPS = 20
@@ -43,6 +45,7 @@ GROWING = re.compile(r"(?:[+(]*\d[\d \t\u00a0().+/-]*)?\S*\Z")
 def masked(text: str) -> tuple[str, tuple[str, ...]]:
     """Return a text with numbers and addresses of people named only, and which those were."""
     spans = [(found.start(), found.end(), "e-mail address") for found in EMAIL.finditer(text)]
+    spans += [(found.start(), found.end(), "bank account") for found in IBAN.finditer(text)]
     digits = "".join(_digit(char) for char in text)
     others = [(found.start(), found.end(), "") for found in OTHER.finditer(digits)]
     for start, end, _ in (*spans, *others):
@@ -107,58 +110,78 @@ def _luhn(digits: str) -> bool:
 HOW = r"(?:how|where|why|what|when|which|whether|whom|if)"
 SECRET = (
     r"(?:pins?(?: (?:code|number)s?)?|puks?(?: codes?)?|pass ?(?:word|code|phrase)s?"
-    r"|passwor[dt]e?s?"
-    r"|kennwort|otps?|cv[vc]2?|credentials|security answer|secret word"
+    r"|passwor[dt]e?s?|kennwort|otps?|cv[vc]2?|credentials|security answer|secret word"
     r"|(?:one[- ]?time|verification|security|login|access|authenti\w+|auth|sms|2fa|unlock\w*)"
     r" ?(?:codes?|passwords?|passcodes?|pins?))"
 )
 KEPT = (
     r"(?:(?:credit |debit |payment )?cards? (?:on file|number|details)|card you have|iban"
     r"|bank (?:account|details|data)|date of birth|birth ?dates?|social security"
-    r"|account (?:data|details)"
-    r"|customers?'? (?:data|records?|list|details))"
+    r"|account (?:data|details)|customers?'? (?:data|records?|list|details))"
 )
 PEOPLE = (
     r"(?:wife|husband|partner|girl ?friend|boy ?friend|ex|ex-\w+|son|daughter|child|kid|mother"
-    r"|father"
-    r"|mum|mom|dad|parents|brother|sister|boss|neighbou?r|friend|colleague|flat ?mate|room ?mate"
-    r"|someone|somebody|another (?:customer|person|subscriber)|other (?:customer|people|person)s?)"
+    r"|father|mum|mom|dad|parents|brother|sister|boss|neighbou?r|friend|colleague|flat ?mate"
+    r"|room ?mate|someone|somebody|another (?:customer|person|subscriber)|other (?:customer"
+    r"|people|person)s?)"
 )
 PRIVATE = (
     r"(?:call (?:history|logs?|lists?|records?)|calls|(?:text )?messages?|texts|sms|location"
     r"|whereabouts|position|address|bills?|invoices?|browsing|chats?|account|contract|usage"
-    r"|data|number"
-    r"|voicemails?)"
+    r"|data|number|voicemails?)"
 )
-# Some words, none of which asks how or where something is done.
-WORDS = rf"(?:(?!{HOW}\b)[\w'-]+[ ,:]+){{0,%d}}?"
+# Some words, none of which asks how or where something is done, or for an explanation.
+ABOUT = (
+    r"steps?|instructions?|guides?|links?|advice|tips?|reasons?|difference|help|explanation|manual"
+    r"|information"
+)
+WORDS = rf"(?:(?!(?:{HOW}|{ABOUT})\b)[\w'-]+[ ,:]+){{0,%d}}?"
+OWN = r"(?:my|the|his|her|their|this|that|our|your|a customer's|the customer's)"
 # What stands before something that somebody is told to do, rather than asks about.
 TOLD = (
-    r"(?:^|[,:;!?.] |\b(?:please|pls|kindly|just|now|then|and|so|you to"
-    r"|(?:can|could|would|will|must|should) you(?: please| just| also| kindly)?"
-    r"|(?:i'd|i would|we'd) like to|i (?:want|need) to|let's|let us|task is to) )"
+    r"(?:^|[,:;!?.] |\b(?:please|pls|kindly|just|now|then|and|so|you to|(?:can|could|would"
+    r"|will|must|should) you(?: please| just| also| kindly)?|(?:i'd|i would|we'd) like to"
+    r"|(?<!do )(?<!did )i (?:want|need) to|let's|let us|task is to) )"
 )
 FOR_SALE = r"(?:link|mail|e-mail|instructions|steps|letter|guide|form|page|request|policy|rules)"
 
 RULES: dict[str, tuple[str, ...]] = {
     "secrets": (
         # Tell me the PIN; read out, print, look up the password.
-        rf"\b(?:tell|give|read|reads|show|send|text|mail|forward|dictate|get|hand|spell|whisper|say"
-        rf"|provide|share|disclose|reveal|remind)(?: \w+)? (?:me|us|to me)\b[ ,:]+{WORDS % 9}"
+        rf"\b(?:tell|give|read|reads|show|send|text|mail|forward|dictate|get|hand|spell|whisper"
+        rf"|say|provide|share|disclose|reveal|remind)(?: \w+)? (?:me|us|to me)\b[ ,:]+{WORDS % 9}"
         rf"(?:{SECRET}|{KEPT}|digits of)\b(?! {FOR_SALE})",
-        rf"{TOLD}(?:reveal|disclose|print|display|output|dump|leak|hand (?:over|out)|read(?: out)?"
-        rf"|look up|list|encode|recite|expose|extract|provide|show|share|say|tell|give|send"
-        rf"|quote)\b"
+        rf"{TOLD}(?:reveal|disclose|print|display|output|dump|leak|hand (?:over|out)"
+        rf"|read(?: out)?|look up|list|encode|recite|expose|extract|provide|show|share|say|tell"
+        rf"|give|send|quote)\b"
         rf"[ ,:]+{WORDS % 10}(?:{SECRET}|{KEPT})\b(?! {FOR_SALE})",
         # What is my PIN.
         rf"\bwhat(?:'s|s| is| was| are|) (?:my|the|his|her|their|this|our|your)\b ?"
-        rf"(?:(?!{HOW}\b|difference|purpose|meaning|point|length|format|use|maximum|minimum|limit"
-        rf"|risk|best|way|correct|right|default)[\w'.-]+ ){{0,4}}?(?:{SECRET}|{KEPT})\b"
+        rf"(?:(?!{HOW}\b|difference|purpose|meaning|point|length|format|use|maximum|minimum"
+        rf"|limit|risk|best|way|correct|right|default)[\w'.-]+ ){{0,4}}?(?:{SECRET}|{KEPT})\b"
         rf"(?! (?:for|used|needed|good|about|on the|printed|length|{FOR_SALE}|screen|prompt|menu))",
         rf"^(?:(?!{HOW}\b)[\w']+ ){{0,3}}?(?:my|the) (?:[\w']+ )?{SECRET} (?:pls|plz|please|now)\b",
         rf"\b{SECRET}\b[^.!?]*\b(?:tell|show|give|send|read) (?:it to )?(?:me|us)\s*"
         r"(?:now|please|here|quickly)?\s*(?:[.!]|$)",
         rf"\b{SECRET}\b[^.!?]*[;,] ?(?:provide|send|read|say|give|show) it\b",
+        rf"\b{SECRET}\b.*\b(?:give|have|get|send|tell|show|say|read|see) (?:it|them)"
+        r"(?: (?:to me|here|now|please|then|again|in the chat|this way))*[.!?]*$",
+        # Let me have the PIN; I need her password; pull up the code.
+        rf"(?:\b(?:let me have|(?:can|could|may|might) i (?:please )?(?:have|get|see|hear)"
+        rf"|get me|pull up"
+        rf"|fetch|dig out)|(?<!do )(?<!did )\bi(?:'d like| need| want| require)(?: to know)?)\b"
+        rf" {WORDS % 3}{OWN} (?:[\w']+ ){{0,3}}?(?:{SECRET}|{KEPT})\b"
+        rf"(?! (?:{FOR_SALE}|changed|reset|to (?:work|be)|again i))",
+        rf"\bwhich (?:[\w']+ )?(?:{SECRET}|{KEPT}) (?:is|was|do you|did|have)\b(?! (?:meant"
+        rf"|needed|right"
+        r"|asked|this))",
+        # Is 1234 right; the PIN, then.
+        rf"\b(?:is|was|are) (?:[\w'-]+ ){{1,4}}?{OWN} (?:right |correct |current "
+        rf"|real )?(?:{SECRET}|{KEPT})"
+        r"\b(?! (?:for (?:the|this)|in))",
+        rf"{TOLD}(?:confirm|check|verify|guess)\b {WORDS % 4}(?:{SECRET}|{KEPT})\b",
+        rf"(?:^|[.!?;:] )(?:so|and|now|ok|okay|then)?,? ?(?:the |my |her |his )?{SECRET}"
+        r"(?: (?:for|of|to) [^.!?]*)?\?",
         # By a riddle, in pieces.
         rf"\b(?:digits?|letters?|characters?|first|last|half|part) (?:\w+ )?of (?:my|the|his"
         rf"|her|their)"
@@ -167,29 +190,32 @@ RULES: dict[str, tuple[str, ...]] = {
         rf"(?:{SECRET}|{KEPT}|address\w*|numbers?|data)\b",
     ),
     "account": (
-        rf"{TOLD}(?:change|update|set|reset|replace|edit|correct|put|enter|register|switch"
-        rf"|delete)\b ?"
+        rf"{TOLD}(?:change|update|set(?! up)|make|reset|replace|edit|correct|put|register"
+        rf"|switch|delete)\b ?"
         rf"{WORDS % 6}(?:(?:billing |home |postal |e-?mail )?address|e-?mail|bank (?:account"
-        rf"|details)"
-        rf"|iban|direct debit|payment (?:method|details)|owner|holder|account name"
-        rf"|security question"
-        rf"|account|profile|{SECRET})\b(?! {FOR_SALE})",
+        rf"|details)|iban|direct debit|payment (?:method|details)|owner|holder|account name"
+        rf"|security question|account|profile|{SECRET})\b(?! {FOR_SALE})",
         rf"{TOLD}(?:remove|disable|deactivate|turn off|switch off|bypass|skip|lift|drop|cancel)\b ?"
         rf"{WORDS % 6}(?:two[- ]factor\w*|2fa|verification|identity check|id check"
-        rf"|security (?:question"
-        rf"|check)|authentication|(?:pin|password) (?:lock|protection)|account (?:lock|pin"
-        rf"|password))\b",
-        r"\b(?:without|skip|bypass|avoid|no) (?:\w+ ){0,2}(?:verification|identity check|id check"
-        r"|security (?:question|check)s?|authentication)\b",
+        rf"|security (?:question|check)|authentication|(?:pin|password) (?:lock|protection)"
+        rf"|(?:account|login) (?:lock|pin|password|protection))\b",
+        r"\b(?:debit|charge|collect|bill)\b[^.!?]*\b(?:from now on|new bank|this account)\b"
+        r"|\bnew bank\b[^.!?]*\b(?:debit|charge|collect)\b",
+        r"\b(?:without|skip|bypass|avoid|no) (?:\w+ ){0,2}(?:verification|identity check"
+        r"|id check|security (?:question|check)s?|authentication)\b",
         rf"{TOLD}(?:add|make|put|set|register|authori[sz]e)\b ?{WORDS % 4}(?:authori[sz]ed"
-        rf"|owner|holder"
-        rf"|user|contact)\b{WORDS % 3}",
+        rf"|owner|holder|user|contact)\b{WORDS % 3}",
         # A number to another SIM.
         rf"{TOLD}(?:swap|transfer|move|port|activate|assign|switch|put|register|link|clone"
-        rf"|duplicate"
-        rf"|issue)\b ?{WORDS % 7}(?:e?sims?(?: card)?)\b",
+        rf"|duplicate|issue)\b ?{WORDS % 7}(?:e?sims?(?: card)?)\b",
+        rf"(?:(?<!do )\bi(?:'d like| want| need)|{TOLD}(?:have|get))\b {WORDS % 5}(?:number|line)"
+        r" (?:on|onto|to) (?:the|a|an|this|that|another|my|his|her) (?:\w+ )?e?sims?\b",
     ),
     "other people": (
+        rf"\b(?:access to|log ?in to|see|read|open|cancel|end|terminate|close|extend|change"
+        rf"|upgrade)"
+        rf" (?:my |his |her |their |an? )(?:\w+ )?{PEOPLE}(?:'s|s) (?:\w+ )?{PRIVATE}\b",
+        r"\bwhere (?:she|he|they) (?:lives?|works?|is|are|stays?)\b",
         rf"\b(?:show|read|tell|give|send|list|forward|get|see|print)\b ?(?:\w+ )?{WORDS % 8}"
         rf"{PRIVATE}\b[^.!?]*\b(?:my|his|her|their|an?) (?:\w+ )?{PEOPLE}\b",
         rf"\b(?:show|read|tell|give|send|list|forward|get|see|print|what(?:'s| is| are|s))\b ?"
@@ -197,32 +223,35 @@ RULES: dict[str, tuple[str, ...]] = {
         rf"\b(?:track|locate|trace|spy on|tap|follow|monitor|intercept)\b ?{WORDS % 6}{PEOPLE}\b",
         rf"\bwhere (?:is )?(?:my |an? )?(?:\w+ )?{PEOPLE}(?:'s|s)? (?:\w+ )?(?:phone|sim|mobile"
         rf"|is)\b",
-        rf"\b(?:who|whom|what|when|how much|how often|how long) (?:did|does|has|is) (?:my "
-        rf"|the )?{PEOPLE}"
-        r" (?:spend|spent|call|text|write|message|talk|ring|phone|calling|texting)\w*",
-        r"\bwho(?:m)? (?:does|do|owns?|has|is)\b[^.!?]*\bnumber\b(?!s)(?! (?:do|should|can) i)",
+        rf"\b(?:who|whom|what|when|how much|how often|how long) (?:did|does|has|is) (?:my |the "
+        rf"|his |her )?{PEOPLE}(?: last| ever)?"
+        r" (?:spend|spent|use|call|text|write|message|talk|ring|phone|calling|texting)\w*",
+        r"\bwho(?:m)? (?:does|owns?|has|is)\b(?! i\b)[^.!?]*\bnumber\b(?! (?:do|should|can) i)",
         r"\bwhose\b[^.!?]*\b(?:number|sim|line|account)\b",
         r"\b(?:name|address|owner|location) of (?:the |this |that |an? )?(?:\w+ )?(?:person"
-        r"|customer"
-        r"|owner|caller|subscriber|man|woman|number)\b",
+        r"|customer|owner|caller|subscriber|man|woman|number)\b",
     ),
     "instructions": (
         r"\b(?:ignore|disregard|forget|override|drop|bypass|violate"
-        r"|break)\b[^.!?]{0,40}\b(?:instructions?"
-        r"|rules|guidelines|restrictions|polic(?:y|ies)|prompt|directives|training|safety)\b",
+        r"|break)\b[^.!?]{0,40}\b(?:instructions?|rules|guidelines|restrictions|polic(?:y|ies)"
+        r"|prompt|directives|training|safety)\b",
         r"\b(?:developer|debug|admin\w*|god|jailbreak|maintenance|dan|root) mode\b"
-        r"|\bsystem override\b"
-        r"|\bjailbreak\b",
+        r"|\bsystem override\b|\bjailbreak\b",
         r"\b(?:no|without|free of) (?:any )?(?:restrictions|rules|limits|filters|guidelines)\b",
         r"\b(?:system|initial|hidden|secret|original|internal) (?:\w+ )?(?:prompt|instructions?)\b",
+        rf"{TOLD}(?:print|show|list|tell me|give me|repeat|reveal|quote|display"
+        rf"|explain) (?:me )?your"
+        r" (?:\w+ )?(?:rules|instructions|guidelines|system message|policy|policies|directives)\b",
+        r"\b(?:don't|do not|needn't|no need to|without|stop)(?: have to| need to)? (?:follow"
+        r"|obey|apply"
+        r"|respect|check|following)\w*\b[^.!?]{0,30}\b(?:policy|policies|rules|guidelines)\b",
         r"\b(?:everything|text|words?|lines?) above\b|\b(?:were|was) you (?:told|given"
         r"|instructed)\b",
         rf"\b(?:pretend|act as|role ?play|imagine|you are now|from now on|simulate|game)\b.*"
         rf"\b(?:{SECRET}|{KEPT}|customers?)\b",
         rf"\b(?:i'm|i am|i work|we are|as|on behalf of|this is)\b[^.!?]{{0,30}}\b(?:technician"
-        rf"|admin\w*"
-        rf"|police|fraud|developer|employee|manager|engineer|head office|security team|support team"
-        rf"|staff)\b.*\b(?:{SECRET}|{KEPT}|address|customers?)\b",
+        rf"|admin\w*|police|fraud|developer|employee|manager|engineer|head office|security team"
+        rf"|support team|staff)\b.*\b(?:{SECRET}|{KEPT}|address|customers?)\b",
     ),
 }
 LEET = str.maketrans("013457@$", "oieastas")
@@ -266,18 +295,16 @@ def incoming(messages: Sequence[Message]) -> tuple[list[Message], tuple[str, ...
 # Answers
 
 ASKED = (
-    r"(?:pins?|pass ?(?:word|code|phrase)s?|otps?|cv[vc]2?"
-    r"|(?:one[- ]?time|verification|security|sms|login) (?:code|password|passcode|pin)s?)"
+    r"(?:pins?|pass ?(?:word|code|phrase)s?|otps?|cv[vc]2?|(?:one[- ]?time|verification"
+    r"|security|sms|login) (?:code|password|passcode|pin)s?)"
 )
 YOURS = rf"(?:your|the) (?:[\w'-]+ ){{0,4}}?{ASKED}\b"
 ASKS = re.compile(
     rf"\b(?:(?:tell|give|send|text|read|show|e-?mail|dictate to|provide) (?:me|us)(?: with)?"
-    rf"|(?:reply|respond|answer) with|let (?:me|us) know"
-    rf"|(?:please|can you|could you|would you|to) (?:share|provide|state|disclose|submit|send"
-    rf"|give|tell)"
-    rf"|what(?:['\u2019]s| is)|(?:i|we)(?:['\u2019]ll| will)?(?: also)? (?:need|require|want))"
-    rf" (?:\w+ )??{YOURS}"
-    rf"|\b(?:enter|type|write|post|share|confirm|put) {YOURS}"
+    rf"|(?:reply|respond|answer) with|let (?:me|us) know|(?:please|can you|could you|would you"
+    rf"|to) (?:share|provide|state|disclose|submit|send|give|tell)|what(?:['\u2019]s| is)|(?:i"
+    rf"|we)(?:['\u2019]ll| will)?(?: also)? (?:need|require|want))"
+    rf" (?:\w+ )??{YOURS}|\b(?:enter|type|write|post|share|confirm|put) {YOURS}"
     rf"(?P<later> (?:here|below|in (?:this|the) chat|in your (?:reply|answer)|with (?:me|us)"
     rf"|to (?:me|us)\b|so (?:that )?(?:i|we)\b))",
     re.IGNORECASE,
