@@ -16,7 +16,7 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions import protocol, stream, votes
 from tel_edge.runtime.questions import router as routers
-from tel_edge.runtime.questions.categories import category
+from tel_edge.runtime.questions.categories import SPOKEN, category
 from tel_edge.runtime.questions.orders import averaged
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.requests import Defaults, Request, request
@@ -113,7 +113,8 @@ def answered(
 class Answerer:
     """An open engine and what it is asked with; `close` it, or use it in a `with` statement.
 
-    `adapters` are the categories that have one, None asks the bare backbone whatever the category.
+    `adapters` are the categories that have one, None asks the bare backbone whatever the category;
+    `spoken` are those that are talked to instead, of which no question is.
     A question that names no category is of the category `only`, or of the one that `router` finds.
     Several threads may ask at a time.
     """
@@ -131,6 +132,7 @@ class Answerer:
         self.engine, self.scorer, self.how = engine, Scorer(engine), how or Answering()
         self.name, self.router, self.only = name, router, only
         self.adapters = None if adapters is None else tuple(adapters)
+        self.spoken: tuple[str, ...] = ()
 
     @classmethod
     def of_bundle(
@@ -168,17 +170,18 @@ class Answerer:
                 worth = made.deploy.categories
         backbone = decided or _chosen(folder, made, quant, format, say)
         names = [only] if only else list(made.adapters(backbone.format))
-        if worth is not None and not bare and (doubted := [n for n in names if n not in worth]):
+        asked = [name for name in names if name not in SPOKEN]
+        if worth is not None and not bare and (doubted := [n for n in asked if n not in worth]):
             say(_doubted(doubted, worth))
         if bare:
-            names = []
+            names = asked = []
         adapters = [bundle.adapter_file(folder, made, name, backbone.format) for name in names]
         if warning := bundle.unmeasured([backbone, *adapters]):
             say(warning)
         router = None
-        if only is None and names and (file := made.find("router", format=routers.FORMAT)):
+        if only is None and asked and (file := made.find("router", format=routers.FORMAT)):
             router = routers.load(bundle.verified(folder, made, file))
-            among = tuple(name for name in names if worth is None or name in worth)
+            among = tuple(name for name in asked if worth is None or name in worth)
             router = replace(router, among=among)
             if threshold is not None:
                 router = replace(router, threshold=threshold)
@@ -191,7 +194,8 @@ class Answerer:
         opened = cls.of_files(
             folder, made, backbone, adapters, how, engine=settings, opener=opener, lazily=not only
         )
-        opened.adapters, opened.router = None if bare else tuple(names), router
+        opened.adapters, opened.router = None if bare else tuple(asked), router
+        opened.spoken = tuple(name for name in names if name in SPOKEN)
         opened.only = only
         return opened
 
@@ -246,6 +250,13 @@ class Answerer:
     def close(self) -> None:
         """Free the engine; who asks later gets `WorkError`."""
         self.engine.close()
+
+    def exchange(self, names: Sequence[str]) -> None:
+        """Answer from now on with the adapters of these categories."""
+        self.adapters = tuple(name for name in names if name not in SPOKEN)
+        self.spoken = tuple(name for name in names if name in SPOKEN)
+        if self.router:
+            self.router = replace(self.router, among=self.adapters)
 
     def answer(
         self,

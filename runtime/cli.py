@@ -184,10 +184,11 @@ def adapters_option(made: Parser) -> None:
     )
 
 
-def draw_options(made: Parser, spoken: bool = False) -> None:
+def draw_options(made: Parser, spoken: str = "") -> None:
     """Add the options of every command that answers: the protocol and the votes.
 
-    Where answers in sentences are `spoken` too, `max_tokens` is None unless it is given.
+    `spoken` says how long answers in sentences are, for commands that give such too; what is not
+    given is None there.
     """
     made.add_argument(
         "--protocol",
@@ -206,14 +207,14 @@ def draw_options(made: Parser, spoken: bool = False) -> None:
     )
     made.add_argument("-k", type=draws, default=4, metavar="K", help="votes (%(default)s)")
     made.add_argument(
-        "--temperature", type=float, default=0.7, metavar="T", help="of the votes (%(default)s)"
+        "--temperature", type=float, default=0.7, metavar="T", help="of the votes (0.7)"
     )
     made.add_argument(
         "--max-tokens",
         type=positive,
         default=None if spoken else 64,
         metavar="N",
-        help=f"of a generated text (64{', with --category care 256' if spoken else ''})",
+        help=f"of a generated text (64{spoken and f', {spoken}'})",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from tel_edge.runtime.errors import InputError
@@ -9,6 +10,12 @@ from tel_edge.runtime.errors import InputError
 if TYPE_CHECKING:
     from tel_edge.runtime.answerer import Answer
     from tel_edge.runtime.questions.requests import Request
+
+
+def line(record: dict[str, Any]) -> str:
+    """Return a record as JSON; half a surrogate pair, which has no bytes, as its escape."""
+    text = json.dumps(record, ensure_ascii=False)
+    return json.dumps(record) if any("\ud800" <= c <= "\udfff" for c in text) else text
 
 
 def record(asked: Request, made: Answer | InputError) -> dict[str, Any]:

@@ -273,7 +273,7 @@ def parser() -> cli.Parser:
         action="store_true",
         help="score the bare backbone at every type, adapters of every type and merged models too",
     )
-    cli.draw_options(made, spoken=True)
+    cli.draw_options(made, "with --category care 256")
     made.add_argument(
         "--along",
         action=argparse.BooleanOptionalAction,

@@ -27,7 +27,7 @@ from tel_edge.runtime.measuring import probe, tune
 from tel_edge.runtime.measuring.measurement import K, Measurement, averaged, measure
 from tel_edge.runtime.measuring.probe import Subject
 from tel_edge.runtime.processors import cores
-from tel_edge.runtime.questions.categories import CATEGORIES, category
+from tel_edge.runtime.questions.categories import CATEGORIES, SPOKEN, category
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.requests import Defaults, from_lines
 
@@ -107,7 +107,7 @@ def subjects(args: argparse.Namespace) -> tuple[Subject, ...]:
     common = [
         name
         for name in made.adapters(variants[0].format)
-        if all(name in made.adapters(one.format) for one in variants)
+        if name not in SPOKEN and all(name in made.adapters(one.format) for one in variants)
     ]
     name = None if args.no_adapter else args.category or next(iter(common), None)
     if name is None and not args.no_adapter:

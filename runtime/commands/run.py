@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from tel_edge.runtime import cli, clock
 from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.errors import InputError, named
 from tel_edge.runtime.questions import stream
-from tel_edge.runtime.questions.categories import CATEGORIES, category
-from tel_edge.runtime.records import record
+from tel_edge.runtime.questions.categories import CATEGORIES, SPOKEN, category
+from tel_edge.runtime.records import line, record
 
 if TYPE_CHECKING:
     from tel_edge.runtime.answerer import Answerer, Answering
@@ -29,13 +28,7 @@ if TYPE_CHECKING:
 WINDOW = 256
 
 
-def _line(record: dict[str, Any]) -> str:
-    """Return a record as JSON; half a surrogate pair, which has no bytes, as its escape."""
-    text = json.dumps(record, ensure_ascii=False)
-    return json.dumps(record) if any("\ud800" <= c <= "\udfff" for c in text) else text
-
-
-def _loose(args: argparse.Namespace, how: Answering, opener: Opener) -> Answerer:
+def _loose(args: argparse.Namespace, how: Answering | None, opener: Opener) -> Answerer:
     """Open the files of `--backbone-file` and `--adapter-file`."""
     from tel_edge.runtime.answerer import Answerer
 
@@ -43,14 +36,16 @@ def _loose(args: argparse.Namespace, how: Answering, opener: Opener) -> Answerer
     files: dict[str, Path] = {}
     for text in args.adapter_file:
         name, _, file = text.partition("=")
-        if name not in CATEGORIES:
+        if name not in (*CATEGORIES, *SPOKEN):
             # A path may hold a "=" too.
             if file and not Path(text).exists():
                 category(name)
-            if args.category == "all":
+            if args.category == "all" and not args.chat:
                 raise InputError(f"--adapter-file {text}: pass --category, or CATEGORY={text}")
-            name, file = args.category, text
-        files[category(name).name] = Path(file)
+            name, file = next(iter(SPOKEN)) if args.chat else args.category, text
+        if not args.chat:
+            category(name)
+        files[name] = Path(file)
     engine = cli.engine_settings(args)
     answerer = Answerer.of_loose_files(path, files, how, engine=engine, opener=opener)
     print(
@@ -67,6 +62,8 @@ def _opened(args: argparse.Namespace, opener: Opener | None) -> Answerer:
     from tel_edge.runtime.bundles import bundle
 
     opener = opener or bundle.native
+    if args.chat:
+        return _talking(args, opener)
     generate = args.protocol == "generate"
     how = Answering(generate, args.k, args.temperature, args.seed, args.max_tokens, args.orders)
     if args.backbone_file:
@@ -85,12 +82,56 @@ def _opened(args: argparse.Namespace, opener: Opener | None) -> Answerer:
     )
 
 
+def _talking(args: argparse.Namespace, opener: Opener) -> Answerer:
+    """Open the backbone and the one adapter that is talked to, if there is one."""
+    from tel_edge.runtime.answerer import Answerer
+    from tel_edge.runtime.bundles import bundle
+
+    if args.backbone_file:
+        answerer = _loose(args, None, opener)
+        answerer.spoken = answerer.adapters or ()
+        return answerer
+    folder = cli.bundle_folder(args, backbones.find(args.backbone).name)
+    made = bundle.read(folder)
+    there = [file.category for file in made.files if file.kind == "adapter"]
+    only = next((name for name in SPOKEN if name in there), None)
+    if args.category != "all":
+        only = args.category if args.category in SPOKEN else category(args.category).name
+    bare = args.no_adapter or only is None
+    if bare and not args.no_adapter:
+        cli.say(args, f"no adapter for {' '.join(SPOKEN)} in this bundle: the backbone answers")
+    answerer = Answerer.of_bundle(
+        folder,
+        quant=args.quant,
+        format=args.format,
+        only=None if bare else only,
+        bare=bare,
+        engine=cli.engine_settings(args),
+        opener=opener,
+        say=partial(cli.say, args),
+    )
+    bundle.lend_template(folder, made, answerer.engine)
+    return answerer
+
+
 def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, Any]:
     """Answer everything; the exit code is 1 if some line got an error record."""
     began, started = time.perf_counter(), clock.since_start()
-    cli.check_draws(args)
+    from tel_edge.runtime.commands import chat
+
+    chat.check(args)
     if args.adapter_file and not args.backbone_file:
         raise InputError("--adapter-file needs --backbone-file; a bundle brings its own adapters")
+    if args.chat:
+        if not args.questions and sys.stdin is not None and sys.stdin.isatty():
+            rows = None
+        else:
+            rows = chat.asked(args.questions) if args.questions and not _file(args) else _rows(args)
+        with _opened(args, opener) as answerer:
+            return chat.work(args, answerer, rows)
+    args.temperature = 0.7 if args.temperature is None else args.temperature
+    args.max_tokens = args.max_tokens or 64
+    cli.check_draws(args)
     default = None if args.category == "all" else category(args.category)
     labels = tuple(part.strip() for part in args.labels.split(",")) if args.labels else ()
     if args.choice and labels:
@@ -115,7 +156,7 @@ def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, An
         with _bar(args, total) as bar:
             for window in windows:
                 for made in starmap(record, answerer.replies(window)):
-                    print(_line(made), flush=True)
+                    print(line(made), flush=True)
                     first = first or time.perf_counter()
                     done, failed = done + 1, failed + ("error" in made)
                     bar.update()
@@ -148,20 +189,29 @@ def _windows(
     if args.questions:
         made = from_arguments(args.questions, args.choice, defaults)
         return stream.windows(made, args.window), len(args.questions)
-    if sys.stdin is None:
-        raise InputError("no standard input; pass questions as arguments or JSONL on stdin")
+    requests = from_lines(_rows(args), defaults)
     fd = stream.descriptor(sys.stdin)
     if fd is not None and stream.is_live(fd):
-        requests = from_lines(stream.raw_lines(fd), defaults)
         return stream.live_windows(requests, args.window), None
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        # A byte that is no UTF-8 is one line's error and not the end of all.
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     # The file is read once more for this, so only where somebody sees the bar.
     seen = not args.quiet and sys.stderr.isatty()
     total = stream.count_lines(fd) if fd is not None and seen else None
-    lines = sys.stdin if fd is None else stream.raw_lines(fd)
-    return stream.windows(from_lines(lines, defaults), args.window), total
+    return stream.windows(requests, args.window), total
+
+
+def _rows(args: argparse.Namespace) -> Iterator[str]:
+    """Return the lines of the one argument, a file, or of standard input."""
+    if file := _file(args):
+        return _lines(file)
+    if sys.stdin is None:
+        raise InputError("no standard input; pass questions as arguments or JSONL on stdin")
+    fd = stream.descriptor(sys.stdin)
+    if fd is not None:
+        return stream.raw_lines(fd)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        # A byte that is no UTF-8 is one line's error and not the end of all.
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    return iter(sys.stdin)
 
 
 def _file(args: argparse.Namespace) -> Path | None:
@@ -219,7 +269,26 @@ def parser() -> cli.Parser:
         "--labels", metavar="A,B,C", help="answers in words, which are scored but not shown"
     )
     cli.engine_options(made)
-    cli.draw_options(made)
+    cli.draw_options(made, "with --chat 512")
+    # 0 is right for a --chat.
+    made.set_defaults(temperature=None)
+    made.add_argument(
+        "--chat",
+        action="store_true",
+        help="talk to the backbone, with the bundle's care adapter if it has one: at the terminal, "
+        'or lines as {"messages": [...]}',
+    )
+    made.add_argument(
+        "--stream", action="store_true", help="with --chat: a line for each piece of an answer"
+    )
+    made.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="of a --chat; repeatable"
+    )
+    made.add_argument(
+        "--guard",
+        action="store_true",
+        help="with --chat: mask numbers of people, refuse account data and secrets",
+    )
     cli.variant_options(made)
     cli.adapters_option(made)
     made.add_argument(

@@ -51,6 +51,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         "engine": asdict(cli.engine_settings(args)),
         "how": {"k": args.k, "temperature": args.temperature, "seed": args.seed},
         "seconds": args.queue_seconds,
+        "guard": args.guard,
     }
     return asyncio.run(_served(args, options))
 
@@ -222,6 +223,11 @@ def parser() -> cli.Parser:
     cli.draw_options(made)
     cli.variant_options(made)
     cli.adapters_option(made)
+    made.add_argument(
+        "--guard",
+        action="store_true",
+        help="in conversations: mask numbers of people, refuse account data and secrets",
+    )
     made.add_argument(
         "--queue-seconds",
         type=cli.above_zero,

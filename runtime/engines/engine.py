@@ -97,7 +97,8 @@ class Sampling:
     `known` is that of `Item`. Each text has at most `limit` tokens. `seed` is that of the one
     prompt: the random numbers depend on neither the others nor their order, and `spent` of them
     were drawn before. `goes_on` is given (number of the text, its tokens) after each of them;
-    False ends that text.
+    False ends that text. Of a prompt that is `kept`, a conversation that may go on, one text alone
+    is made, the sampled one if `k` is 1, and what is computed stays for the next turn.
     """
 
     k: int
@@ -106,6 +107,7 @@ class Sampling:
     seed: str
     known: int = 0
     spent: int = 0
+    kept: bool = False
     goes_on: Callable[[int, Sequence[int]], bool] | None = field(default=None, compare=False)
 
 

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from tel_edge.runtime.engines.prefixes import KEEPER, Key
+from tel_edge.runtime.engines.prefixes import KEEPER, WORTH, Key, longest
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.extras import need
 
@@ -33,14 +33,18 @@ class PrefixCache:
         self._memory = self._llama.llama_get_memory(context)
         self._copies: OrderedDict[Key, Any] = OrderedDict()
         self._placed: Key | None = None
+        # Whether the cells hold a conversation of which there is no copy.
+        self._held = False
 
     def forget(self) -> None:
         """Drop everything."""
         self._copies.clear()
+        self._held = False
         self.clear()
 
     def clear(self) -> None:
-        """Empty the context's cache; the copies stay."""
+        """Empty the context's cache; the copies stay, and a conversation becomes one."""
+        self._save()
         self._llama.llama_memory_clear(self._memory, False)
         self._placed = None
 
@@ -54,13 +58,53 @@ class PrefixCache:
         if self._placed == key:
             return True
         self.clear()
-        copy = self._copies.get(key)
-        if copy is None:
+        if key not in self._copies:
             return False
+        self._restore(key)
+        return True
+
+    def _restore(self, key: Key) -> None:
+        copy = self._copies[key]
         if not self._llama.llama_state_seq_set_data(self._context, copy, len(copy), KEEPER):
             raise WorkError("llama.cpp does not take back a prefix that it gave out")
         self._placed = key
-        return True
+
+    def resume(self, key: Key) -> int:
+        """Put what is kept of the beginning of a conversation into the cells; return its units."""
+        there = [*self._copies, *([self._placed] if self._placed else [])]
+        found = longest(key, there)
+        if found is None:
+            self.clear()
+            return 0
+        units = key.common(found)
+        if found != self._placed:
+            self._copies.move_to_end(found)
+            self.clear()
+            # What was in the cells may have taken its room.
+            if found not in self._copies:
+                return 0
+            self._restore(found)
+        elif found.tokens - key.first(units).tokens >= WORTH:
+            self._save()
+        self._placed = key.first(units)
+        if not self._llama.llama_memory_seq_rm(self._memory, KEEPER, self._placed.tokens, -1):
+            # Some architectures cannot forget a part.
+            self._held = False
+            self.clear()
+            return 0
+        return units
+
+    def hold(self, key: Key) -> None:
+        """Note that the cells hold that conversation; it is copied when others take them."""
+        self._placed, self._held = key, True
+
+    def _save(self) -> None:
+        if self._held and self._placed and self._placed.tokens >= WORTH:
+            held = self._placed
+            for one in [one for one in self._copies if one.common(held) == len(one.units)]:
+                del self._copies[one]
+            self.keep(held)
+        self._held = False
 
     def keep(self, key: Key) -> None:
         """Note that `KEEPER` now holds that prefix, and keep a copy of it."""

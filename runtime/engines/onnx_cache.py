@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.runtime.engines.prefixes import Key
+from tel_edge.runtime.engines.prefixes import Key, longest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,6 +67,34 @@ class OnnxCache:
         while len(self._kept) > 1 and self.kept_bytes() > MOST_BYTES:
             self._kept.popitem(last=False)
         self._put(key)
+
+    def resume(self, key: Key) -> int:
+        """Put what is kept of the beginning of a conversation into the cells; return its units."""
+        import numpy as np
+
+        found = longest(key, self._kept)
+        if found is None:
+            self.clear()
+            return 0
+        units = key.common(found)
+        self._kept.move_to_end(found)
+        self._put(found)
+        if units < len(found.units):
+            self._placed = None
+            size = found.first(units).tokens
+            # A graph takes whole values, so the beginning is copied.
+            self.past = [
+                type(value).ortvalue_from_numpy(np.ascontiguousarray(value.numpy()[:, :, :size]))
+                for value in self.past
+            ]
+            self.marks = self.marks[:size]
+        return units
+
+    def hold(self, key: Key) -> None:
+        """Keep what is in the cells as that conversation, in the place of its own beginnings."""
+        for one in [one for one in self._kept if one.common(key) == len(one.units)]:
+            del self._kept[one]
+        self.keep(key)
 
     def share(self, key: Key, sequences: Sequence[int]) -> None:
         """Let `sequences` begin with the prefix in the cells, as all of them do already."""

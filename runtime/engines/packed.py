@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from tel_edge.runtime.engines import packing
+from tel_edge.runtime.engines import conversing, packing
 from tel_edge.runtime.engines.adapters import Adapters
 from tel_edge.runtime.engines.alone import alone
 from tel_edge.runtime.engines.engine import (
@@ -89,12 +89,9 @@ class PackedEngine(Adapters):
     def ids(self, text: str) -> list[int]:
         """Return the ids of `text`, with the tokens that belong to the start of a sequence."""
 
+    @abstractmethod
     def marked(self, text: str) -> list[int]:
-        """Return the ids of what a chat template made, in which special tokens are what they say.
-
-        Raises `InputError` for an engine whose files have no chat template.
-        """
-        raise InputError("this format has no chat template; use GGUF")
+        """Return the ids of what a chat template made: special tokens are what they say."""
 
     @abstractmethod
     def decode(self, entries: Sequence[PackedEntry]) -> Iterator[tuple[tuple[int, int], Any]]:
@@ -228,6 +225,12 @@ class PackedEngine(Adapters):
         """Yield (index, texts); see `Engine.generate`. A prompt and its texts fit the context."""
         if not prompts:
             return
+        if any(how.kept for _, how in prompts):
+            alone = [[at] for at in range(len(prompts))]
+            yield from self._each(
+                adapter, alone, lambda held: self._spoken(adapter, *prompts[held[0]])
+            )
+            return
         known = min(how.known for _, how in prompts)
         beginnings = [ids for ids, _ in prompts]
         units = [] if self.settings.exact else packing.units(beginnings, known)
@@ -297,6 +300,11 @@ class PackedEngine(Adapters):
             )
             for number, ids in enumerate(beginnings)
         ]
+
+    @alone
+    def _spoken(self, adapter: str | None, ids: Sequence[int], how: Sampling) -> list[Generation]:
+        self.use(adapter)
+        return [conversing.written(self, ids, how, self._key(adapter, ()))]
 
     # Decoding
 

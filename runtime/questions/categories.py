@@ -66,6 +66,11 @@ SPOKEN: dict[str, Category] = {
 
 def category(name: str) -> Category:
     """Return the row called `name`, or raise `InputError` with the names there are."""
+    if name in SPOKEN:
+        raise InputError(
+            f"{name} is answered in sentences and has no labels; talk to it: tel-run --chat, or "
+            "/v1/chat/completions of tel-serve"
+        )
     if name not in CATEGORIES:
         raise InputError(f"unknown category {name!r}; there are: {' '.join(CATEGORIES)}")
     return CATEGORIES[name]

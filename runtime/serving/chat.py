@@ -282,4 +282,6 @@ def _head(kind: str, model: str, bundle: str, number: str) -> dict[str, Any]:
 
 def _beside(reply: Mapping[str, Any]) -> dict[str, Any]:
     names = ("probabilities", "adapter", "adapter_digest", "queue_ms", "engine_ms")
-    return {name: reply[name] for name in names if reply.get(name) is not None}
+    told = {name: reply[name] for name in names if reply.get(name) is not None}
+    # What a guard did.
+    return told | {name: reply[name] for name in ("masked", "refused") if reply.get(name)}

@@ -8,11 +8,11 @@ from typing import Any
 
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.bundles.manifest import Manifest
-from tel_edge.runtime.engines.engine import LoraFile
+from tel_edge.runtime.engines.engine import Item, LoraFile
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.measuring import probe
-from tel_edge.runtime.questions.categories import category
+from tel_edge.runtime.questions.categories import CATEGORIES, SPOKEN, category
 from tel_edge.runtime.serving.worker import Worker
 
 # Characters of a digest in the engine's name of an adapter.
@@ -38,7 +38,11 @@ def told(worker: Worker, made: Manifest) -> dict[str, Any]:
         "context": engine.context,
         "engine": engine.version,
         # The answers of categories that have their own; whether a question may name none.
-        "labels": {of: labels for of in adapters if (labels := category(of).labels)},
+        "labels": {
+            of: CATEGORIES[of].labels
+            for of in adapters
+            if of in CATEGORIES and CATEGORIES[of].labels
+        },
         "auto": bool(otherwise.category or otherwise.router or otherwise.bare),
     }
 
@@ -83,8 +87,12 @@ def exchange(worker: Worker, old: Manifest, folder: Path) -> Manifest:
 
 def _asked(worker: Worker, of: str, name: str) -> None:
     """Ask one question, so that what loads and does not answer is found now."""
-    [question] = probe.questions(category(of), 1)
-    item = worker.answerer.scorer.item(question)
+    if of in SPOKEN:
+        *ids, last = worker.answerer.engine.tokenize("Which answer do you give?")
+        item = Item(ids, ((last,),))
+    else:
+        [question] = probe.questions(category(of), 1)
+        item = worker.answerer.scorer.item(question)
     [(_, score)] = worker.answerer.engine.score([item], name)
     if not all(map(math.isfinite, score.logprobs)):
         raise InputError(f"the adapter for {of} gives no probabilities")

@@ -48,8 +48,17 @@ def serve(pipe: socket.socket, options: dict[str, Any], opener: bundle.Opener) -
         send({"event": "failed", "text": str(error)})
         return HOPELESS
     with answerer:
-        made = bundle.read(Path(options["bundle"]))
-        worker = Worker(answerer, made.backbone.name, send, options["seconds"], opened.known(made))
+        folder = Path(options["bundle"])
+        made = bundle.read(folder)
+        bundle.lend_template(folder, made, answerer.engine)
+        worker = Worker(
+            answerer,
+            made.backbone.name,
+            send,
+            options["seconds"],
+            opened.known(made),
+            bool(options.get("guard")),
+        )
         send(opened.told(worker, made))
         computing = threading.Thread(target=_computing, args=(worker, pipe), daemon=True)
         computing.start()

@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict
 from itertools import accumulate
 from typing import Any
 
-from tel_edge.runtime.engines.engine import Item, Sampling, Score
+from tel_edge.runtime.engines.engine import Item, Score
 from tel_edge.runtime.engines.likelihood import check_ids, likelihoods
 from tel_edge.runtime.engines.packed import PackedEngine
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.questions import votes
-from tel_edge.runtime.questions.conversation import Message, plain, templated
+from tel_edge.runtime.questions import guarding, votes
+from tel_edge.runtime.questions.conversation import Message, plain
 from tel_edge.runtime.questions.scoring import label_ids
-
-# What a text that ends in half a character has there.
-BROKEN_OFF = "\N{REPLACEMENT CHARACTER}"
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Token ids, and what is wanted of them.
-
-    At most `most` tokens are generated, greedily at `temperature` 0, up to the first of the texts
-    `stop`. With `likely` every token has its log-probability, those of the prompt only with `echo`.
-    Of `choices`, if there are any, one is chosen instead. `done` are the tokens that were generated
-    before, of whose text `shown` characters were sent.
-    """
-
-    ids: tuple[int, ...]
-    most: int
-    temperature: float
-    seed: int
-    likely: bool = False
-    echo: bool = False
-    stop: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
-    streamed: bool = False
-    done: tuple[int, ...] = ()
-    shown: int = 0
+from tel_edge.runtime.questions.writing import Prompt, conversation, tokenized
 
 
 def read(message: Mapping[str, Any], engine: PackedEngine) -> Prompt:
@@ -65,85 +40,41 @@ def chat(
 ) -> tuple[Prompt, Item | None]:
     """Return the prompt of a conversation, and what is scored where there are choices.
 
-    By the model's own chat template; what an adapter is asked is plain text, as it was trained.
+    By the model's own chat template; what an adapter for questions is asked (`adapted`) is plain
+    text, as it was trained.
     """
     messages = [Message(one["role"], one["content"]) for one in message["messages"]]
     choices = tuple(message["choices"])
     if adapted:
         text, tokenize = plain(messages), engine.tokenize
+        ids = tokenize(text)
     elif engine.template is None:
         raise InputError("the backbone has no chat template; use /v1/completions")
     else:
-        for given in (*(one.content for one in messages), *choices):
-            if engine.marked(given) != tokenized(engine, given, False):
-                raise InputError(f"{given[:80]!r} has what is a special token; leave it out")
-        text, tokenize = templated(engine.template, messages), engine.marked
-    ids = tokenize(text)
+        text, ids = conversation(engine, messages, choices)
+        tokenize = engine.marked
     # A text of its own length, unless it says how long.
     most = message["max_tokens"] or max(1, min(message["most"], engine.context - len(ids)))
     prompt = Prompt(
         tuple(ids), int(most), float(message["temperature"]), int(message["seed"]),
         stop=tuple(message["stop"]), choices=choices, streamed=bool(message["stream"]),
+        spoken=not adapted, masked=tuple(message.get("masked", ())),
     )  # fmt: skip
     if not choices:
         return prompt, None
     return prompt, Item(ids, label_ids(tokenize, text, choices))
 
 
-class Text:
-    """A text while it grows; `tell` is given what is sure of it and returns whether it goes on.
-
-    `ended` is why it ended, in OpenAI's words, None where `tell` ended it.
-    """
-
-    def __init__(self, engine: PackedEngine, prompt: Prompt, tell: Callable[[str], bool]) -> None:
-        self.engine, self.prompt, self.tell = engine, prompt, tell
-        self.tokens, self.shown = list(prompt.done), prompt.shown
-        self.ended: str | None = None
-        self._stopped = False
-
-    def write(self, adapter: str | None) -> Prompt:
-        """Generate until it ends; return the prompt to go on with."""
-        prompt, sampled = self.prompt, self.prompt.temperature > 0
-        how = Sampling(
-            int(sampled), prompt.temperature, prompt.most - len(prompt.done), f"{prompt.seed} text",
-            spent=len(prompt.done), goes_on=self._more,
-        )  # fmt: skip
-        for _ in self.engine.generate([((*prompt.ids, *prompt.done), how)], adapter):
-            pass
-        if self.ended is None and not self._stopped:
-            self.ended = "length" if len(self.tokens) >= prompt.most else "stop"
-        if self.ended:
-            self._show(self.text)
-        return replace(prompt, done=tuple(self.tokens), shown=self.shown)
-
-    @property
-    def text(self) -> str:
-        """Return what there is of it, up to the first text that stops it."""
-        made = self.engine.text(self.tokens)
-        ends = [at for stop in self.prompt.stop if (at := made.find(stop)) >= 0]
-        return made[: min(ends)] if ends else made
-
-    def _more(self, turn: int, tokens: Sequence[int]) -> bool:
-        # A sampled text comes beside the likeliest one, which nobody wants.
-        if turn != int(self.prompt.temperature > 0):
-            return False
-        self.tokens = [*self.prompt.done, *tokens]
-        made = self.engine.text(self.tokens)
-        if any(stop in made for stop in self.prompt.stop):
-            self.ended = "stop"
-            return False
-        # What may be the beginning of a stop, or of a character, is not sure yet.
-        open_ends = (stop[:size] for stop in self.prompt.stop for size in range(1, len(stop)))
-        held = max((len(end) for end in open_ends if made.endswith(end)), default=0)
-        sure = made[: len(made) - held].rstrip(BROKEN_OFF)
-        goes_on = self._show(sure)
-        self._stopped = not goes_on and len(self.tokens) < self.prompt.most
-        return goes_on
-
-    def _show(self, sure: str) -> bool:
-        new, self.shown = sure[self.shown :], max(self.shown, len(sure))
-        return self.tell(new)
+def guarded(message: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return a message with what may be heard of it, and the reply to one that is refused."""
+    said = [Message(one["role"], one["content"]) for one in message["messages"]]
+    heard, masked, refused = guarding.incoming(said)
+    made = {**message, "messages": [asdict(one) for one in heard], "masked": masked}
+    if not refused:
+        return made, None
+    reply = {"text": guarding.REFUSAL, "prompt_tokens": 0, "generated": 0, "queue_ms": 0.0}
+    told = {"ended": "content_filter", "refused": refused, "masked": masked, "engine_ms": 0.0}
+    return made, reply | told
 
 
 def likely(engine: PackedEngine, prompt: Prompt, adapter: str | None) -> dict[str, Any]:
@@ -199,12 +130,6 @@ def first(engine: PackedEngine) -> str | None:
     return engine.name(before[0]) if before else None
 
 
-def tokenized(engine: PackedEngine, text: str, special: bool) -> list[int]:
-    """Return the ids of a text, with what stands before every one only if `special`."""
-    ids = engine.tokenize(text)
-    return ids if special else ids[len(engine.tokenize("")) :]
-
-
 def bordered(engine: PackedEngine, text: str, special: bool) -> list[int]:
     """Return the ids of a text in which the tokens that begin and end a text go by their names.
 
@@ -226,3 +151,15 @@ def detokenized(engine: PackedEngine, ids: Sequence[int]) -> str:
     """Return the text of ids. Raises `InputError` for one of no token."""
     check_ids(engine, ids)
     return engine.text(ids)
+
+
+def tokens(message: Mapping[str, Any], engine: PackedEngine) -> dict[str, Any]:
+    """Return the reply to a message about tokens: of a text, of ids, or which ones stand out."""
+    if message["op"] == "tokenize":
+        ids = bordered(engine, message["text"], bool(message["special"]))
+        return {"tokens": ids, "count": len(ids), "max_model_len": engine.context}
+    if message["op"] == "detokenize":
+        return {"prompt": detokenized(engine, message["tokens"])}
+    token, name = engine.end()
+    told = {"eos_token": name, "eos_token_id": token, "vocabulary": engine.vocabulary}
+    return {**told, "bos_token": first(engine)}

@@ -9,7 +9,7 @@ from typing import Any
 from tel_edge.runtime.answerer import Answering
 from tel_edge.runtime.engines.engine import Item
 from tel_edge.runtime.questions.requests import Request
-from tel_edge.runtime.serving.texts import Prompt
+from tel_edge.runtime.questions.writing import Prompt
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from tel_edge.runtime.answerer import Answerer, answered
 from tel_edge.runtime.engines import packing
 from tel_edge.runtime.engines.engine import Item, Score, Unanswered
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions import guarding
+from tel_edge.runtime.questions.categories import CATEGORIES, SPOKEN, category
 from tel_edge.runtime.questions.requests import PLAIN, Defaults, request
 from tel_edge.runtime.questions.scoring import TooLong
+from tel_edge.runtime.questions.writing import Prompt, Text
 from tel_edge.runtime.records import record
 from tel_edge.runtime.serving import texts
 from tel_edge.runtime.serving.problems import (
@@ -34,7 +36,6 @@ from tel_edge.runtime.serving.problems import (
     shortened,
 )
 from tel_edge.runtime.serving.queueing import Bounds, Job, Queue, Refused
-from tel_edge.runtime.serving.texts import Prompt
 from tel_edge.runtime.serving.waiting import Waiting, characters
 
 Message = Mapping[str, Any]
@@ -56,14 +57,17 @@ class Worker:
     """Questions to an answerer, fairly and within bounds. `send` is called by several threads.
 
     `bundle` is the digest of what answers; `adapters` are the engine's names of the adapters by
-    category, which change together with it (`change`).
+    category, which change together with it (`change`). With `guard` conversations are guarded.
     """
 
     def __init__(
-        self, answerer: Answerer, name: str, send: Send, seconds: float = 60.0, bundle: str = ""
-    ) -> None:
+        self, answerer: Answerer, name: str, send: Send, seconds: float = 60.0, bundle: str = "",
+        guard: bool = False,
+    ) -> None:  # fmt: skip
         self.answerer, self.name, self.send, self.bundle = answerer, name, send, bundle
-        self.adapters = {category: category for category in answerer.adapters or ()}
+        self.guard = guarding.outgoing if guard else None
+        names = (*(answerer.adapters or ()), *answerer.spoken)
+        self.adapters = {category: category for category in names}
         self._retired: set[str] = set()
         # Of what is computed: all, and those whose clients have left.
         self._names: set[str] = set()
@@ -82,7 +86,7 @@ class Worker:
 
     def take(self, message: Message) -> None:
         """Take one message; what is wrong with it is sent back under its id."""
-        kind, id = message.get("op"), message.get("id")
+        kind, id, engine = message.get("op"), message.get("id"), cast(Any, self.answerer.engine)
         try:
             self._check_size(message)
             if kind == "ask":
@@ -92,7 +96,7 @@ class Worker:
             elif kind == "chat":
                 self._chat(message)
             elif kind in ("tokenize", "detokenize", "tokenizer"):
-                self.send({"id": id, "reply": self._tokens(message)})
+                self.send({"id": id, "reply": texts.tokens(message, engine)})
             elif kind == "cancel":
                 with self._ready:
                     if not self.queue.cancel(str(id)) and str(id) in self._names:
@@ -144,6 +148,8 @@ class Worker:
         """Return the category of a model that is named, None for the bare backbone."""
         if model == AUTO:
             raise Failed(MODEL, "no router chooses here; name a category, or the backbone")
+        if model in self.answerer.spoken:
+            return model
         of = self._defaults(model).category if model != self.name else None
         return of.name if of else None
 
@@ -154,7 +160,13 @@ class Worker:
             route = router.route(message["messages"][-1]["content"]).category
         else:
             route = self._named(model)
-        prompt, item = texts.chat(message, cast(Any, self.answerer.engine), route is not None)
+        if self.guard:
+            message, reply = texts.guarded(message)
+            if reply:
+                self.send({"id": message["id"], "reply": reply})
+                return
+        adapted = route is not None and route not in SPOKEN
+        prompt, item = texts.chat(message, cast(Any, self.answerer.engine), adapted)
         self._prompt(message, route, prompt, item)
 
     def _prompt(
@@ -189,21 +201,8 @@ class Worker:
             self._retired |= {*self.adapters.values()} - {*adapters.values()}
             self._retired -= {*adapters.values()}
             self.bundle, self.adapters = bundle, dict(adapters)
-            self.answerer.adapters = tuple(adapters)
-            if self.answerer.router:
-                self.answerer.router = replace(self.answerer.router, among=tuple(adapters))
+            self.answerer.exchange(tuple(adapters))
             self._ready.notify()
-
-    def _tokens(self, message: Message) -> dict[str, Any]:
-        engine: Any = self.answerer.engine
-        if message["op"] == "tokenize":
-            ids = texts.bordered(engine, message["text"], bool(message["special"]))
-            return {"tokens": ids, "count": len(ids), "max_model_len": engine.context}
-        if message["op"] == "detokenize":
-            return {"prompt": texts.detokenized(engine, message["tokens"])}
-        token, name = engine.end()
-        told = {"eos_token": name, "eos_token_id": token, "vocabulary": engine.vocabulary}
-        return {**told, "bos_token": texts.first(engine)}
 
     def _queue(self, message: Message, waiting: Waiting, tokens: int, exact: bool) -> None:
         if self.draining:
@@ -229,8 +228,10 @@ class Worker:
         if model == self.name:
             return Defaults(PLAIN, None, True)
         names = self.answerer.adapters or ()
+        if model in self.answerer.spoken:
+            category(model)
         if model not in names or model not in CATEGORIES:
-            there = " ".join((AUTO, self.name, *names))
+            there = " ".join((AUTO, self.name, *names, *self.answerer.spoken))
             raise Failed(MODEL, f"no model {model!r} (there: {there})")
         return self.answerer.defaults(model)
 
@@ -334,7 +335,7 @@ class Worker:
             times.append(time.monotonic())
             return self._goes_on(job, text, new)
 
-        text = texts.Text(engine, prompt, goes_on)
+        text = Text(engine, prompt, goes_on, self.guard if prompt.spoken else None)
         later = text.write(asked.adapter)
         spent = time.monotonic() - began
         if len(times) > 2:
@@ -355,7 +356,7 @@ class Worker:
                 more = replace(job, tokens=rest, payload=replace(asked, prompt=later))
                 self.queue.again(more, job.tokens - math.ceil(spent * self.queue.rate))
 
-    def _goes_on(self, job: Job[Waiting], text: texts.Text, new: str) -> bool:
+    def _goes_on(self, job: Job[Waiting], text: Text, new: str) -> bool:
         """Send what is new of a text, and return whether there is time for more of it."""
         if new and text.prompt.streamed:
             self.send({"id": job.name, "part": new})
@@ -393,4 +394,7 @@ class Worker:
         """Return what an answer says of where it is from."""
         engine: Any = self.answerer.engine
         digest = engine.adapter(asked.adapter).digest if asked.adapter else None
-        return {"adapter": asked.category, "adapter_digest": digest, "bundle": asked.bundle}
+        masked = {"masked": asked.prompt.masked} if asked.prompt and asked.prompt.masked else {}
+        return {
+            "adapter": asked.category, "adapter_digest": digest, "bundle": asked.bundle, **masked
+        }  # fmt: skip

@@ -173,7 +173,10 @@ class Choice(msgspec.Struct):
 
 
 class Chatted(msgspec.Struct):
-    """The reply of `/v1/chat/completions`; `probabilities` are by choice, where there were some."""
+    """The reply of `/v1/chat/completions`; `probabilities` are by choice, where there were some.
+
+    With `--guard` `masked` names what was hidden from the model, `refused` why it was not asked.
+    """
 
     id: str
     object: Literal["chat.completion"]
@@ -187,6 +190,8 @@ class Chatted(msgspec.Struct):
     adapter_digest: str | UnsetType = UNSET
     queue_ms: float | UnsetType = UNSET
     engine_ms: float | UnsetType = UNSET
+    masked: list[str] | UnsetType = UNSET
+    refused: str | UnsetType = UNSET
 
 
 class Tokenized(msgspec.Struct):

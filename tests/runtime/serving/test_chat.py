@@ -24,9 +24,9 @@ from tel_edge.runtime.engines.likelihood import likelihoods  # noqa: E402
 from tel_edge.runtime.engines.with_llama import LlamaEngine  # noqa: E402
 from tel_edge.runtime.errors import InputError  # noqa: E402
 from tel_edge.runtime.questions.conversation import Message, plain, templated  # noqa: E402
+from tel_edge.runtime.questions.writing import Prompt, Text  # noqa: E402
 from tel_edge.runtime.serving import chat, worker  # noqa: E402
 from tel_edge.runtime.serving.problems import Failed  # noqa: E402
-from tel_edge.runtime.serving.texts import Prompt, Text  # noqa: E402
 from tel_edge.runtime.serving.worker import Worker  # noqa: E402
 
 folder = for_engine.folder

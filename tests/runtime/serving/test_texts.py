@@ -17,6 +17,7 @@ from for_engine import PROMPTS  # noqa: E402
 from tel_edge.runtime.answerer import Answerer  # noqa: E402
 from tel_edge.runtime.engines.likelihood import likelihoods  # noqa: E402
 from tel_edge.runtime.errors import InputError  # noqa: E402
+from tel_edge.runtime.questions import writing  # noqa: E402
 from tel_edge.runtime.serving import texts  # noqa: E402
 from tel_edge.runtime.serving.pages import bodies  # noqa: E402
 from tel_edge.runtime.serving.worker import Worker  # noqa: E402
@@ -94,7 +95,7 @@ def test_what_is_no_prompt(engine: Any, of: dict[str, Any], said: str) -> None:
 
 
 def test_tokens_and_texts(engine: Any) -> None:
-    ids = texts.tokenized(engine, "A text.", False)
+    ids = writing.tokenized(engine, "A text.", False)
     assert texts.detokenized(engine, ids) == "A text."
     assert texts.bordered(engine, "A text.", True) == engine.tokenize("A text.")
     token, name = engine.end()

@@ -1,0 +1,154 @@
+"""A turn of a conversation: what of it fits the model's context, and the answer as it comes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tel_edge.runtime.engines.packed import PackedEngine
+from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.questions import guarding, writing
+from tel_edge.runtime.questions.conversation import ROLES, Message
+from tel_edge.runtime.questions.scoring import TooLong
+from tel_edge.runtime.questions.writing import Prompt, Text
+
+
+@dataclass(frozen=True)
+class Talking:
+    """How turns are answered: at most `most` tokens, greedily at `temperature` 0.
+
+    An answer ends where the model's turn does, or before one of the texts `stop`. With `guard`
+    `guarding` stands between both sides.
+    """
+
+    most: int = 512
+    temperature: float = 0.0
+    seed: int = 42
+    stop: tuple[str, ...] = ()
+    guard: bool = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer, and what became of the conversation.
+
+    `heard` is what the model was given: `dropped` exchanges were too many, and `masked` names what
+    was hidden. `refused` says why nobody was asked. `ended` is stop, length, content_filter, or
+    interrupted. `tokens` were generated after `prompt_tokens`, of which `decoded` were computed;
+    the first of them came after `first_ms`.
+    """
+
+    text: str
+    ended: str
+    tokens: int
+    prompt_tokens: int
+    decoded: int
+    first_ms: float
+    ms: float
+    heard: tuple[Message, ...]
+    dropped: int = 0
+    masked: tuple[str, ...] = ()
+    refused: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return it as a record; what did not happen is left out."""
+        left = {key: value for key, value in asdict(self).items() if key not in ("heard", "masked")}
+        for name in ("first_ms", "ms"):
+            left[name] = round(left[name], 1)
+        masked = {"masked": list(self.masked)} if self.masked else {}
+        return {k: v for k, v in left.items() if v or k not in ("dropped", "refused")} | masked
+
+
+def messages(row: Mapping[str, Any]) -> list[Message]:
+    """Return the messages of a row, of which the user's is the last. Raises `InputError`."""
+    if other := sorted(set(row) - {"id", "messages"}):
+        raise InputError(f"unknown field {other[0]!r}; there are: id messages")
+    given = row.get("messages")
+    if not isinstance(given, list) or not given:
+        raise InputError(
+            'no messages; a line is as {"messages": [{"role": "user", "content": ...}]}'
+        )
+    made = []
+    for at, one in enumerate(given, 1):
+        if not isinstance(one, dict) or set(one) != {"role", "content"}:
+            raise InputError(f"message {at}: role and content are needed, and nothing else")
+        if one["role"] not in ROLES or not isinstance(one["content"], str):
+            raise InputError(f"message {at}: role is one of {' '.join(ROLES)}, content a text")
+        made.append(Message(one["role"], one["content"]))
+    if made[-1].role != "user":
+        raise InputError("the last message is not the user's: there is nothing to answer")
+    return made
+
+
+def fitted(
+    engine: PackedEngine, said: Sequence[Message], most: int
+) -> tuple[list[int], int, list[Message], int]:
+    """Return ids, how many tokens may follow, the messages they are of, and exchanges dropped.
+
+    The oldest exchanges go until `most` tokens have room, never a system message nor what was said
+    last, behind which there may be less room. Raises `TooLong` where there is none.
+    """
+    left, dropped = list(said), 0
+    while True:
+        _, ids = writing.conversation(engine, left)
+        if len(ids) + most <= engine.context:
+            return ids, most, left, dropped
+        users = [at for at, one in enumerate(left) if one.role == "user"]
+        if len(users) < 2:
+            break
+        start = next(at for at, one in enumerate(left) if one.role != "system")
+        # What an assistant may have said before anybody asked goes along.
+        end = users[1] if start == users[0] else users[0]
+        left[start:end] = []
+        dropped += 1
+    if len(ids) >= engine.context:
+        raise TooLong(f"the message has {len(ids)} tokens, the context holds {engine.context}")
+    return ids, engine.context - len(ids), left, dropped
+
+
+def reply(
+    engine: PackedEngine,
+    adapter: str | None,
+    said: Sequence[Message],
+    how: Talking,
+    tell: Callable[[str], bool] = lambda _: True,
+) -> Reply:
+    """Return the answer to what was said; `tell` is given its pieces, and says whether it goes on.
+
+    Raises `InputError` for what cannot be answered.
+    """
+    began = time.perf_counter()
+    masked: tuple[str, ...] = ()
+    if how.guard:
+        said, masked, refused = guarding.incoming(said)
+        if refused:
+            tell(guarding.REFUSAL)
+            heard = tuple(said)
+            return Reply(
+                guarding.REFUSAL, "content_filter", 0, 0, 0, 0, 0, heard, 0, masked, refused
+            )
+    ids, most, left, dropped = fitted(engine, said, how.most)
+    first: list[float] = []
+
+    def goes_on(new: str) -> bool:
+        first.append(time.perf_counter())
+        return tell(new)
+
+    prompt = Prompt(tuple(ids), most, how.temperature, how.seed, stop=how.stop, spoken=True)
+    text = Text(engine, prompt, goes_on, guarding.outgoing if how.guard else None)
+    text.write(adapter)
+    ended = time.perf_counter()
+    return Reply(
+        text.text,
+        text.ended or "interrupted",
+        len(text.tokens),
+        len(ids),
+        text.decoded,
+        ((first or [ended])[0] - began) * 1000,
+        (ended - began) * 1000,
+        tuple(left),
+        dropped,
+        masked,
+    )
