@@ -94,6 +94,9 @@ RECIPES: dict[str, Recipe] = {
         # A backbone of a few million parameters needs more passes to take in a fact, and would
         # rather remember the letter of each question.
         Recipe("nano", learning_rate=1e-3, epochs=4, patience=4, orders=8, exchanged=0.5),
+        # Dialogues: thousands of answers of many tokens, so that a few epochs are enough. It goes
+        # on to the end, since the last epoch is kept beside the best.
+        Recipe("care", learning_rate=2e-4, epochs=3, patience=3),
     )
 }
 

@@ -57,8 +57,8 @@ CATEGORIES: dict[str, Category] = {
 }
 
 
-# What is answered in sentences, by the backbone's own chat template, and has no labels to choose from.
-# An adapter for it is trained, kept and exported under this name, as those of the categories are.
+# What is answered in sentences, by the backbone's own chat template, and has no labels to choose
+# from. An adapter for it is trained, kept and exported under this name, as those of categories are.
 SPOKEN: dict[str, Category] = {
     row.name: row for row in (Category("care", "Customer support", "tel-generate", "Apache-2.0"),)
 }
