@@ -16,7 +16,7 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions import protocol, stream, votes
 from tel_edge.runtime.questions import router as routers
-from tel_edge.runtime.questions.categories import category
+from tel_edge.runtime.questions.categories import SPOKEN, category
 from tel_edge.runtime.questions.orders import averaged
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.requests import Defaults, Request, request
@@ -168,7 +168,11 @@ class Answerer:
                 worth = made.deploy.categories
         backbone = decided or _chosen(folder, made, quant, format, say)
         names = [only] if only else list(made.adapters(backbone.format))
-        if worth is not None and not bare and (doubted := [n for n in names if n not in worth]):
+        if (
+            worth is not None
+            and not bare
+            and (doubted := [n for n in names if n not in (*worth, *SPOKEN)])
+        ):
             say(_doubted(doubted, worth))
         if bare:
             names = []

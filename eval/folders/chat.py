@@ -64,6 +64,12 @@ def template(folder: Path) -> Template | None:
     return Template(text, first or name("bos"), last or name("eos"))
 
 
+def digest(folder: Path) -> str | None:
+    """Return the digest of a model folder's chat template (`Template.digest`), None without one."""
+    text = special.template(folder, special.settings(folder))
+    return Template(text, "", "").digest if text else None
+
+
 class Chat:
     """The chat template of a model folder, with the tokenizer that reads what it makes.
 

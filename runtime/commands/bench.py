@@ -107,7 +107,7 @@ def subjects(args: argparse.Namespace) -> tuple[Subject, ...]:
     common = [
         name
         for name in made.adapters(variants[0].format)
-        if all(name in made.adapters(one.format) for one in variants)
+        if name in CATEGORIES and all(name in made.adapters(one.format) for one in variants)
     ]
     name = None if args.no_adapter else args.category or next(iter(common), None)
     if name is None and not args.no_adapter:

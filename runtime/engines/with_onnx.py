@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.runtime.engines import packing
-from tel_edge.runtime.engines.engine import EngineSettings, LoraFile
+from tel_edge.runtime.engines.engine import EngineSettings, LoraFile, Template
 from tel_edge.runtime.engines.onnx_cache import OnnxCache
 from tel_edge.runtime.engines.packed import OUTPUTS, PackedEngine
 from tel_edge.runtime.engines.packing import PackedEntry
@@ -125,6 +125,9 @@ class OnnxEngine(PackedEngine):
         self._tokenizer.encode_special_tokens = True
         known = self._header.metadata
         self._ends = {int(end) for end in known.get("tel_edge.eos", "").split(",") if end}
+        if made := known.get("tel_edge.chat_template"):
+            texts = (known.get(f"tel_edge.chat_{name}", "") for name in ("start", "end"))
+            self.template = Template(made, *texts)
         self._window = int(known.get("tel_edge.window") or 0)
         self.context = min(self.settings.context, int(known.get("tel_edge.context") or 2**31))
         self.most = min(self.settings.batch or self.context, self.context)
@@ -159,6 +162,16 @@ class OnnxEngine(PackedEngine):
         """Return the ids of `text`, with BOS where the tokenizer puts one."""
         ids: list[int] = self._tokenizer.encode(text).ids
         return ids
+
+    def marked(self, text: str) -> list[int]:
+        """Return the ids of what a chat template made."""
+        with self._reading:
+            self._tokenizer.encode_special_tokens = False
+            try:
+                ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+            finally:
+                self._tokenizer.encode_special_tokens = True
+            return ids
 
     # What `PackedEngine` asks for
 

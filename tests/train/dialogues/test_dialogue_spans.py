@@ -15,7 +15,7 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions.conversation import Message
 
 pytest.importorskip("transformers")
-from tel_edge.eval.folders.chat import Chat, Spoken  # noqa: E402
+from tel_edge.eval.folders.chat import Chat, Spoken
 
 DIALOGUES = 500
 
