@@ -94,8 +94,8 @@ def start(task: SweepTask, command: Sequence[str], threads: int | None = None) -
         err = opened.enter_context((task.home / "stderr.txt").open("wb"))
         limit = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
         # The process of a lost worker, which ends with it, may have the adapter for a moment more.
-        more = ("--quiet", "--json", "--wait", str(PATIENCE))
-        more = ("--score", *more) if task.scored else more
+        score = ("--score",) if task.scored else ()
+        more = (*score, "--quiet", "--json", "--wait", str(PATIENCE))
         live = child.started(
             [*command, "--workspace", str(task.home), *task.argv, *more],
             stdout=out,
