@@ -9,7 +9,7 @@ from __future__ import annotations
 from tel_edge.runtime.bundles.backbones import BACKBONES
 from tel_edge.runtime.bundles.formats import FIRST
 from tel_edge.runtime.bundles.manifest import NOT_MEASURED, BundleFile, Manifest, total_bytes
-from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.categories import CATEGORIES, SPOKEN
 
 NAME = "README.md"
 
@@ -62,6 +62,12 @@ def _body(made: Manifest) -> list[str]:
         f"tel-run --bundle . --category {asked} --choice FIRST --choice SECOND QUESTION",
         "```",
     ]
+    if spoken := [name for name in adapters if name in SPOKEN]:
+        lines += [
+            "",
+            f"The {', '.join(spoken)} adapter answers in sentences instead, by the "
+            "backbone's own chat template.",
+        ]
     if trained := [file for file in made.files if file.category]:
         lines += ["", "## Training", ""]
         lines += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions.categories import CATEGORIES
@@ -22,6 +22,22 @@ class Example:
     ids: tuple[int, ...]
     target: int
     choices: tuple[int, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """Return it as the collator takes it."""
+        return {
+            "input_ids": list(self.ids),
+            "target": self.target,
+            "choices": list(self.choices),
+        }
+
+
+class Row(Protocol):
+    """What `Rows` hold."""
+
+    def row(self) -> dict[str, Any]:
+        """Return it as a collator takes it, its tokens as `input_ids`."""
+        ...
 
 
 def examples(
@@ -146,7 +162,7 @@ class Rows:
     epoch 0 alone.
     """
 
-    def __init__(self, draw: Callable[[int], Sequence[Example]]) -> None:
+    def __init__(self, draw: Callable[[int], Sequence[Row]]) -> None:
         self.draw = draw
         self.made = draw(0)
 
@@ -160,12 +176,29 @@ class Rows:
 
     def __getitem__(self, at: int) -> dict[str, Any]:
         """Return one example as the collator takes it."""
-        example = self.made[at]
-        return {
-            "input_ids": list(example.ids),
-            "target": example.target,
-            "choices": list(example.choices),
-        }
+        return self.made[at].row()
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Any:
+    """Return rows of different lengths as one tensor `[n, width]`, zeros on the left."""
+    import torch
+
+    width = max(map(len, rows))
+    made = torch.zeros(len(rows), width, dtype=torch.long)
+    for at, row in enumerate(rows):
+        made[at, width - len(row) :] = torch.tensor(row)
+    return made
+
+
+def tokens(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the ids, attention mask and positions `[n, width]` of a left-padded batch."""
+    # Any id does where the mask is 0, and not every tokenizer has one for padding.
+    mask = padded([[1] * len(row["input_ids"]) for row in rows])
+    return {
+        "input_ids": padded([row["input_ids"] for row in rows]),
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+    }
 
 
 def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -177,19 +210,9 @@ def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     import torch
 
-    width = max(len(row["input_ids"]) for row in rows)
     choices = [row["choices"] for row in rows]
     most = max(map(len, choices))
-    # Any id does where the mask is 0, and not every tokenizer has one for padding.
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for at, row in enumerate(rows):
-        ids[at, width - len(row["input_ids"]) :] = torch.tensor(row["input_ids"])
-        mask[at, width - len(row["input_ids"]) :] = 1
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+    return tokens(rows) | {
         "target": torch.tensor([row["target"] for row in rows]),
         "choices": torch.tensor(
             [row["choices"] + [-1] * (most - len(row["choices"])) for row in rows]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import Split, apart, capped, split
@@ -39,6 +39,43 @@ class Over:
     quant: str
     path: Path
     sha256: str
+
+
+class Job(Protocol):
+    """One adapter to train, of questions or of dialogues; two with one `digest` are the same.
+
+    `about` is what its record says of the data. Of `checkpointing` and `watts` nothing in the
+    adapter depends.
+    """
+
+    def measured(self, record: Mapping[str, Any]) -> bool:
+        """Return whether a finished adapter's record has all that was asked for."""
+        ...
+
+    @property
+    def backbone(self) -> Backbone: ...  # noqa: D102
+    @property
+    def folder(self) -> Path: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def recipe(self) -> Recipe: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def bound(self) -> Mapping[str, Any]: ...  # noqa: D102
+    @property
+    def over(self) -> Over | None: ...  # noqa: D102
+    @property
+    def checkpointing(self) -> bool: ...  # noqa: D102
+    @property
+    def watts(self) -> float | None: ...  # noqa: D102
+    @property
+    def digest(self) -> str: ...  # noqa: D102
+    @property
+    def stem(self) -> str: ...  # noqa: D102
+    @property
+    def about(self) -> Mapping[str, Any]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -91,6 +128,10 @@ class TrainingJob:
             of.setdefault(question.category, []).append(question)
         return tuple(q for each in of.values() for q in capped(each, self.most, self.seed))
 
+    def measured(self, record: Mapping[str, Any]) -> bool:
+        """Return whether a finished adapter's record has the scores, if they were asked for."""
+        return not self.scored or "test" in record
+
     @property
     def digest(self) -> str:
         """Return a SHA-256 over data, backbone, prompt, recipe and seed."""
@@ -108,29 +149,36 @@ class TrainingJob:
         """Return the name of the adapter's folder."""
         return f"{self.name}-over-{self.over.quant}" if self.over else self.name
 
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Return what the record says of the data."""
+        return {
+            "dataset": self.dataset,
+            "split": self.parts.digest,
+            "splits": dict(self.splits),
+            "prompt": self.bound["prompt"],
+            "rows": {
+                "train": len(self.shown),
+                "train_uncapped": len(self.parts.train),
+                "validation": len(self.validated),
+                "validation_uncapped": len(self.parts.validation),
+                "test": len(self.parts.test),
+                "rejected": self.rejected,
+                "shared": self.shared,
+            },
+        }
+
 
 def jobs(args: argparse.Namespace) -> list[TrainingJob]:
     """Return one job a category, or one for all, after reading and checking all they need."""
     backbone = backbones.find(args.backbone)
-    chosen = _recipe(args, backbone)
-    if args.watts is not None and not 0 < args.watts < math.inf:
-        raise InputError(f"--watts {args.watts}: a number above 0 is needed")
+    chosen = chosen_recipe(args, "nano" if backbone.name == "tel-nano" else "paper")
+    if args.stop_rate is not None:
+        raise InputError("--stop-rate is for --category care: a question is answered by its label")
     say = partial(cli.say, args)
     read = [benchmark.read(args.dataset, of, args.strict, say) for of in categories(args.category)]
-    fetched = fetching.fetch(backbone, args.revision, say, args.quiet)
-    folder = fetched.folder
-    # Any layer may slide: what GGUF cannot hold, ONNX can.
-    if checkpoint.load(folder, slides=True).shape.onnx_only:
-        cli.say(args, f"warning: {folder}: layers slide, so it can be exported as ONNX only")
-    known = {
-        "name": backbone.name,
-        "weights": digest.of_weights(folder),
-        "tokenizer": digest.of_tokenizer(folder),
-    }
-    if fetched.file is not None:
-        known["file"] = checked.sha256(fetched.file)
+    folder, known, over = grounds(args, backbone)
     bound = {"backbone": known, "prompt": prompt.digest()}
-    over = _over(args, known) if args.over_quant else None
     made = []
     for of, source in zip(categories(args.category), read, strict=True):
         parts = split(source.questions, args.seed)
@@ -158,8 +206,30 @@ def jobs(args: argparse.Namespace) -> list[TrainingJob]:
     return [_joined(made)] if args.joint else made
 
 
-def _recipe(args: argparse.Namespace, backbone: Backbone) -> Recipe:
-    chosen = recipe(args.recipe or ("nano" if backbone.name == "tel-nano" else "paper"))
+def grounds(
+    args: argparse.Namespace, backbone: Backbone
+) -> tuple[Path, dict[str, str], Over | None]:
+    """Return the backbone's folder, checked, the digests of what is in it, and `--over-quant`."""
+    fetched = fetching.fetch(backbone, args.revision, partial(cli.say, args), args.quiet)
+    folder = fetched.folder
+    # Any layer may slide: what GGUF cannot hold, ONNX can.
+    if checkpoint.load(folder, slides=True).shape.onnx_only:
+        cli.say(args, f"warning: {folder}: layers slide, so it can be exported as ONNX only")
+    known = {
+        "name": backbone.name,
+        "weights": digest.of_weights(folder),
+        "tokenizer": digest.of_tokenizer(folder),
+    }
+    if fetched.file is not None:
+        known["file"] = checked.sha256(fetched.file)
+    return folder, known, _over(args, known) if args.over_quant else None
+
+
+def chosen_recipe(args: argparse.Namespace, usual: str) -> Recipe:
+    """Return the recipe that the options name, `usual` where they name none, with what they say."""
+    if args.watts is not None and not 0 < args.watts < math.inf:
+        raise InputError(f"--watts {args.watts}: a number above 0 is needed")
+    chosen = recipe(args.recipe or usual)
     names = (
         *("rank", "alpha", "dropout", "epochs", "batch", "learning_rate", "loss"),
         *("orders", "exchanged", "told"),

@@ -24,23 +24,25 @@ def parted(batch: dict[str, Any], most: int, by_tokens: bool) -> Iterator[dict[s
     """Yield the rows of a batch in parts of at most `most` tokens, or a row alone.
 
     Rows of one length stand together, and what is padding in all of a part is left out. `weight`
-    is a part's share in the mean over the batch: of its rows or, `by_tokens`, of its tokens.
+    is a part's share in the mean over the batch: of its rows or, `by_tokens`, of its tokens; where
+    a batch says which of them are `spoken`, of those.
     """
     lengths = batch["attention_mask"].sum(1)
+    counted = lengths if by_tokens else lengths.new_ones(len(lengths))
+    counted = batch["spoken"].sum(1) if "spoken" in batch else counted
     groups: list[list[int]] = []
     for at in lengths.argsort().tolist():
         if groups and (len(groups[-1]) + 1) * int(lengths[at]) <= most:
             groups[-1].append(at)
         else:
             groups.append([at])
-    whole = int(lengths.sum()) if by_tokens else len(lengths)
     for group in groups:
-        own, width = lengths[group], int(lengths[group].max())
+        width = int(lengths[group].max())
         made = {
             name: values[group, -width:] if name in WIDE else values[group]
             for name, values in batch.items()
         }
-        yield made | {"weight": (int(own.sum()) if by_tokens else len(group)) / whole}
+        yield made | {"weight": int(counted[group].sum()) / int(counted.sum())}
 
 
 def again(model: Any, wanted: bool) -> None:
@@ -65,4 +67,4 @@ def give_back() -> None:
 
 
 # Of a batch what has a column for each token, padded on the left.
-WIDE = ("input_ids", "attention_mask", "position_ids")
+WIDE = ("input_ids", "attention_mask", "position_ids", "spoken")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,11 @@ from tel_edge.train.parts import MOST, again, give_back, parted
 from tel_edge.train.scoring import document, score
 
 if TYPE_CHECKING:
-    from tel_edge.train.job import TrainingJob
+    from tel_edge.train.job import Job, TrainingJob
 
 
+# What an evaluation says, of questions or of dialogues.
+SAID = ("loss", "pass1", "perplexity")
 # Tokens up to which plain attention is the faster one on a CPU.
 SHORT = 256
 
@@ -132,14 +135,28 @@ def bf16_is_fast() -> bool:
     return bool(flag and flag())
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a training eats, and how: `longest` is the most tokens that are validated together.
+
+    `too_long` rows were left out. `trainer` has the loss, `collate` makes batches and `metrics`
+    what is said of an evaluation.
+    """
+
+    shown: Rows
+    validated: Rows
+    longest: int
+    too_long: int
+    trainer: type[AnswerTrainer]
+    collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+    metrics: Callable[[Any], dict[str, float]]
+
+
 def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) -> dict[str, Any]:
     """Train inside `work`, leave the best adapter in `work/adapter`, return the measurements.
 
     `weights` is a folder whose weights are trained on instead of the backbone's own.
     """
-    set_seed(job.seed)
-    # Sharp attention leaves subnormal numbers behind, which slow a CPU step down several times.
-    torch.set_flush_denormal(True)
     tokenizer = loading.tokenizer(job.folder)
     longest = int(AutoConfig.from_pretrained(job.folder).max_position_embeddings)
     recipe = job.recipe
@@ -148,10 +165,40 @@ def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) 
     valid, valid_long = examples(job.validated, tokenizer, longest)
     if train_long == len(questions) or not valid:
         raise InputError(f"{job.name}: no question fits the backbone's {longest} tokens of context")
+
+    def drawn(epoch: int) -> list[Example]:
+        shown = varied(
+            questions, recipe.orders, recipe.exchanged, f"{job.seed} {epoch}", recipe.told
+        )
+        return fitted(shown, questions, tokenizer, longest)
+
+    material = Material(
+        Rows(drawn), Rows(lambda _: valid), max(len(example.ids) for example in valid),
+        train_long + valid_long, AnswerTrainer, collate, right,
+    )  # fmt: skip
+    trainer, made = trained(job, material, work, quiet, weights)
+    if job.scored and processes().is_main_process:
+        peft = trainer.model.eval()
+        scores = score(peft, tokenizer, job.parts.test, longest, job.seed, recipe.batch * 2)
+        made["test"] = document(scores)
+    return made
+
+
+def trained(
+    job: Job, material: Material, work: Path, quiet: bool, weights: Path | None
+) -> tuple[Any, dict[str, Any]]:
+    """Train inside `work`, leave the best adapter in `work/adapter`.
+
+    Returns the trainer, which has that adapter, and the measurements.
+    """
+    set_seed(job.seed)
+    # Sharp attention leaves subnormal numbers behind, which slow a CPU step down several times.
+    torch.set_flush_denormal(True)
+    recipe, rows = job.recipe, material.shown
     model = loading.model(
         weights or job.folder,
         torch.bfloat16 if torch.cuda.is_available() else torch.float32,
-        attention(max(len(example.ids) for example in valid)),
+        attention(material.longest),
     )
     if job.checkpointing or not torch.cuda.is_available():
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -168,23 +215,16 @@ def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) 
     )
     if bf16_is_fast() and not torch.cuda.is_available():
         fuse(peft)
-
-    def drawn(epoch: int) -> list[Example]:
-        shown = varied(
-            questions, recipe.orders, recipe.exchanged, f"{job.seed} {epoch}", recipe.told
-        )
-        return fitted(shown, questions, tokenizer, longest)
-
     quiet = quiet or not processes().is_main_process
-    watch, rows = Watch(work, quiet), Rows(drawn)
+    watch = Watch(work, quiet)
     gives_way = GivesWay(lambda text: None if quiet else watch.bar.write(text, file=sys.stderr))
-    trainer = AnswerTrainer(
+    trainer = material.trainer(
         model=peft,
         args=settings(job, work),
         train_dataset=rows,
-        eval_dataset=Rows(lambda _: valid),
-        data_collator=collate,
-        compute_metrics=right,
+        eval_dataset=material.validated,
+        data_collator=material.collate,
+        compute_metrics=material.metrics,
         callbacks=[watch, gives_way, Turn(rows), EarlyStoppingCallback(recipe.patience)],
     )
     trainer.all_tokens, trainer.checkpointing = recipe.loss == "all", job.checkpointing
@@ -203,12 +243,9 @@ def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) 
         "seconds": round(seconds, 1),
         "threads": dict(watch.threads),
         "energy": recorded(energy, seconds, shown, job.watts),
-        "too_long": train_long + valid_long,
+        "too_long": material.too_long,
     }
-    if job.scored and processes().is_main_process:
-        scores = score(peft.eval(), tokenizer, job.parts.test, longest, job.seed, recipe.batch * 2)
-        made["test"] = document(scores)
-    return made
+    return trainer, made
 
 
 def processes() -> Any:
@@ -218,8 +255,8 @@ def processes() -> Any:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def tested(job: TrainingJob, folder: Path, weights: Path) -> list[dict[str, Any]]:
-    """Return the scores of the adapter in `folder` over `weights` on the job's test part."""
+def tested(job: TrainingJob, folder: Path, weights: Path) -> dict[str, Any]:
+    """Return the scores of the adapter in `folder` over `weights` on the job's `test` part."""
     from peft import PeftModel
 
     tokenizer = loading.tokenizer(job.folder)
@@ -228,7 +265,7 @@ def tested(job: TrainingJob, folder: Path, weights: Path) -> list[dict[str, Any]
     model = loading.model(weights, dtype).to("cuda" if torch.cuda.is_available() else "cpu")
     peft = PeftModel.from_pretrained(model, folder).eval()
     batch = job.recipe.batch * 2
-    return document(score(peft, tokenizer, job.parts.test, longest, job.seed, batch))
+    return {"test": document(score(peft, tokenizer, job.parts.test, longest, job.seed, batch))}
 
 
 @contextmanager
@@ -252,7 +289,7 @@ def right(made: Any) -> dict[str, float]:
     return {"pass1": float((made.predictions == made.label_ids).mean())}
 
 
-def settings(job: TrainingJob, work: Path) -> TrainingArguments:
+def settings(job: Job, work: Path) -> TrainingArguments:
     """Return the trainer's settings for a job."""
     recipe = job.recipe
     # The recipe's batch is that of all processes together.
@@ -270,7 +307,8 @@ def settings(job: TrainingJob, work: Path) -> TrainingArguments:
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_strategy="epoch",
-        save_total_limit=1,
+        # The best and the last one, from which a run that was killed goes on.
+        save_total_limit=2,
         load_best_model_at_end=True,
         metric_for_best_model=f"eval_{recipe.select}",
         greater_is_better=recipe.select != "loss",
@@ -317,8 +355,11 @@ def measured(trainer: Any, peft: Any, select: str) -> dict[str, Any]:
             "epoch": line["epoch"],
             "step": line["step"],
             "loss": losses.get(line["epoch"]),
-            "validation_loss": line["eval_loss"],
-            "validation_pass1": line["eval_pass1"],
+            **{
+                f"validation_{name}": line[f"eval_{name}"]
+                for name in SAID
+                if f"eval_{name}" in line
+            },
         }
         for line in history
         if "eval_loss" in line

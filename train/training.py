@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,12 @@ from tel_edge.runtime.device import memory
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.files.atomic import replace_folder, write_text
-from tel_edge.train.job import RECORD, WEIGHTS, Over, TrainingJob
+from tel_edge.train.job import RECORD, WEIGHTS, Job, Over
+
+# Trains a job in a folder, quietly or not, over other weights if any: what is to be recorded.
+Fit = Callable[[Any, Path, bool, Path | None], dict[str, Any]]
+# Measures a job's adapter in a folder, over those weights: what is to be recorded.
+Tested = Callable[[Any, Path, Path], dict[str, Any]]
 
 SCHEMA_VERSION = 1
 # Rounds that a waiting thread spins before it sleeps: with fewer an idle machine loses more than a
@@ -29,7 +34,7 @@ SPINS = 10_000
 FULL = ("No space left", "unexpected pos", "PytorchStreamWriter failed")
 
 
-def finished(folder: Path, job: TrainingJob) -> dict[str, Any] | None:
+def finished(folder: Path, job: Job) -> dict[str, Any] | None:
     """Return the record of a finished adapter of this very job, or None."""
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -39,24 +44,34 @@ def finished(folder: Path, job: TrainingJob) -> dict[str, Any] | None:
     return record if whole and record.get("digest") == job.digest else None
 
 
-def with_scores(job: TrainingJob, out: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Score a finished adapter that was trained without it, and put that into its record."""
-    from tel_edge.train.trainer import enough_memory, processes, tested
+def with_scores(
+    job: Job, out: Path, record: dict[str, Any], tested: Tested | None = None
+) -> dict[str, Any]:
+    """Measure a finished adapter that was trained without it, and put that into its record.
+
+    `tested` is what measures it, by default the scores of questions.
+    """
+    from tel_edge.train import trainer
+    from tel_edge.train.trainer import enough_memory, processes
 
     passing = out.with_name(f".{out.name}.scored")
     with enough_memory(), dequantized(job, passing, processes()) as weights:
-        record = {**record, "test": tested(job, out, weights or job.folder)}
+        measure: Tested = tested or trainer.tested
+        record = {**record, **measure(job, out, weights or job.folder)}
     write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
     return record
 
 
-def train(job: TrainingJob, out: Path, resume: bool, quiet: bool) -> dict[str, Any]:
+def train(job: Job, out: Path, resume: bool, quiet: bool, fit: Fit | None = None) -> dict[str, Any]:
     """Train `job` and put the PEFT folder with its `training.json` at `out`; return the record.
 
+    `fit` is what trains it, by default the trainer of questions. Where it leaves the adapter of the
+    last epoch too, with what is to be said of that one as `last`, it is put beside at `out`-last.
     Until it is finished everything is in a hidden sibling folder, whose checkpoints a later call
     with `resume` goes on from. Raises `WorkError` when the loss is no number any more.
     """
-    from tel_edge.train.trainer import enough_memory, fit, processes
+    from tel_edge.train import trainer
+    from tel_edge.train.trainer import enough_memory, processes
 
     partial, every = out.with_name(f".{out.name}.partial"), processes()
     if every.is_main_process:
@@ -68,14 +83,14 @@ def train(job: TrainingJob, out: Path, resume: bool, quiet: bool) -> dict[str, A
         write_text(mark, job.digest)
     every.wait_for_everyone()
     with enough_disk(partial), enough_memory(), dequantized(job, partial, every) as weights:
-        made = fit(job, partial, quiet, weights)
+        run: Fit = fit or trainer.fit
+        made = run(job, partial, quiet, weights)
+    last = made.pop("last", None)
     record = {
         "schema_version": SCHEMA_VERSION,
         "digest": job.digest,
         "category": job.name,
-        "dataset": job.dataset,
-        "split": job.parts.digest,
-        "splits": dict(job.splits),
+        **job.about,
         "seed": job.seed,
         "backbone": {
             **job.bound["backbone"],
@@ -83,33 +98,28 @@ def train(job: TrainingJob, out: Path, resume: bool, quiet: bool) -> dict[str, A
             "revision": backbones.commit(job.folder),
         },
         "over": {"quant": job.over.quant, "sha256": job.over.sha256} if job.over else None,
-        "prompt": job.bound["prompt"],
         "config": asdict(job.recipe),
-        "rows": {
-            "train": len(job.shown),
-            "train_uncapped": len(job.parts.train),
-            "validation": len(job.validated),
-            "validation_uncapped": len(job.parts.validation),
-            "test": len(job.parts.test),
-            "rejected": job.rejected,
-            "shared": job.shared,
-        },
         **made,
         "peak_memory": memory.now().peak,
         "versions": versions(),
     }
     every.wait_for_everyone()
     if every.is_main_process:
-        adapter = partial / "adapter"
-        write_text(adapter / RECORD, json.dumps(record, indent=1) + "\n")
-        replace_folder(adapter, out)
+        if last is not None:
+            _place(partial / "last", out.with_name(f"{out.name}-last"), {**record, **last})
+        _place(partial / "adapter", out, record)
         shutil.rmtree(partial)
     every.wait_for_everyone()
     return record
 
 
+def _place(made: Path, out: Path, record: dict[str, Any]) -> None:
+    write_text(made / RECORD, json.dumps(record, indent=1) + "\n")
+    replace_folder(made, out)
+
+
 @contextmanager
-def dequantized(job: TrainingJob, partial: Path, every: Any) -> Iterator[Path | None]:
+def dequantized(job: Job, partial: Path, every: Any) -> Iterator[Path | None]:
     """Give a folder with the weights that `--over-quant` trains on, None where it is not asked for.
 
     The first of `every` process makes it: the file's weights under the backbone's own numbers.

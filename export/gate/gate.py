@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tel_edge.eval.folders import loading
 from tel_edge.eval.folders.gguf_layout import FIELDS
 from tel_edge.export import original
+from tel_edge.export.gate import along
 from tel_edge.export.gate.parity import (
     Answers,
     Asked,
@@ -33,6 +34,7 @@ from tel_edge.export.gate.parity import (
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import WorkError
+from tel_edge.runtime.questions.categories import SPOKEN
 from tel_edge.runtime.questions.prompt import labels, render
 from tel_edge.runtime.questions.scoring import label_ids
 from tel_edge.runtime.questions.votes import pick
@@ -84,10 +86,11 @@ class Bound(Protocol):
 class Expected:
     """What transformers and PEFT answer in float32, bare (None) and by category.
 
-    `numbers` are the model's own, as transformers read them, by their names in GGUF.
+    `asked` are questions (`Asked`), or dialogues of a category (`Along`). `numbers` are the model's
+    own, as transformers read them, by their names in GGUF.
     """
 
-    asked: tuple[Asked, ...]
+    asked: tuple[Any, ...]
     answers: Mapping[str | None, Answers]
     numbers: Mapping[str, float]
 
@@ -125,13 +128,25 @@ class Gate:
         original.check()
         self.folder, self.adapters, self.opener = folder, adapters, opener
         self._expected: Expected | None = None
+        self._spoken: dict[str, Expected] = {}
 
     @property
     def expected(self) -> Expected:
-        """Return the answers that files are judged by."""
+        """Return the answers to questions that files are judged by."""
         if self._expected is None:
-            self._expected = reference(self.folder, self.adapters)
+            asked = {name: at for name, at in self.adapters.items() if name not in SPOKEN}
+            self._expected = reference(self.folder, asked)
         return self._expected
+
+    def wanted(self, category: str | None) -> Expected:
+        """Return what the files of a category are judged by: dialogues if it is a spoken one."""
+        if category not in SPOKEN or category is None:
+            return self.expected
+        if category not in self._spoken:
+            asked, bare, adapted = along.reference(self.folder, self.adapters[category])
+            answered: dict[str | None, Answers] = {None: bare, category: adapted}
+            self._spoken[category] = Expected(asked, answered, self.expected.numbers)
+        return self._spoken[category]
 
     def converted(self, path: Path, row: Bound) -> Whole:
         """Judge the unquantized backbone, of the float32 type `row`, over which all else is judged.
@@ -146,9 +161,9 @@ class Gate:
 
     def merged(self, whole: Whole, path: Path, category: str) -> Whole:
         """Judge the unquantized model with that category's adapter merged in, beside `whole`."""
-        found = self._answers(path)
-        judged = self._changed(whole, found, category, ADAPTED["F32"])
-        return Whole(path, category, found, {**whole.judged, **judged}, whole.noise, whole.answers)
+        found, bare = self._answers(path, of=category), self._bare(whole, category)
+        judged = self._changed(whole, found, category, ADAPTED["F32"], bare)
+        return Whole(path, category, found, {**whole.judged, **judged}, whole.noise, bare)
 
     def adapter(self, whole: Whole, path: Path, category: str, kind: str) -> dict[str, float]:
         """Judge an adapter file with matrices of type `kind` over the unquantized backbone.
@@ -157,9 +172,9 @@ class Gate:
         change that it makes, and `change`, the size of that change in nats. Raises `WorkError`
         where it changes other things than PEFT's does.
         """
-        found = self._answers(whole.path, path, category)
-        judged = self._changed(whole, found, category, ADAPTED[kind])
-        return asdict(compared(found, self.expected.answers[category])) | judged
+        found, bare = self._answers(whole.path, path, category), self._bare(whole, category)
+        judged = self._changed(whole, found, category, ADAPTED[kind], bare)
+        return asdict(compared(found, self.wanted(category).answers[category])) | judged
 
     def quantized(self, whole: Whole, path: Path, row: Bound) -> dict[str, float]:
         """Judge a file of another type beside the unquantized one.
@@ -169,7 +184,7 @@ class Gate:
         the share of the adapter's change that is in this file. Raises `WorkError` where more is
         lost than any sound file loses.
         """
-        found = self._answers(path)
+        found = self._answers(path, of=whole.category)
         made = error(found, whole.answers)
         _accept(f"the {row.name} file", "quantization", made, row.apart)
         figures = self.figures(whole, found) | {"quantization": round(made, 6)}
@@ -186,14 +201,18 @@ class Gate:
 
     def figures(self, whole: Whole, found: Answers | None = None) -> dict[str, float]:
         """Return what the manifest says of a model's file with those answers."""
-        wanted = self.expected.answers[whole.category]
+        wanted = self.wanted(whole.category).answers[whole.category]
         return asdict(compared(found or whole.answers, wanted)) | dict(whole.judged)
 
+    def _bare(self, whole: Whole, category: str) -> Answers:
+        """Return the answers of the unquantized backbone to what a category is judged on."""
+        return self._answers(whole.path, of=category) if category in SPOKEN else whole.answers
+
     def _changed(
-        self, whole: Whole, found: Answers, category: str, bound: float
+        self, whole: Whole, found: Answers, category: str, bound: float, bare: Answers
     ) -> dict[str, float]:
-        wanted = self.expected.answers
-        change, got = changes(wanted[category], wanted[None]), changes(found, whole.answers)
+        wanted = self.wanted(category).answers
+        change, got = changes(wanted[category], wanted[None]), changes(found, bare)
         made = error(got, change)
         if distance(got, change) > OPEN * whole.noise:
             _accept(f"the {category} adapter", "adapter", made, bound)
@@ -205,14 +224,19 @@ class Gate:
         adapter: Path | None = None,
         category: str | None = None,
         asked: Sequence[Asked] | None = None,
+        of: str | None = None,
     ) -> Answers:
-        """Return what the engine answers with a file, to the comparison's prompts or `asked`."""
-        asked = self.expected.asked if asked is None else asked
+        """Return what the engine answers with a file, and the adapter of `category` if any.
+
+        It is asked the prompts of the comparison that are of this category or `of`, or `asked`.
+        """
+        of = category or of
+        prompts: Any = self.wanted(of).asked if asked is None else asked
         # The model of `reference` refers to itself, and would stay beside the engine's file.
         gc.collect()
         engine = self.opener(path, {category: adapter} if category and adapter else {})
         try:
-            return answers(engine, asked, category)
+            return (along.answers if of in SPOKEN else answers)(engine, prompts, category)
         finally:
             engine.close()
 

@@ -11,8 +11,10 @@ from tel_edge.export.gguf import container
 from tel_edge.export.gguf.container import Planned
 from tel_edge.export.gguf.quantize import QUANTS
 from tel_edge.export.sources.adapter import PeftAdapter
+from tel_edge.runtime.bundles.formats import PROMPT, TEMPLATE
 from tel_edge.runtime.bundles.manifest import BackboneInfo
 from tel_edge.runtime.extras import need
+from tel_edge.runtime.questions.categories import SPOKEN
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,7 +37,8 @@ def write_adapter(
         "adapter.type": "lora",
         "adapter.lora.alpha": adapter.alpha,
         "tel_edge.category": category,
-        "tel_edge.prompt": info.prompt,
+        # How it is asked: by a question's prompt, or by the backbone's chat template.
+        **({TEMPLATE: info.template} if category in SPOKEN else {PROMPT: info.prompt}),
         "tel_edge.backbone.weights": info.stated,
     }
     planned = []

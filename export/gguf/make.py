@@ -24,6 +24,7 @@ from tel_edge.export.sources.named import bar
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles.manifest import BundleFile
 from tel_edge.runtime.files import gguf_header
+from tel_edge.runtime.questions.categories import SPOKEN
 
 __all__ = ["forecast", "make", "plan"]
 
@@ -209,7 +210,8 @@ def _matrix(
     shape = made.checkpoint.shape
     if request.imatrix not in ("pooled", "category"):
         return made.given
-    adapters = {job.category: job.adapter for job in jobs}
+    # Its prompts are questions.
+    adapters = {job.category: job.adapter for job in jobs if job.category not in SPOKEN}
     with bar(request, calibration.total(list(adapters)), "imatrix") as step:
         found = calibration.calibrated(
             made.checkpoint.folder, shape, adapters, request.dataset, request.seed, step,

@@ -29,6 +29,7 @@ from tel_edge.runtime.bundles.manifest import BackboneInfo
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.files import digest
+from tel_edge.runtime.questions.categories import SPOKEN
 
 HALF = QUANTS["F16"]
 # What a model is judged in; nothing is lost on the way from a checkpoint.
@@ -155,6 +156,10 @@ def _wanted(request: ExportRequest, own: Quant | None) -> tuple[Quant, ...]:
 def _check_jobs(request: ExportRequest, jobs: tuple[AdapterExport, ...]) -> None:
     if request.merge and not jobs:
         raise InputError("--merge needs an adapter to merge; name it with --adapter")
+    if request.imatrix == "category" and (spoken := [j for j in jobs if j.category in SPOKEN]):
+        raise InputError(
+            f"--imatrix category: {spoken[0].category} has no questions to show; pooled, or a FILE"
+        )
     if request.imatrix == "category" and not request.merge and len(jobs) != 1:
         raise InputError(
             "--imatrix category is for one adapter or with --merge; a backbone shared by several "
@@ -182,6 +187,7 @@ def _options(
     if request.imatrix not in MATRICES:
         parts.append(f"imatrix {digest.of_file(Path(request.imatrix))[:16]}")
     elif request.imatrix != "none":
+        jobs = tuple(job for job in jobs if job.category not in SPOKEN)
         sources = [job.adapter.source for job in jobs]
         shown = calibration.shown(
             request.dataset, request.seed, {job.category: job.adapter.split for job in jobs}

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval.folders import pre_tokenizers
+from tel_edge.eval.folders import pre_tokenizers, special
 from tel_edge.eval.folders.files import json_object
 from tel_edge.eval.folders.gguf_layout import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from tel_edge.runtime.engines.readable import byte_letters, text_letters
 from tel_edge.runtime.errors import InputError
 
-LEGACY = "special_tokens_map.json"
 ONNX = "--format onnx takes any tokenizer.json"
 
 
@@ -55,12 +54,7 @@ def load(folder: Path, size: int, architecture: str = "") -> Vocabulary:
     """
     path = folder / "tokenizer.json"
     document = json_object(path)
-    settings: dict[str, Any] = {}
-    for name in ("generation_config.json", "config.json", "tokenizer_config.json", LEGACY):
-        # transformers 5.23 reads the last one where the one before it is as old.
-        if (folder / name).is_file() and (name != LEGACY or "added_tokens_decoder" not in settings):
-            given = json_object(folder / name)
-            settings |= {key: value for key, value in given.items() if value is not None}
+    settings = special.settings(folder)
     try:
         model = _check_model(document)
         pre = pre_tokenizers.find(
@@ -69,13 +63,13 @@ def load(folder: Path, size: int, architecture: str = "") -> Vocabulary:
         missing = _missing(document, model)
         tokens, types = _tokens(document, model, size)
         ids = {token: at for at, token in enumerate(tokens)}
-        first, last = _around(document.get("post_processor"))
+        first, last = special.around(document.get("post_processor"))
         bos, eos, pad = (
-            _special(settings, kind, ids, len(tokens)) for kind in ("bos", "eos", "pad")
+            special.named(settings, kind, ids, len(tokens)) for kind in ("bos", "eos", "pad")
         )
         # What the template puts first is what the engine has to put first, whatever its name.
-        bos = _id(first, ids) if first else bos
-        eos = _id(last, ids) if last else eos
+        bos = special.place(first, ids) if first else bos
+        eos = special.place(last, ids) if last else eos
         return Vocabulary(
             pre=pre.name,
             missing=missing,
@@ -87,7 +81,7 @@ def load(folder: Path, size: int, architecture: str = "") -> Vocabulary:
             pad=pad,
             add_bos=bool(first),
             add_eos=bool(last),
-            chat_template=_template(folder, settings),
+            chat_template=special.template(folder, settings),
             normalizer=_normalizer(document.get("normalizer")),
         )
     except InputError as error:
@@ -189,69 +183,6 @@ def _normalizer(given: Mapping[str, Any] | None) -> str:
             f"the normalizer {dict(given)} cannot be exported to GGUF, none and NFC can; {ONNX}"
         )
     return "NFC" if kinds else ""
-
-
-def _around(given: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Return the special tokens put before and after a text, "" for none.
-
-    `add_bos_token` and `add_eos_token` of tokenizer_config.json say nothing where there is a
-    tokenizer.json: transformers 5.23 drops both (`tokenization_utils_base.from_pretrained`).
-    """
-    for part in (given or {}).get("processors", [given] if given else []):
-        if part["type"] == "TemplateProcessing":
-            pieces = [piece.get("SpecialToken", {}).get("id", "") for piece in part["single"]]
-            text = pieces.index("") if "" in pieces else -1
-            if text not in (0, 1) or len(pieces) - text > 2 or pieces.count("") != 1:
-                raise InputError(f"the template {part['single']} cannot be exported")
-            return ("".join(pieces[:text]), "".join(pieces[text + 1 :]))
-        if part["type"] != "ByteLevel":
-            raise InputError(f"the post-processor {part['type']} cannot be exported")
-    return "", ""
-
-
-def _text(token: Any) -> str:
-    content = token.get("content") if isinstance(token, Mapping) else token
-    return content if isinstance(content, str) else ""
-
-
-def _special(
-    settings: Mapping[str, Any], kind: str, ids: Mapping[str, int], size: int
-) -> int | None:
-    # The tokenizer's own name first: a model's eos_token_id may be a list of several.
-    name = _text(settings.get(f"{kind}_token"))
-    if name:
-        return ids.get(name) if kind == "pad" else _id(name, ids)
-    value = settings.get(f"{kind}_token_id")
-    at = value[0] if isinstance(value, list) and value else value
-    if at is None:
-        return None
-    if not isinstance(at, int) or not 0 <= at < size:
-        raise InputError(f"{kind}_token_id {at!r} is outside the {size} tokens")
-    return at
-
-
-def _id(token: str, ids: Mapping[str, int]) -> int:
-    if token not in ids:
-        raise InputError(f"the special token {token!r} has no id")
-    return ids[token]
-
-
-def _template(folder: Path, settings: Mapping[str, Any]) -> str:
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        try:
-            return file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file.name}: not UTF-8 ({error.reason}); save it as UTF-8") from None
-    given = settings.get("chat_template", "")
-    if isinstance(given, list):
-        named = {entry["name"]: entry["template"] for entry in given}
-        given = named.get("default", "")
-    if not isinstance(given, str):
-        return ""
-    if any("\ud800" <= letter <= "\udfff" for letter in given):
-        raise InputError("the chat template has half a surrogate pair, which is no text")
-    return given
 
 
 def metadata(vocabulary: Vocabulary) -> dict[str, Any]:

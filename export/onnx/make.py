@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tel_edge.eval.folders import chat, numbers
 from tel_edge.eval.folders import checkpoint as checkpoints
-from tel_edge.eval.folders import numbers
 from tel_edge.eval.folders.checkpoint import Checkpoint
 from tel_edge.eval.folders.files import json_object
 from tel_edge.export.gate import gate as gates
@@ -37,6 +37,7 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.extras import need
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.files.onnx_adapter import WEIGHTS
+from tel_edge.runtime.questions.categories import SPOKEN
 
 FORMAT = "onnx"
 REFERENCE = ONNX_QUANTS["fp32"]
@@ -262,7 +263,12 @@ def _prepared(request: ExportRequest, made: OnnxPlan, out: Path) -> None:
 
 
 def _metadata(checkpoint: Checkpoint, info: BackboneInfo) -> dict[str, str]:
-    shape = checkpoint.shape
+    shape, made = checkpoint.shape, chat.template(checkpoint.folder)
+    spoken = {} if made is None else {
+        "tel_edge.chat_template": made.text,
+        "tel_edge.chat_start": made.start,
+        "tel_edge.chat_end": made.end,
+    }  # fmt: skip
     return {
         WEIGHTS: info.stated,
         "tel_edge.prompt": info.prompt,
@@ -270,6 +276,7 @@ def _metadata(checkpoint: Checkpoint, info: BackboneInfo) -> dict[str, str]:
         "tel_edge.window": str(shape.window),
         "tel_edge.eos": ",".join(map(str, _ends(checkpoint))),
         "tel_edge.quant": REFERENCE.name,
+        **spoken,
     }
 
 
@@ -322,6 +329,13 @@ def _accurate(
             "activations in int8 do not suit every model",
         )
     for job in made.jobs:
+        if job.category in SPOKEN:
+            cli.say(
+                request,
+                f"warning: {row.name}: of {job.category} the accuracy was not checked, sentences "
+                "have none; tel-eval compares them with those of another type",
+            )
+            continue
         file = backbone.with_name("checked.onnx_adapter")
         write_adapter(job.adapter, file, made.info.stated)
         before, after = gate.accuracy(backbone, row, file, job.category, row.lost)

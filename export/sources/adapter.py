@@ -24,6 +24,7 @@ from tel_edge.runtime.bundles.manifest import BackboneInfo
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions import prompt
+from tel_edge.runtime.questions.categories import SPOKEN
 
 if TYPE_CHECKING:
     pass
@@ -139,7 +140,8 @@ def _check_binding(folder: Path, training: Mapping[str, Any], info: BackboneInfo
     backbone = training.get("backbone")
     if not isinstance(backbone, dict) or not isinstance(backbone.get("weights"), str):
         raise InputError(f"{path}: field backbone.weights is missing; train the adapter again")
-    for field in ("category", "split", "prompt"):
+    spoken = training.get("category") in SPOKEN
+    for field in ("category", "split", "template" if spoken else "prompt"):
         if not isinstance(training.get(field), str):
             raise InputError(f"{path}: field {field!r} is missing; train the adapter again")
     if backbone["weights"] != info.weights:
@@ -148,7 +150,12 @@ def _check_binding(folder: Path, training: Mapping[str, Any], info: BackboneInfo
             "weights differ\npass that one with --backbone, or train the adapter again"
         )
     _check_tokenizer(folder, backbone, info)
-    if training["prompt"] != prompt.digest():
+    if spoken and training["template"] != info.template:
+        raise InputError(
+            f"{folder}: trained by another chat template than {info.name} has now; put the "
+            "template of the training back (chat_template.jinja), or train the adapter again"
+        )
+    if not spoken and training["prompt"] != prompt.digest():
         raise InputError(
             f"{folder}: made for another prompt than this version's; train the adapter again"
         )
@@ -327,4 +334,5 @@ class AdapterExport:
             "split": self.adapter.split,
             "rank": self.adapter.rank,
             "dataset": self.adapter.dataset,
+            "template": info.template if self.category in SPOKEN else None,
         }

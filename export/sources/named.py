@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from tel_edge.eval.folders import chat
 from tel_edge.eval.folders import checkpoint as checkpoints
 from tel_edge.eval.folders.checkpoint import Checkpoint
 from tel_edge.eval.from_gguf import fetching
@@ -24,6 +25,7 @@ from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files import digest, gguf_header
 from tel_edge.runtime.questions import prompt
+from tel_edge.runtime.questions.categories import SPOKEN
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def sources(request: ExportRequest, half: bool, slides: bool = False) -> Sources
         prompt=prompt.digest(),
         licence=row.licence,
         origin=FORMATS["gguf"].weights(fetched.file) if fetched.file else None,
+        template=chat.digest(folder),
     )
     return Sources(opened, info, _jobs(request, chosen, opened, info, half), fetched.file)
 
@@ -86,6 +89,11 @@ def _jobs(
     for one in chosen:
         loaded = adapter.load(one.folder, opened.shape, info, half)
         category = selection.agreed(one, loaded.category, len(loaded.splits) > 1)
+        if category in SPOKEN and info.template is None:
+            raise InputError(
+                f"{opened.folder}: no chat template, by which {category} is answered; put the "
+                "backbone's chat_template.jinja there"
+            )
         if category in jobs:
             raise InputError(
                 f"two adapters for {category}: {jobs[category].adapter.folder} and {one.folder}; "

@@ -9,7 +9,7 @@ from tel_edge.export.sources import foreign
 from tel_edge.export.sources.adapter import CONFIG, TRAINING, WEIGHTS
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions import categories
-from tel_edge.runtime.questions.categories import CATEGORIES
+from tel_edge.runtime.questions.categories import CATEGORIES, SPOKEN
 from tel_edge.runtime.workspace import Workspace
 
 
@@ -31,13 +31,13 @@ def chosen(text: str | None, category: str | None, home: Workspace, backbone: st
     for part in dict.fromkeys((text or "").split(",")):
         if part == "all":
             made += _finished(home, backbone)
-        elif part in CATEGORIES:
+        elif part in (*CATEGORIES, *SPOKEN):
             made.append(_named(home, backbone, part))
         elif part:
             made.append(Chosen(_folder(part), None))
     if category is None:
         return made
-    named = categories.categories(category)
+    named = (SPOKEN[category],) if category in SPOKEN else categories.categories(category)
     if len(made) != 1 or made[0].category:
         raise InputError("--category names the category of one folder given as --adapter DIR")
     return [Chosen(made[0].folder, one.name) for one in named]
@@ -45,7 +45,7 @@ def chosen(text: str | None, category: str | None, home: Workspace, backbone: st
 
 def _finished(home: Workspace, backbone: str) -> list[Chosen]:
     made = []
-    for name in CATEGORIES:
+    for name in (*CATEGORIES, *SPOKEN):
         folder = home.adapter(backbone, name)
         # The trainer puts a finished folder in place as a whole; training.json is part of it.
         if (folder / TRAINING).is_file() and (folder / WEIGHTS).is_file():
@@ -74,7 +74,8 @@ def _folder(part: str) -> Path:
         raise InputError(f"--adapter: {part} is a file; pass the PEFT folder that it lies in")
     if not folder.is_dir():
         raise InputError(
-            f"--adapter: {part!r} is neither a folder nor 'all' nor one of {' '.join(CATEGORIES)}"
+            f"--adapter: {part!r} is neither a folder nor 'all' nor one of "
+            f"{' '.join((*CATEGORIES, *SPOKEN))}"
         )
     foreign.check_folder(folder)
     return folder
@@ -92,6 +93,10 @@ def agreed(one: Chosen, trained: str | None, several: bool) -> str:
                 f"{one.folder}: a {trained} adapter; name with --category what it is to answer, or "
                 "all"
             )
+        if one.category in SPOKEN:
+            raise InputError(
+                f"{one.folder}: trained on questions, not for {one.category}; see its {TRAINING}"
+            )
         return one.category
     if one.category and trained and one.category != trained:
         raise InputError(
@@ -102,4 +107,4 @@ def agreed(one: Chosen, trained: str | None, several: bool) -> str:
         raise InputError(
             f"{one.folder}: no {TRAINING}, so its category is unknown; add --category NAME"
         )
-    return categories.category(name).name
+    return name if name in SPOKEN else categories.category(name).name

@@ -128,6 +128,11 @@ def fitting(bundle: Path, made: Manifest, file: BundleFile) -> BundleFile:
             f"{bundle / file.path}: made for another backbone than {made.backbone.name}; "
             f"{_remedy(file.category or '', file.format)}"
         )
+    if file.template not in (None, made.backbone.template):
+        raise InputError(
+            f"{bundle / file.path}: trained by another chat template than {made.backbone.name} has "
+            f"now; {_remedy(file.category or '', file.format)}"
+        )
     return file
 
 

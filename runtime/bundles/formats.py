@@ -16,6 +16,8 @@ from tel_edge.runtime.questions import prompt
 
 # Metadata of the files that tel-export makes.
 PROMPT, CATEGORY = "tel_edge.prompt", "tel_edge.category"
+# Of an adapter for dialogues: the digest of the chat template that it was trained by.
+TEMPLATE = "tel_edge.template"
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class BackboneInfo:
     they make of a prompt (`tel_edge.runtime.files.digest.of_tokenization`; None in older bundles),
     `prompt` the way questions are rendered (`tel_edge.runtime.questions.prompt.digest`). `origin`
     is the weights digest that a GGUF file taken as the backbone states, None where it has none.
+    `template` is the digest of its chat template (`tel_edge.runtime.engines.engine.Template`), None
+    without one and in older bundles.
     """
 
     name: str
@@ -46,6 +48,7 @@ class BackboneInfo:
     licence: str = "unknown"
     tokenization: str | None = None
     origin: str | None = None
+    template: str | None = None
 
     @property
     def stated(self) -> str:
@@ -65,7 +68,8 @@ class BundleFile:
     turned off. `inputs` is the digest of what went into a model's file
     beside its weights, and `made_by` has the versions of what made and measured it, by package, and
     of the file's layout; older bundles have neither. `dataset` names what an adapter was trained
-    on, None where nobody noted it.
+    on, None where nobody noted it. `template` is the digest of the chat template by which an
+    adapter for dialogues was trained, None for all others.
     """
 
     path: str
@@ -84,10 +88,11 @@ class BundleFile:
     inputs: str | None = None
     made_by: Mapping[str, str] | None = field(default=None, hash=False)
     dataset: str | None = None
+    template: str | None = None
 
 
 # Fields that are left out where they are None: bundles are older than these.
-YOUNGER = ("tokenization", "origin", "inputs", "made_by", "dataset")
+YOUNGER = ("tokenization", "origin", "inputs", "made_by", "dataset", "template")
 
 
 @dataclass(frozen=True)
@@ -259,7 +264,7 @@ def _file(entry: Any, at: int) -> BundleFile:
             for name, kind in (
                 ("category", str), ("source", str), ("backbone", str), ("split", str),
                 ("rank", int), ("options", str), ("parity", dict), ("inputs", str),
-                ("made_by", dict), ("dataset", str),
+                ("made_by", dict), ("dataset", str), ("template", str),
             )
         }  # fmt: skip
         file = BundleFile(**strings, bytes=_field(entry, "bytes", int), **optional)

@@ -68,13 +68,6 @@ class Adapters(ABC):
         self._adapters[name] = file
 
     @alone
-    def move(self, name: str, file: LoraFile) -> None:
-        """Take an adapter from another place from now on; its bytes are the same."""
-        if file.digest != self._adapters[name].digest:
-            raise InputError(f"{name}: the file in the new place is another one")
-        self._adapters[name] = file
-
-    @alone
     def drop(self, name: str) -> None:
         """Take an adapter away, which nobody may ask for any longer."""
         if name == self._used:

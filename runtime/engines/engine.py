@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,11 @@ class Template:
     text: str
     start: str
     end: str
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the template's text, which an adapter for dialogues is bound to."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
 
 from tel_edge.runtime.engines.engine import Template
 from tel_edge.runtime.errors import InputError
@@ -24,24 +26,15 @@ class Message:
     content: str
 
 
-def templated(template: Template, messages: Sequence[Message]) -> str:
-    """Return the text of a conversation and of the beginning of the answer to it.
+def templated(template: Template, messages: Sequence[Message], asked: bool = True) -> str:
+    """Return the text of a conversation and, if `asked`, of the beginning of the answer to it.
 
     Raises `InputError` with the template's own words for a conversation that it does not take.
     """
-    sandbox = need("jinja2.sandbox", "llama")
-
-    def refuse(text: object) -> None:
-        raise InputError(f"the model's chat template does not take these messages: {text}")
-
-    room = sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    room.globals |= {"raise_exception": refuse}
     try:
-        text: str = room.from_string(template.text).render(
+        text: str = _program(template.text).render(
             messages=[asdict(message) for message in messages],
-            add_generation_prompt=True,
+            add_generation_prompt=asked,
             bos_token=template.start,
             eos_token=template.end,
         )
@@ -53,6 +46,21 @@ def templated(template: Template, messages: Sequence[Message]) -> str:
             f"the model's chat template cannot be used ({type(error).__name__}: {error})"
         ) from None
     return text
+
+
+# Reading a program takes far longer than running it, and there is one for thousands of dialogues.
+@lru_cache(maxsize=4)
+def _program(text: str) -> Any:
+    sandbox = need("jinja2.sandbox", "llama")
+
+    def refuse(text: object) -> None:
+        raise InputError(f"the model's chat template does not take these messages: {text}")
+
+    room = sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    room.globals |= {"raise_exception": refuse}
+    return room.from_string(text)
 
 
 def plain(messages: Sequence[Message]) -> str:

@@ -19,6 +19,7 @@ from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest, lock, ownership
 from tel_edge.runtime.workspace import Workspace
+from tel_edge.train.dialogues.job import spoken
 from tel_edge.train.sweeps import runners, sweep_report, sweep_row
 from tel_edge.train.sweeps.ray_runner import Cluster, on_ray
 from tel_edge.train.sweeps.runners import SweepOutcome, SweepTask
@@ -107,6 +108,8 @@ def _made(
             (*run.argv, *watts),
             (home / "runs" / run.name).resolve(),
             bundles if "over-quant" in run.options else None,
+            # Dialogues have losses instead, which are measured anyway.
+            not spoken(run.options["category"]),
         )
         for run in todo
     ]
@@ -139,14 +142,18 @@ def _outcomes(
 
 
 def _line(row: SweepRow) -> str:
-    if row.error is not None or row.pass1 is None or row.majority is None:
+    if row.error is not None:
         return f"{row.run}  failed: {row.error}"
+    found = "  ".join(f"{name} loss {of['loss']:.3f}" for name, of in row.losses.items())
+    if row.pass1 and row.majority:
+        found = (
+            f"Pass@1 {row.pass1.value:.3f}  Maj@4 {row.majority.value:.3f}  "
+            f"loss {row.validation_loss:.3f}"
+        )
     joules = "" if row.joules is None else f"  {row.joules:,.0f} J"
     again = f"  attempt {row.attempts}" if row.attempts > 1 else ""
     return (
-        f"{row.run}  Pass@1 {row.pass1.value:.3f}  Maj@4 {row.majority.value:.3f}  "
-        f"loss {row.validation_loss:.3f}  {row.adapter_bytes / 1e6:.2f} MB  "
-        f"{row.seconds:.0f} s{joules}{again}"
+        f"{row.run}  {found}  {row.adapter_bytes / 1e6:.2f} MB  {row.seconds:.0f} s{joules}{again}"
     )
 
 
@@ -169,12 +176,13 @@ def _report(
     for row in done:
         best.setdefault(row.category, row)
     said = [
-        f"best {row.run}" + f" Pass@1 {row.pass1.value:.3f}" * (row.pass1 is not None)
+        f"best {row.run} "
+        + (f"Pass@1 {row.pass1.value:.3f}" if row.pass1 else f"loss {row.validation_loss:.3f}")
         for row in best.values()
-        if row.pass1
     ]
     if done:
-        print("\n".join(["", *aligned(sweep_report.table(done, args.watts, published)), ""]))
+        for shown in sweep_report.tables(done, args.watts, published):
+            print("\n".join(["", *aligned(shown), ""]))
         print("\n".join(f"{title}: {words}" for title, words in made["meaning"].items()))
     parts = [f"{len(rows)} runs", f"{reused} reused"] + [f"{failed} failed"] * bool(failed)
     print("; ".join([f"sweep: {', '.join(parts)}", *said, f"report {home / 'report.md'}"]))
@@ -203,7 +211,8 @@ def parser() -> cli.Parser:
         "--preset",
         choices=tuple(PRESETS),
         help="rank: 4, 8, 16, 32; modules: four sets of projections at these ranks; backbones: "
-        "the three of the hub",
+        "the three of the hub; care: dialogues, four sets at ranks 16 and 32 and two learning "
+        "rates",
     )
     made.add_argument(
         "--grid",

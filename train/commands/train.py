@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 from tel_edge.runtime import cli, extras
 from tel_edge.runtime.files import lock, ownership
-from tel_edge.train.job import RECORD, WEIGHTS, TrainingJob, jobs
+from tel_edge.train.dialogues import job as dialogues
+from tel_edge.train.job import RECORD, WEIGHTS, Job, jobs
 from tel_edge.train.recipes import LOSSES, RECIPES, SELECTIONS, TARGETS
-from tel_edge.train.training import finished, spin_shortly, train, with_scores
+from tel_edge.train.training import Fit, Tested, finished, spin_shortly, train, with_scores
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -26,31 +28,30 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     if not first:
         # Of several processes of one training the first one speaks.
         args.quiet, sys.stdout = True, open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    done = []
-    todo = jobs(args)
+    done: list[dict[str, Any]] = []
+    spoken = dialogues.spoken(args.category)
+    todo: Sequence[Job] = dialogues.jobs(args) if spoken else jobs(args)
     home = cli.workspace(args)
     ownership.check_adapters(home, todo[0].backbone.name, todo[0].bound["backbone"]["weights"])
     for job in todo:
-        if job.shared:
-            cli.say(
-                args,
-                f"{job.stem}: {job.shared} questions are left out, whose text another category "
-                "holds out",
-            )
+        if shared := job.about["rows"]["shared"]:
+            cli.say(args, f"{job.stem}: {shared} {SHARED[spoken]}")
         out = home.adapter(job.backbone.name, job.stem)
         record = _reused(args, job, out)
         if record is None:
             # Of several processes of one training the first one has the folder.
             with lock.held(out, args.wait, partial(cli.say, args)) if first else nullcontext():
-                record = _made(args, job, out)
+                record = _made(args, job, out, spoken)
         _warn(args, job, out, record)
         best = record["best"]
+        said = _losses(record) if spoken else _accuracy(best)
         print(
-            f"{job.stem:<12} validation Pass@1 {best['validation_pass1']:.3f}  "
-            f"loss {best['validation_loss']:.3f}  epoch {best['epoch']:.0f}  "
+            f"{job.stem:<12} {said}  epoch {best['epoch']:.0f}  "
             f"{record['seconds']:.0f} s{_joules(record)}  {out}",
             flush=True,
         )
+        if spoken:
+            print(f"  the last epoch's: {out.with_name(f'{out.name}-last')}", flush=True)
         for scored in record.get("test") or ():
             print(
                 f"  {scored['category']:<12} test Pass@1 {scored['pass1']['value']:.3f}  "
@@ -61,36 +62,63 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     return {"backbone": todo[0].backbone.name, "adapters": done}
 
 
-def _reused(args: argparse.Namespace, job: TrainingJob, out: Path) -> dict[str, Any] | None:
+# What is left out of a training, of questions and of dialogues.
+SHARED = (
+    "questions are left out, whose text another category holds out",
+    "dialogues are left out, which stand in another part of the data set too",
+)
+
+
+def _accuracy(best: Mapping[str, Any]) -> str:
+    return f"validation Pass@1 {best['validation_pass1']:.3f}  loss {best['validation_loss']:.3f}"
+
+
+def _losses(record: Mapping[str, Any]) -> str:
+    made = record["losses"]
+    parts = [f"{name} loss {of['loss']:.3f}" for name, of in made.items()]
+    parts.append(f"perplexity {made['validation']['perplexity']:.2f}")
+    stopped = (record.get("stop_rate") or {}).get("stopped")
+    parts += [f"stops {stopped['value']:.0%} of {stopped['of']}"] if stopped else []
+    return "  ".join(parts)
+
+
+def _reused(args: argparse.Namespace, job: Job, out: Path) -> dict[str, Any] | None:
     """Return the record of the finished adapter, None where something is still to be done."""
     record = finished(out, job) if args.resume else None
-    if record is None or (job.scored and "test" not in record):
+    if record is None or not job.measured(record):
         return None
     cli.say(args, f"{job.stem}: finished before, reused")
     return record
 
 
-def _made(args: argparse.Namespace, job: TrainingJob, out: Path) -> dict[str, Any]:
+def _made(args: argparse.Namespace, job: Job, out: Path, spoken: bool) -> dict[str, Any]:
     """Train the adapter, or score it, unless another command has done so meanwhile."""
+    fit: Fit | None = None
+    tested: Tested | None = None
+    if spoken:
+        from tel_edge.train.dialogues import fitting
+
+        fit, tested = fitting.fit, fitting.stopped_again
     if record := _reused(args, job, out):
         return record
     if args.resume and (record := finished(out, job)):
         cli.say(args, f"{job.stem}: finished before, reused")
-        return with_scores(job, out, record)
+        return with_scores(job, out, record, tested)
     if (out / RECORD).is_file():
         cli.say(
             args,
             f"{job.stem}: the adapter that is there is of another training and will be replaced; "
             "pass another --workspace to keep both",
         )
+    rows, what = job.about["rows"], "dialogues" if spoken else "questions"
     cli.say(
         args,
-        f"{job.stem}: {len(job.shown)} questions to train on, {len(job.validated)} to "
+        f"{job.stem}: {rows['train']} {what} to train on, {rows['validation']} to "
         "validate on after each epoch",
     )
-    if job.shared and _mixed(out):
+    if rows["shared"] and _mixed(out):
         cli.say(args, f"{job.stem}: the adapter of before was trained on some of those")
-    return train(job, out, args.resume, args.quiet)
+    return train(job, out, args.resume, args.quiet, fit)
 
 
 def _mixed(folder: Path) -> bool:
@@ -102,12 +130,12 @@ def _mixed(folder: Path) -> bool:
         return False
 
 
-def _warn(args: argparse.Namespace, job: TrainingJob, out: Path, record: dict[str, Any]) -> None:
+def _warn(args: argparse.Namespace, job: Job, out: Path, record: dict[str, Any]) -> None:
     if record["too_long"]:
         cli.say(
             args,
-            f"{job.stem}: {record['too_long']} questions are longer than the backbone's context "
-            "and were left out",
+            f"{job.stem}: {record['too_long']} questions or dialogues are longer than the "
+            "backbone's context and were left out",
         )
     if _idle(out):
         cli.say(
@@ -133,7 +161,8 @@ def parser() -> cli.Parser:
     """Return the command's options."""
     made = cli.parser(
         "tel-train",
-        "Train one LoRA adapter per category over a frozen backbone.",
+        "Train one LoRA adapter per category over a frozen backbone, of questions, or with "
+        "--category care of dialogues (--dataset DIR).",
         "backbone",
         "dataset",
         "category",
@@ -182,6 +211,12 @@ def parser() -> cli.Parser:
         "--score", action="store_true", help="score the test part afterwards, in this process"
     )
     made.add_argument(
+        "--stop-rate",
+        type=cli.positive,
+        metavar="N",
+        help="of dialogues: write N answers of the test part and count those that end",
+    )
+    made.add_argument(
         "--watts",
         type=float,
         metavar="W",
@@ -214,7 +249,8 @@ def parser() -> cli.Parser:
         "--max-train",
         type=cli.positive,
         metavar="N",
-        help="train on at most N questions of each category, and choose the epoch by as few",
+        help="train on at most N questions of each category, or dialogues, and choose the epoch "
+        "by as few",
     )
     made.add_argument(
         "--resume",

@@ -34,12 +34,14 @@ class SweepTask:
     """A training to run: tel-train's options `argv`, and the folder that is its workspace.
 
     `home` is `.../sweeps/NAME/runs/RUN`, `home.name` the run's name. `bundles` is the folder of
-    the bundles that `--over-quant` reads, None where they are not needed.
+    the bundles that `--over-quant` reads, None where they are not needed. `scored` is whether
+    the test part's questions are answered.
     """
 
     argv: tuple[str, ...]
     home: Path
     bundles: Path | None = None
+    scored: bool = True
 
     @property
     def name(self) -> str:
@@ -92,7 +94,8 @@ def start(task: SweepTask, command: Sequence[str], threads: int | None = None) -
         err = opened.enter_context((task.home / "stderr.txt").open("wb"))
         limit = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
         # The process of a lost worker, which ends with it, may have the adapter for a moment more.
-        more = ("--score", "--quiet", "--json", "--wait", str(PATIENCE))
+        score = ("--score",) if task.scored else ()
+        more = (*score, "--quiet", "--json", "--wait", str(PATIENCE))
         live = child.started(
             [*command, "--workspace", str(task.home), *task.argv, *more],
             stdout=out,

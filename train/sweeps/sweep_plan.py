@@ -15,12 +15,13 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions.categories import categories
 from tel_edge.train import recipes
+from tel_edge.train.dialogues.job import check, spoken
 
 # What a run can differ in, all of them options of tel-train; the second lot takes no value there.
 VALUES = (
     *("rank", "alpha", "dropout", "targets", "loss", "select-by", "recipe", "epochs", "batch"),
     *("learning-rate", "max-train", "seed", "backbone", "category", "dataset", "over-quant"),
-    *("orders", "exchanged", "told", "revision"),
+    *("orders", "exchanged", "told", "revision", "stop-rate"),
 )
 FLAGS = ("rslora", "checkpointing", "strict")
 DATASETS = ("ot-mini", "ot-full")
@@ -49,6 +50,7 @@ class Preset:
 
 
 RANKS = ("4", "8", "16", "32")
+TARGETS = ("qv", "attention", "mlp", "all")
 PRESETS: dict[str, Preset] = {
     row.name: row
     for row in (
@@ -58,9 +60,15 @@ PRESETS: dict[str, Preset] = {
             reference={str(row.rank): f"{row.majority:.2f}" for row in published.FIGURE_3},
             source=published.rank_source(),
         ),
-        # The design of "PEFT of SLM for Telecommunications Customer Support": which projections
-        # times which rank.
-        Preset("modules", {"targets": ("qv", "attention", "mlp", "all"), "rank": RANKS}),
+        Preset("modules", {"targets": TARGETS, "rank": RANKS}),
+        # "PEFT of SLM for Telecommunications Customer Support" has sixteen configurations too, of
+        # ranks 16 and 32 over 2, 4 or 7 projections; which they are is not published, so these
+        # are the project's own.
+        Preset(
+            "care",
+            {"targets": TARGETS, "rank": ("16", "32"), "learning-rate": ("1e-4", "2e-4")},
+            category="care",
+        ),
         Preset(
             "backbones",
             {"backbone": ("llama-3.2-1b", "qwen3-0.6b", "exaone-4.0-1.2b")},
@@ -118,7 +126,7 @@ def plan(
     if "category" not in axes:
         # An adapter each, so a run each.
         asked = same.get("category", args.category or preset.category)
-        chosen = tuple(of.name for of in categories(asked))
+        chosen = (asked,) if spoken(asked) else tuple(of.name for of in categories(asked))
         base["category"] = chosen[0]
         axes |= {"category": chosen} if len(chosen) > 1 else {}
     runs: dict[str, SweepRun] = {}
@@ -200,8 +208,12 @@ def _checked(
 
 def _meant(where: str, read: argparse.Namespace) -> None:
     """Refuse what tel-train itself would refuse only after it has read the data."""
-    if len(categories(read.category)) > 1:
+    if spoken(read.category):
+        check(read)
+    elif len(categories(read.category)) > 1:
         raise InputError(f"{where}: one category a run; as a grid: --grid category=A,B")
+    elif read.stop_rate is not None:
+        raise InputError(f"{where}: stop-rate is for --category care")
     backbones.find(read.backbone)
     recipes.recipe(read.recipe or "paper")
     recipes.targets(read.targets or "all")

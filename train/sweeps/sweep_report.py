@@ -13,6 +13,7 @@ from tel_edge.eval.reports.tables import Table, escaped, percent, tabled
 from tel_edge.eval.statistics import Share
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files.atomic import write_text
+from tel_edge.train.sweeps import sweep_spoken
 from tel_edge.train.sweeps.sweep_row import SCHEMA_VERSION, SweepRow, document
 
 SEED, RESAMPLES, FEWEST = 42, 2000, 4
@@ -108,10 +109,16 @@ def groups(rows: Sequence[SweepRow]) -> dict[str, list[SweepRow]]:
 def ranked(rows: Sequence[SweepRow]) -> list[SweepRow]:
     """Return the finished runs by category, in each the best on the validation part first.
 
-    That is by Pass@1, then by loss. A run chosen on the test part would look better than it is.
+    That is by Pass@1, if there is one, then by loss. A run chosen on the test part would look
+    better than it is.
     """
     done = [each for each in rows if each.error is None]
-    return sorted(done, key=lambda r: (r.category, -r.validation_pass1, r.validation_loss, r.run))
+
+    def place(row: SweepRow) -> tuple[Any, ...]:
+        best = 0.0 if row.losses else -row.validation_pass1
+        return row.category, best, row.validation_loss, row.run
+
+    return sorted(done, key=place)
 
 
 def meaning(rows: Sequence[SweepRow], found: Sequence[Correlation]) -> str:
@@ -152,6 +159,21 @@ def _correlated(made: Correlation) -> str:
         f"A loss that ranks the runs rightly has tau-b -1; here it is {made.value:+.2f} "
         f"[{made.low:+.2f}, {made.high:+.2f}], p {_probability(made.p)}: {ranks}."
     )
+
+
+def tables(
+    rows: Sequence[SweepRow], watts: float | None = None, reference: Mapping[str, str] | None = None
+) -> list[Table]:
+    """Return the finished runs on questions as a table, and those on dialogues as one."""
+    scored, spoken = _apart(rows)
+    made = [table(scored, watts, reference)] if scored else []
+    return made + (
+        [sweep_spoken.table(spoken, [_stated(each, watts) for each in spoken])] if spoken else []
+    )
+
+
+def _apart(rows: Sequence[SweepRow]) -> tuple[list[SweepRow], list[SweepRow]]:
+    return [row for row in rows if not row.losses], [row for row in rows if row.losses]
 
 
 def table(
@@ -204,27 +226,32 @@ def write(
     """
     from tel_edge.train.sweeps.sweep_plot import pareto
 
-    done, missing = ranked(rows), ""
+    (done, spoken), missing = _apart(ranked(rows)), ""
     (folder / "pareto.svg").unlink(missing_ok=True)
     try:
         if done:
             write_text(folder / "pareto.svg", pareto(done))
     except InputError as error:
         missing = str(error)
-    by = groups(rows)
+    by = groups(done)
     found = {title: correlations(group) for title, group in by.items()}
     words = {title: meaning(group, found[title]) for title, group in by.items()}
-    parts = [f"# Sweep {escaped(name)}", f"{len(rows)} runs, {len(rows) - len(done)} failed."]
+    failed = [each for each in rows if each.error is not None]
+    parts = [f"# Sweep {escaped(name)}", f"{len(rows)} runs, {len(failed)} failed."]
+    if spoken:
+        (shown,) = tables(spoken, watts)
+        said = sweep_spoken.meaning(spoken)
+        parts += ["## Runs on dialogues", tabled(shown), sweep_spoken.UNITS, escaped(said)]
+        words[spoken[0].category] = said
     if done:
         parts += ["## Runs", tabled(table(done, watts, reference)), UNITS]
         parts += [escaped(source)] if reference else []
         parts += ["## Does the validation loss pick the best run?"]
-        parts += [f"{escaped(title)}: {escaped(said)}" for title, said in words.items()]
+        parts += [f"{escaped(title)}: {escaped(words[title])}" for title in by]
         shown = correlation_table(found)
         parts += [tabled(shown), CORRELATED] if shown.rows else []
     if done and not missing:
         parts += ["## Accuracy against cost", "![Pareto fronts](pareto.svg)", FRONT]
-    failed = [each for each in rows if each.error is not None]
     if failed:
         parts += ["## Failed"]
         why = tuple((each.run, str(each.error)) for each in failed)
@@ -234,7 +261,7 @@ def write(
         "schema_version": SCHEMA_VERSION,
         "name": name,
         # Their training records are in the row files, which are read for more than a look.
-        "rows": [document(replace(each, record=None)) for each in [*done, *failed]],
+        "rows": [document(replace(each, record=None)) for each in [*done, *spoken, *failed]],
         "stated_watts": watts,
         "reference": {"source": source, "majority": dict(reference)} if reference else None,
         "correlations": {t: [asdict(each) for each in group] for t, group in found.items()},

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import split
+from tel_edge.eval.folders import chat
 from tel_edge.eval.from_gguf import fetching
 from tel_edge.runtime.bundles import backbones, bundle
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import checked, digest
 from tel_edge.runtime.questions import prompt
-from tel_edge.runtime.questions.categories import category
+from tel_edge.runtime.questions.categories import SPOKEN, category
 from tel_edge.runtime.workspace import Workspace
+from tel_edge.train.dialogues.reading import read
 
 
 class Here:
@@ -41,10 +44,11 @@ class Here:
         trained, over = record.get("backbone") or {}, record.get("over") or {}
         revision = options.get("revision")
 
-        def backbone(part: str) -> Callable[[], str]:
+        def backbone(part: str) -> Callable[[], str | None]:
             return lambda: self._backbone(options["backbone"], revision)[part]
 
         yield "the prompt", record.get("prompt"), prompt.digest
+        yield "the chat template", record.get("template"), backbone("template")
         yield (
             "the data set",
             record.get("split"),
@@ -62,16 +66,19 @@ class Here:
         return bundle.backbone_file(folder, made, options.get("over-quant"), "gguf").sha256
 
 
-def _backbone(name: str, revision: str | None) -> Mapping[str, str]:
+def _backbone(name: str, revision: str | None) -> Mapping[str, str | None]:
     folder = fetching.fetch(backbones.find(name), revision).folder
     # Weights that were hashed before and have not changed are not read again.
     return {
         "weights": digest.of_weights(folder, checked.sha256),
         "tokenizer": digest.of_tokenizer(folder),
+        "template": chat.digest(folder),
     }
 
 
 def _split(dataset: str, name: str, seed: int, strict: bool) -> str:
+    if name in SPOKEN:
+        return read(Path(dataset)).digest
     return split(benchmark.read(dataset, category(name), strict).questions, seed).digest
 
 

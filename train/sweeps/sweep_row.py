@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ class SweepRow:
     `pass1` and `majority` (of four votes) are of the test part, the validation figures those of
     the epoch that was kept, its loss in nats. `joules` were measured, None where nothing could;
     `stated_joules` follow from a power that somebody stated. `record` is the whole training.json.
+
+    A run on dialogues has no accuracy but `losses`, loss and perplexity by part, and the share of
+    answers that ended, `stops`, where that was measured.
     """
 
     run: str
@@ -45,6 +48,8 @@ class SweepRow:
     stated_joules: float | None = None
     attempts: int = 1
     record: Mapping[str, Any] | None = None
+    losses: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    stops: Share | None = None
 
     @property
     def loss(self) -> str:
@@ -60,16 +65,11 @@ def row(options: Mapping[str, str], digest: str, outcome: SweepOutcome) -> Sweep
         return SweepRow(**made, error=outcome.error or "nothing came back")
     record = outcome.record
     try:
-        (scored,) = record["test"]
         energy = record.get("energy") or {}
         return SweepRow(
             **made,
-            category=scored["category"],
-            questions=scored["questions"],
-            pass1=Share(**scored["pass1"]),
-            majority=Share(**scored["majority"]),
+            **(_spoken(record) if "losses" in record else _scored(record)),
             validation_loss=record["best"]["validation_loss"],
-            validation_pass1=record["best"]["validation_pass1"],
             adapter=outcome.adapter,
             adapter_bytes=outcome.adapter_bytes,
             parameters=record["parameters"],
@@ -82,13 +82,33 @@ def row(options: Mapping[str, str], digest: str, outcome: SweepOutcome) -> Sweep
         return SweepRow(**made, error=f"training.json is not as expected: {error!r}")
 
 
+def _scored(record: Mapping[str, Any]) -> dict[str, Any]:
+    (scored,) = record["test"]
+    return {
+        "category": scored["category"],
+        "questions": scored["questions"],
+        "pass1": Share(**scored["pass1"]),
+        "majority": Share(**scored["majority"]),
+        "validation_pass1": record["best"]["validation_pass1"],
+    }
+
+
+def _spoken(record: Mapping[str, Any]) -> dict[str, Any]:
+    stopped = (record.get("stop_rate") or {}).get("stopped")
+    return {
+        "category": record["category"],
+        "losses": record["losses"],
+        "stops": Share(**stopped) if stopped else None,
+    }
+
+
 def read_row(path: Path) -> SweepRow | None:
     """Return the row that `write_row` left at `path`, None where there is no whole one."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         if known.pop("schema_version") != SCHEMA_VERSION:
             return None
-        for name in ("pass1", "majority"):
+        for name in ("pass1", "majority", *(("stops",) if "stops" in known else ())):
             known[name] = Share(**known[name]) if known[name] else None
         # A failed run's figures are no numbers, which JSON has no word for.
         lost = dict.fromkeys((n for n in NUMBERS if known[n] is None), math.nan)
@@ -101,6 +121,9 @@ def document(made: SweepRow) -> dict[str, Any]:
     """Return the row as JSON has it, null for what is unknown."""
     found = asdict(made)
     lost = dict.fromkeys(n for n in NUMBERS if not math.isfinite(found[n]))
+    # A row of questions is as it was before there were dialogues.
+    for name in ("losses", "stops") if not made.losses else ():
+        del found[name]
     return {"schema_version": SCHEMA_VERSION, **found, **lost}
 
 
