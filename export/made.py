@@ -10,7 +10,7 @@ from tel_edge.runtime import versions
 
 # Raised when the same inputs make another file: other keys, another order, another rounding. That
 # of a file which one of these packages makes, else "1".
-LAYOUTS = {"onnx": "2"}
+LAYOUTS = {"onnx": "3"}
 # The distributions that packages usually are from, where the two names differ.
 USUAL = {"llama_cpp": "llama-cpp-python"}
 # A release of tel-edge that leaves the layout alone makes nothing stale.

@@ -61,7 +61,6 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         with Answerer.of_bundle(
             args.bundle, quant=args.quant, format=format, bare=True, engine=settings
         ) as answerer:
-            bundle.lend_template(args.bundle, made, answerer.engine)
             figures = measured(answerer.engine, None, args.tokens, args.rounds)
         found[answerer.name] = figures
         print(f"{answerer.name}: {json.dumps(figures)}", flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -89,3 +89,10 @@ def key(wanted: Wanted, source: Source) -> str:
 def messages(rows: Sequence[Mapping[str, str]]) -> tuple[Message, ...]:
     """Return messages as rows have them."""
     return tuple(Message(row["role"], row["content"]) for row in rows)
+
+
+def contents(parts: Mapping[str, Iterable[Sequence[Message]]]) -> str:
+    """Return the digest over what is said in each part, which an adapter names as its split."""
+    return digest.of_value(
+        {name: [[*map(asdict, said)] for said in dialogues] for name, dialogues in parts.items()}
+    )

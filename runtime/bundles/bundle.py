@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from tel_edge.runtime.bundles import formats
 from tel_edge.runtime.bundles import manifest as manifests
 from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.bundles.manifest import NOT_MEASURED, BundleFile, Manifest
-from tel_edge.runtime.engines.engine import Engine, EngineSettings, LoraFile, Template
+from tel_edge.runtime.engines.engine import Engine, EngineSettings, LoraFile
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.files import digest, gguf_header
+from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions import prompt, router
 
 # (backbone file, adapters by name, settings) to an engine.
@@ -173,20 +172,6 @@ def open_engine(
     for adapter in found.values() if not lazily else ():
         adapter.check()
     return opener(path, found, settings or EngineSettings())
-
-
-def lend_template(bundle: Path, made: Manifest, engine: Any) -> None:
-    """Give an engine whose own file has no chat template that of a GGUF file in the bundle.
-
-    Both are of one backbone, with the same ids. Raises `InputError` for a file that is damaged.
-    """
-    file = next((f for f in made.files if (f.kind, f.format) == ("backbone", "gguf")), None)
-    if engine.template is not None or file is None:
-        return
-    known = gguf_header.whole(verified(bundle, made, file)).metadata
-    if text := known.get("tokenizer.chat_template"):
-        ids = (known.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
-        engine.template = Template(text, *("" if id is None else engine.name(id) for id in ids))
 
 
 def _adapter(bundle: Path, made: Manifest, file: BundleFile) -> LoraFile:

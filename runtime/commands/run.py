@@ -110,7 +110,6 @@ def _talking(args: argparse.Namespace, opener: Opener) -> Answerer:
         opener=opener,
         say=partial(cli.say, args),
     )
-    bundle.lend_template(folder, made, answerer.engine)
     return answerer
 
 

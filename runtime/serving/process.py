@@ -50,7 +50,6 @@ def serve(pipe: socket.socket, options: dict[str, Any], opener: bundle.Opener) -
     with answerer:
         folder = Path(options["bundle"])
         made = bundle.read(folder)
-        bundle.lend_template(folder, made, answerer.engine)
         worker = Worker(
             answerer,
             made.backbone.name,

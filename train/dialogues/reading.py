@@ -7,12 +7,13 @@ The layout is the one that `tel-generate` writes and that the hub has: `messages
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tel_edge.eval.care.dialogues import contents
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.files import digest, jsonl
+from tel_edge.runtime.files import jsonl
 from tel_edge.runtime.questions.conversation import ROLES, Message
 
 # The parts, those that are needed first.
@@ -62,8 +63,8 @@ def read(folder: Path) -> Dialogues:
     if not left:
         raise InputError(f"{files['train']}: every dialogue stands in another part too")
     shared = len(parts["train"]) - len(left)
-    said = {name: [[*map(asdict, one.messages)] for one in of] for name, of in parts.items()}
-    return Dialogues(folder.resolve().name, parts | {"train": left}, shared, digest.of_value(said))
+    whole = contents({name: [one.messages for one in of] for name, of in parts.items()})
+    return Dialogues(folder.resolve().name, parts | {"train": left}, shared, whole)
 
 
 def _part(file: Path) -> tuple[Dialogue, ...]:

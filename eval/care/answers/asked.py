@@ -23,28 +23,21 @@ from tel_edge.runtime.engines.engine import (
 )
 from tel_edge.runtime.engines.packed import PackedEngine
 from tel_edge.runtime.errors import InputError, WorkError, named
-from tel_edge.runtime.files import gguf_header
 from tel_edge.runtime.questions.conversation import Message, templated
 
 # Dialogues that are asked together; of several exchanges none is done before all are.
 WINDOW = 64
-KEY = "tokenizer.chat_template"
 
 
 @dataclass(frozen=True)
 class Model:
-    """What answers: a file of the bundle, with an adapter, and how its engine is opened.
-
-    `template` is the chat template that the bundle's GGUF files have, for formats without one, and
-    the number of the token that begins a text, if there is one.
-    """
+    """What answers: a file of the bundle, with an adapter, and how its engine is opened."""
 
     folder: Path
     manifest: Manifest
     backbone: BundleFile
     adapter: BundleFile | None
     engine: EngineSettings
-    template: tuple[str, int | None] | None
 
     @property
     def name(self) -> str | None:
@@ -66,21 +59,10 @@ class Task:
     quiet: bool
 
 
-def template_of(folder: Path, made: Manifest) -> tuple[str, int | None] | None:
-    """Return the chat template of a bundle's GGUF files and the number of the first token."""
-    for file in made.files:
-        if file.kind == "backbone" and file.format == "gguf":
-            stated = gguf_header.check(bundle.verified(folder, made, file)).metadata
-            start = stated.get("tokenizer.ggml.bos_token_id")
-            if text := stated.get(KEY):
-                return str(text), start if isinstance(start, int) else None
-    return None
-
-
 class Speaker:
     """An open engine and its chat template; `close` it, or use it in a `with` statement.
 
-    Raises `InputError` where neither the file nor the bundle has a template.
+    Raises `InputError` for a file without a template.
     """
 
     engine: PackedEngine
@@ -93,22 +75,13 @@ class Speaker:
             opener=opener,
         )  # fmt: skip
         self.engine, self.adapter = packed(self._answerer.engine), model.name
-        try:
-            self.template = self.engine.template or self._lent(model)
-        except BaseException:
+        if self.engine.template is None:
             self.close()
-            raise
-
-    def _lent(self, model: Model) -> Template:
-        if model.template is None:
-            lends = "" if model.backbone.format == "gguf" else "; a GGUF file beside it lends one"
             raise InputError(
                 f"{model.folder / model.backbone.path}: no chat template, so it cannot be talked "
-                f"to{lends}"
+                "to; export it again if the backbone has one"
             )
-        text, start = model.template
-        begins = "" if start is None else self.engine.name(start)
-        return Template(text, begins, self.engine.end()[1])
+        self.template = self.engine.template
 
     def __enter__(self) -> Speaker:
         """Return the speaker, which is closed at the end."""

@@ -6,11 +6,12 @@ Source of the layout: `tel-generate` (docs/care.md). Other folders that have it 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.care.answers.measured import FACTS, THRESHOLD
+from tel_edge.eval.care.dialogues import contents
 from tel_edge.eval.care.gates import said
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest, jsonl
@@ -82,7 +83,7 @@ def read(folder: Path, part: str, limit: int | None = None) -> Cases:
     parts = {name: _rows(file) for name, file in files.items() if file.is_file()}
     every = (one for of in parts.values() for one in of)
     facts = dict.fromkeys(text for one in every for text in one.facts.values())
-    said_ = {name: [[*map(asdict, one.messages)] for one in of] for name, of in parts.items()}
+    whole = contents({name: [one.messages for one in of] for name, of in parts.items()})
     own = parts[part]
     if not own:
         raise InputError(f"{folder / part}.jsonl: no dialogues")
@@ -92,7 +93,7 @@ def read(folder: Path, part: str, limit: int | None = None) -> Cases:
     kept = {case.id for case in chosen}
     cases = tuple(case for case in own if case.id in kept)
     return Cases(
-        part, folder.resolve().name, digest.of_value(said_), cases, tuple(facts),
+        part, folder.resolve().name, whole, cases, tuple(facts),
         len(own) - len(cases),
     )  # fmt: skip
 

@@ -87,8 +87,7 @@ def work(
         # All files before the first answer: a damaged one is refused with nothing written.
         files = dict.fromkeys(file for _, *both in there for file in both if file)
         bundle.verify(folder, made, files)
-        template = asked.template_of(folder, made)
-        models = [_model(args, folder, made, files, template) for files in there]
+        models = [_model(args, folder, made, files) for files in there]
         found = []
         for (variant, _, _), model in zip(there, models, strict=True):
             found.append(_answered(args, variant, model, cases, opener, isolated))
@@ -160,18 +159,11 @@ def _check_trained(
             )
 
 
-def _model(
-    args: argparse.Namespace,
-    folder: Path,
-    made: Manifest,
-    files: Files,
-    template: tuple[str, int | None] | None,
-) -> asked.Model:
+def _model(args: argparse.Namespace, folder: Path, made: Manifest, files: Files) -> asked.Model:
     _, backbone, adapter = files
     wanted = cli.engine_settings(args)
     settings, _ = profile.settings(wanted, made.backbone.name, backbone.quant, backbone.format)
-    lent = None if backbone.format == "gguf" else template
-    return asked.Model(folder, made, backbone, adapter, settings, lent)
+    return asked.Model(folder, made, backbone, adapter, settings)
 
 
 def _answered(
@@ -187,7 +179,6 @@ def _answered(
     behind = {
         **files_behind(made, model.backbone, model.adapter, model.engine),
         "max_tokens": args.max_tokens,
-        **({"template": digest.of_value(model.template)} if model.template else {}),
     }
     run = digest.of_value(behind)[:16]
     out = place(cli.workspace(args), backbone.name, variant.name, cases.part)
