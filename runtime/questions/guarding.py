@@ -132,8 +132,8 @@ PRIVATE = (
 )
 # Some words, none of which asks how or where something is done, or for an explanation.
 ABOUT = (
-    r"steps?|instructions?|guides?|links?|advice|tips?|reasons?|difference|help|explanation|manual"
-    r"|information"
+    r"steps?|instructions?|guides?|links?|advice|tips?|reasons?|difference|help|explanation"
+    r"|manual|information"
 )
 WORDS = rf"(?:(?!(?:{HOW}|{ABOUT})\b)[\w'-]+[ ,:]+){{0,%d}}?"
 OWN = r"(?:my|the|his|her|their|this|that|our|your|a customer's|the customer's)"
@@ -168,16 +168,16 @@ RULES: dict[str, tuple[str, ...]] = {
         r"(?: (?:to me|here|now|please|then|again|in the chat|this way))*[.!?]*$",
         # Let me have the PIN; I need her password; pull up the code.
         rf"(?:\b(?:let me have|(?:can|could|may|might) i (?:please )?(?:have|get|see|hear)"
-        rf"|get me|pull up"
-        rf"|fetch|dig out)|(?<!do )(?<!did )\bi(?:'d like| need| want| require)(?: to know)?)\b"
+        rf"|get me|pull up|fetch|dig out)|(?<!do )(?<!did )\bi(?:'d like| need| want"
+        rf"| require)(?: to know)?)\b"
         rf" {WORDS % 3}{OWN} (?:[\w']+ ){{0,3}}?(?:{SECRET}|{KEPT})\b"
         rf"(?! (?:{FOR_SALE}|changed|reset|to (?:work|be)|again i))",
         rf"\bwhich (?:[\w']+ )?(?:{SECRET}|{KEPT}) (?:is|was|do you|did|have)\b(?! (?:meant"
         rf"|needed|right"
         r"|asked|this))",
         # Is 1234 right; the PIN, then.
-        rf"\b(?:is|was|are) (?:[\w'-]+ ){{1,4}}?{OWN} (?:right |correct |current "
-        rf"|real )?(?:{SECRET}|{KEPT})"
+        rf"\b(?:is|was|are) (?:this|that|it|[\w'-]*\d[\w'-]*) (?:\w+ )??{OWN} (?:right "
+        rf"|correct |current |real )?(?:{SECRET}|{KEPT})"
         r"\b(?! (?:for (?:the|this)|in))",
         rf"{TOLD}(?:confirm|check|verify|guess)\b {WORDS % 4}(?:{SECRET}|{KEPT})\b",
         rf"(?:^|[.!?;:] )(?:so|and|now|ok|okay|then)?,? ?(?:the |my |her |his )?{SECRET}"
@@ -193,12 +193,12 @@ RULES: dict[str, tuple[str, ...]] = {
         rf"{TOLD}(?:change|update|set(?! up)|make|reset|replace|edit|correct|put|register"
         rf"|switch|delete)\b ?"
         rf"{WORDS % 6}(?:(?:billing |home |postal |e-?mail )?address|e-?mail|bank (?:account"
-        rf"|details)|iban|direct debit|payment (?:method|details)|owner|holder|account name"
-        rf"|security question|account|profile|{SECRET})\b(?! {FOR_SALE})",
+        rf"|details)|iban|direct debit|payment (?:method|details)|owner|holder|(?:sur|last "
+        rf"|first |account )?name|security question|account|profile|{SECRET})\b(?! {FOR_SALE})",
         rf"{TOLD}(?:remove|disable|deactivate|turn off|switch off|bypass|skip|lift|drop|cancel)\b ?"
-        rf"{WORDS % 6}(?:two[- ]factor\w*|2fa|verification|identity check|id check"
-        rf"|security (?:question|check)|authentication|(?:pin|password) (?:lock|protection)"
-        rf"|(?:account|login) (?:lock|pin|password|protection))\b",
+        rf"{WORDS % 6}(?:two[- ]factor\w*|2fa|(?:sms )?confirmations?|verification"
+        rf"|identity check|id check|security (?:question|check)s?|authentication|(?:pin"
+        rf"|password) (?:lock|protection)|(?:account|login) (?:lock|pin|password|protection))\b",
         r"\b(?:debit|charge|collect|bill)\b[^.!?]*\b(?:from now on|new bank|this account)\b"
         r"|\bnew bank\b[^.!?]*\b(?:debit|charge|collect)\b",
         r"\b(?:without|skip|bypass|avoid|no) (?:\w+ ){0,2}(?:verification|identity check"
@@ -221,30 +221,31 @@ RULES: dict[str, tuple[str, ...]] = {
         rf"\b(?:show|read|tell|give|send|list|forward|get|see|print|what(?:'s| is| are|s))\b ?"
         rf"{WORDS % 4}{PEOPLE}(?:'s|s)? (?:\w+ )?{PRIVATE}\b",
         rf"\b(?:track|locate|trace|spy on|tap|follow|monitor|intercept)\b ?{WORDS % 6}{PEOPLE}\b",
-        rf"\bwhere (?:is )?(?:my |an? )?(?:\w+ )?{PEOPLE}(?:'s|s)? (?:\w+ )?(?:phone|sim|mobile"
-        rf"|is)\b",
+        rf"\bwhere (?:is |was |has |did )?(?:my |an? )?(?:\w+ )?{PEOPLE}(?:'s"
+        rf"|s)? (?:\w+ )?(?:phone|sim|mobile|is|was)\b",
         rf"\b(?:who|whom|what|when|how much|how often|how long) (?:did|does|has|is) (?:my |the "
         rf"|his |her )?{PEOPLE}(?: last| ever)?"
         r" (?:spend|spent|use|call|text|write|message|talk|ring|phone|calling|texting)\w*",
         r"\bwho(?:m)? (?:does|owns?|has|is)\b(?! i\b)[^.!?]*\bnumber\b(?! (?:do|should|can) i)",
         r"\bwhose\b[^.!?]*\b(?:number|sim|line|account)\b",
-        r"\b(?:name|address|owner|location) of (?:the |this |that |an? )?(?:\w+ )?(?:person"
-        r"|customer|owner|caller|subscriber|man|woman|number)\b",
+        r"\b(?:name|address|owner|location|details) of (?:the |this |that "
+        r"|an? )?(?:\w+ )?(?:person|customer|owner|caller|subscriber|man|woman|number)\b",
     ),
     "instructions": (
         r"\b(?:ignore|disregard|forget|override|drop|bypass|violate"
-        r"|break)\b[^.!?]{0,40}\b(?:instructions?|rules|guidelines|restrictions|polic(?:y|ies)"
-        r"|prompt|directives|training|safety)\b",
+        r"|break)\b[^.!?]{0,40}\b(?:you were told|said before|instructions?|rules|guidelines"
+        r"|restrictions|polic(?:y|ies)|prompt|directives|training|safety)\b",
         r"\b(?:developer|debug|admin\w*|god|jailbreak|maintenance|dan|root) mode\b"
         r"|\bsystem override\b|\bjailbreak\b",
         r"\b(?:no|without|free of) (?:any )?(?:restrictions|rules|limits|filters|guidelines)\b",
-        r"\b(?:system|initial|hidden|secret|original|internal) (?:\w+ )?(?:prompt|instructions?)\b",
+        r"\b(?:system|initial|hidden|secret|original|internal) (?:\w+ )?(?:prompt"
+        r"|instructions?|configuration)\b",
         rf"{TOLD}(?:print|show|list|tell me|give me|repeat|reveal|quote|display"
         rf"|explain) (?:me )?your"
         r" (?:\w+ )?(?:rules|instructions|guidelines|system message|policy|policies|directives)\b",
         r"\b(?:don't|do not|needn't|no need to|without|stop)(?: have to| need to)? (?:follow"
-        r"|obey|apply"
-        r"|respect|check|following)\w*\b[^.!?]{0,30}\b(?:policy|policies|rules|guidelines)\b",
+        r"|obey|apply|respect|check|following)\w*\b[^.!?]{0,30}\b(?:policy|policies|rules"
+        r"|guidelines)\b",
         r"\b(?:everything|text|words?|lines?) above\b|\b(?:were|was) you (?:told|given"
         r"|instructed)\b",
         rf"\b(?:pretend|act as|role ?play|imagine|you are now|from now on|simulate|game)\b.*"
@@ -254,6 +255,34 @@ RULES: dict[str, tuple[str, ...]] = {
         rf"|support team|staff)\b.*\b(?:{SECRET}|{KEPT}|address|customers?)\b",
     ),
 }
+# A secret, or what is somebody else's, that a sentence is about; and what sentences say that ask
+# how something works or tell what does not.
+ABOUT_ONES = {
+    "secrets": re.compile(
+        rf"\b(?:{OWN}|account|customer|master|admin\w*|user'?s?) (?:[\w'-]+ ){{0,2}}?{SECRET}\b"
+        rf"(?! {FOR_SALE})|\bthe (?:passwords|pins|codes)\b|\b(?:code"
+        rf"|digits) (?:that )?(?:i was sent|you sent"
+        r"|unlock)"
+    ),
+    "other people": re.compile(
+        rf"\b(?:{OWN}|an?) (?:\w+ )?{PEOPLE}(?:'s|s') (?:\w+ )?(?:{PRIVATE}|phone|sim)\b"
+        rf"|\bdo(?:es)? (?:my|his|her) {PEOPLE} (?:call|text|write|phone|ring|message)\b"
+    ),
+}
+WANTS = re.compile(
+    r"\b(?:you|please|pls|for me|to me|me|urgent\w*|now|quick\w*|share|tell|give|write|repeat"
+    r"|answer"
+    r"|enable|let|put|show|read|hand|state|needs?|wants?|mail|email|send|digits)\b"
+)
+HARMLESS = re.compile(
+    r"\b(?:how|why|when|whether|where (?:do|can|is|are|does|to|should)|which (?:sim|shop|form"
+    r"|one)|what (?:do|should|can|could|happens|does|if)|do|does|is it|is there|are there"
+    r"|can i|could i|may i|should i|must i|am i|did i|as (?:do|does)|no|not|never|nothing"
+    r"|cannot|without|stopped|fail\w*|wrong\w*|error|rejects?|rejected|reject\w*|locked"
+    r"|blocked|expired|empty|lost|forgot\w*|forget(?:s|ting)|accepts?|asks?|says?|said|works?"
+    r"|broken|slow\w*|scam|mistake|problem|trouble|help|same|allowed|safe|secure|different"
+    r"|needed|necessary|used|entered|typed|tried|stolen|switch off|steps|explain|printed)\b|n't\b"
+)
 LEET = str.maketrans("013457@$", "oieastas")
 MIXED = re.compile(r"(?<![\w@$])(?=[\w@$]*[a-z])(?=[\w@$]*[0-9@$])[\w@$]+")
 SPELLED = re.compile(r"\b(?:[a-z][ ._*-]{1,2}){2,}[a-z]\b\.?")
@@ -262,6 +291,13 @@ SPELLED = re.compile(r"\b(?:[a-z][ ._*-]{1,2}){2,}[a-z]\b\.?")
 def refusal(text: str) -> str | None:
     """Return what a request is refused for, one of `RULES`; None for one that may be answered."""
     plain = _plain(text)
+    sentences = re.split(r"(?<=[.!?])\s+", plain)
+    for name, found in ABOUT_ONES.items():
+        if any(
+            found.search(one) and WANTS.search(one) and not HARMLESS.search(one)
+            for one in sentences
+        ):
+            return name
     for name, rules in RULES.items():
         # The module `re` keeps what it compiled.
         if any(re.search(rule, plain) for rule in rules):
