@@ -196,22 +196,3 @@ def test_an_interrupt_ends_the_answer_and_a_second_one_all() -> None:
         Person("press press").run()
     assert signal.getsignal(signal.SIGINT) is before
     assert Person(KeyboardInterrupt).run() == 0
-
-
-def test_an_engine_without_a_template_is_lent_one(tmp_path: Path) -> None:
-    """A GGUF file of the same bundle has it, whose ids are the same."""
-    made = fake.bundle(tmp_path, quants=("F16",))
-    engine = fake.FakeEngine(fake.gold, 100, {})
-    engine.template = None  # type: ignore[assignment]
-    bundle.lend_template(tmp_path, made, engine)
-    assert engine.template is None
-    path = tmp_path / made.files[0].path
-    path.write_bytes(fake.gguf(tokenizer__chat_template="{{ messages }}"))
-    known = {"kind": "backbone", "format": "gguf", "quant": "F16"}
-    made = made.with_file(describe(tmp_path, path, **known))
-    bundle.lend_template(tmp_path, made, engine)
-    assert engine.template == Template("{{ messages }}", "", "")
-    path.write_bytes(fake.gguf(tokenizer__chat_template="{{ messagez }}"))
-    engine.template = None  # type: ignore[assignment]
-    with pytest.raises(InputError, match="corrupted"):
-        bundle.lend_template(tmp_path, made, engine)
