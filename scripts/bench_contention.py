@@ -31,6 +31,7 @@ from train_contenders import OURS, Task
 
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import capped, split
+from tel_edge.eval.from_gguf import fetching
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones, manifest
 from tel_edge.runtime.errors import InputError
@@ -159,7 +160,7 @@ def _engines(bundle: Path, seconds: float) -> list[Subject]:
 
 def _training(args: argparse.Namespace, passing: Path) -> Subject:
     """Return the training of a backbone on ot-mini's questions, `--steps` of 16 questions."""
-    folder = backbones.fetch(backbones.find(args.backbone))
+    folder = fetching.fetch(backbones.find(args.backbone)).folder
     task = json.dumps(_task(folder, passing, args.steps))
     return Subject(
         f"training {args.backbone}",
