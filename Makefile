@@ -10,9 +10,11 @@ help:
 	@echo "make tel-nano      pretrain the embedded backbone again (about an hour on two idle cores)"
 
 venv:
-	@scripts/install.sh
+	@scripts/install.sh llama,train,export,report,dev
 
-demo: venv
+# Neither linter nor browser are needed for it.
+demo:
+	@scripts/install.sh
 	.venv/bin/tel-demo $(ARGS)
 
 test: lint

@@ -34,7 +34,8 @@ def parser(prog: str, description: str, *options: str) -> Parser:
     """Return a parser with the common options and those of `options` that the command takes.
 
     `options` may name backbone, dataset, category, seed and wait; workspace, json and quiet are
-    always there. `wait` is in seconds (`lock.held`), 0 unless the command sets another default.
+    always there. With `spoken` the categories have those that are talked to beside them. `wait` is
+    in seconds (`lock.held`), 0 unless the command sets another default.
     """
     made = Parser(prog=prog, description=description, allow_abbrev=False)
     made.add_argument(
@@ -69,7 +70,7 @@ def parser(prog: str, description: str, *options: str) -> Parser:
             metavar="NAME|all",
             default="all",
             help="teleqna, sixg_bench, 3gpp_tsg, oranbench, srsranbench, teletables, several "
-            "with commas, or all (%(default)s)",
+            "with commas, or all (%(default)s)" + ("; or care" if "spoken" in options else ""),
         )
     if "seed" in options:
         made.add_argument("--seed", type=seed, default=42, help="(%(default)s)")

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-extras=${1:-llama,train,export,report,dev}
+extras=${1:-llama,train,export,report}
 python=${PYTHON:-python3}
 stamp=.venv/.installed-$extras
 engine=$(sed -n 's/^llama = \["\(.*\)"\]$/\1/p' pyproject.toml)
@@ -44,7 +44,7 @@ if ! ls "$wheels"/llama_cpp_python-"${engine#*==}"-*.whl > /dev/null 2>&1; then
     $pip wheel --no-deps --wheel-dir "$wheels" "$engine"
 fi
 
-echo "tel-edge: installing tel-edge[$extras]" >&2
+echo "tel-edge: installing tel-edge[$extras]; some minutes, a gigabyte" >&2
 $pip install "$wheels"/llama_cpp_python-"${engine#*==}"-*.whl
 $pip install --editable ".[$extras]"
 touch "$stamp"

@@ -226,6 +226,7 @@ def parser() -> cli.Parser:
         "backbone",
         "dataset",
         "category",
+        "spoken",
         "seed",
         "wait",
     )

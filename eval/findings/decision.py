@@ -291,7 +291,8 @@ def _doubts(
         plain = "F16" if to.format == "gguf" else "fp32"
         yield (
             f"{to.variant}, which all are held against, is quantized itself: what that costs was "
-            f"not measured; tel-export{option} --quant {plain}, then tel-eval, measures it"
+            f"not measured; tel-export{option} --quant {plain}, then tel-eval, measures it, where "
+            "the backbone's own weights were never quantized"
         )
     if best is not None:
         yield from _unlooked(of, best.variant)

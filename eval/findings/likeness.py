@@ -206,7 +206,10 @@ def unmoved(one: Answers, bare: Answers) -> str | None:
     both = np.isfinite(mine) & np.isfinite(others)
     if not both.any() or np.median(np.abs(mine[both] - others[both])) > UNMOVED:
         return None
-    return f"its log-probabilities are those of {name_of(bare)}, as if no adapter were applied"
+    return (
+        f"its log-probabilities are those of {name_of(bare)}, as if no adapter were applied, or as "
+        "if it had learned nothing, of which tel-train warns"
+    )
 
 
 def nearer_to_bare(pair: LikePair, bare: Answers) -> str | None:

@@ -52,8 +52,8 @@ def _finished(home: Workspace, backbone: str) -> list[Chosen]:
             made.append(Chosen(folder, name))
     if not made:
         raise InputError(
-            f"{home.adapter(backbone, 'x').parent}: no finished adapter; "
-            f"run: tel-train --backbone {backbone} --category NAME"
+            f"{home.adapter(backbone, 'x').parent}: no finished adapter; run tel-train with the "
+            "same --backbone and --category NAME"
         )
     return made
 
@@ -61,9 +61,10 @@ def _finished(home: Workspace, backbone: str) -> list[Chosen]:
 def _named(home: Workspace, backbone: str, name: str) -> Chosen:
     folder = home.adapter(backbone, name)
     if not (folder / CONFIG).is_file():
+        data = " --dataset DIR" if name in SPOKEN else ""
         raise InputError(
-            f"{folder}: no adapter for {name}; "
-            f"run: tel-train --backbone {backbone} --category {name}"
+            f"{folder}: no adapter for {name}; run tel-train with the same --backbone and "
+            f"--category {name}{data}"
         )
     return Chosen(folder, name)
 

@@ -57,8 +57,13 @@ def work(
     adapter = next(iter(answerer.spoken), None)
     engine: Any = answerer.engine
 
+    guards = 0
+
     def talk(said: list[Message], tell: Callable[[str], bool]) -> Reply:
-        return reply(engine, adapter, said, how, tell)
+        nonlocal guards
+        made = reply(engine, adapter, said, how, tell)
+        guards += made.refused is not None
+        return made
 
     cli.say(args, f"{answerer.name} with {f'its {adapter} adapter' if adapter else 'no adapter'}")
     if rows is None:
@@ -66,8 +71,12 @@ def work(
         answered, refused = person(talk, input, sys.stdout.write, sys.stdout.flush), 0
     else:
         answered, refused = lines(rows, talk, args.stream, adapter)
-    cli.say(args, f"{answered} answered with {answerer.name}, {refused} refused")
-    return {"answered": answered, "refused": refused, "exit_code": 1 if refused else 0}
+    guarded = f", {guards} of them by the guard" if guards else ""
+    cli.say(args, f"{answered} answered with {answerer.name}{guarded}, {refused} refused")
+    return {
+        "answered": answered, "guarded": guards, "refused": refused,
+        "exit_code": 1 if refused else 0,
+    }  # fmt: skip
 
 
 def lines(rows: Iterable[str], talk: Talk, streamed: bool, adapter: str | None) -> tuple[int, int]:

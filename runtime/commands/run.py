@@ -48,11 +48,13 @@ def _loose(args: argparse.Namespace, how: Answering | None, opener: Opener) -> A
         files[name] = Path(file)
     engine = cli.engine_settings(args)
     answerer = Answerer.of_loose_files(path, files, how, engine=engine, opener=opener)
-    print(
-        f"tel-run: warning: nothing binds {path.name} and its {len(files)} adapters to each other "
-        "but what they say themselves; a wrong pair from elsewhere answers without an error",
-        file=sys.stderr,
-    )
+    if files:
+        print(
+            f"tel-run: warning: nothing binds {path.name} and its {len(files)} adapters to each "
+            "other but what they say themselves; a wrong pair from elsewhere answers without an "
+            "error",
+            file=sys.stderr,
+        )
     return answerer
 
 

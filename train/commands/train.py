@@ -166,6 +166,7 @@ def parser() -> cli.Parser:
         "backbone",
         "dataset",
         "category",
+        "spoken",
         "seed",
         "wait",
     )

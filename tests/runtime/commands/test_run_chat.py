@@ -13,10 +13,7 @@ import for_run
 import pytest
 from for_run import jsonl, records
 
-from tel_edge.runtime.bundles import bundle
-from tel_edge.runtime.bundles.manifest import describe
 from tel_edge.runtime.commands import chat
-from tel_edge.runtime.engines.engine import Template
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions.conversation import Message
 from tel_edge.runtime.questions.talking import Reply
