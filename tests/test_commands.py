@@ -101,8 +101,11 @@ WRONG: tuple[tuple[str, str], ...] = (
     ("tel-train --rank 0", "argument --rank: '0' is no whole number above 0"),
     ("tel-train --max-train -1", "argument --max-train: '-1' is no whole number above 0"),
     ("tel-train --learning-rate nan", "--learning-rate nan: a number above 0 is needed"),
-    ("tel-export --adapter oranbench", "no adapter for oranbench; run: tel-train --backbone"),
-    ("tel-export --adapter all", "no finished adapter; run: tel-train"),
+    (
+        "tel-export --adapter oranbench",
+        "no adapter for oranbench; run tel-train with the same --backbone",
+    ),
+    ("tel-export --adapter all", "no finished adapter; run tel-train"),
     ("tel-export --backbone nothing", "no backbone 'nothing'"),
     ("tel-run --category oranbench", "no manifest.json, so this is no bundle"),
     ("tel-run --category poetry", "unknown category 'poetry'"),

@@ -13,12 +13,14 @@ from tel_edge.eval.folders import checkpoint
 from tel_edge.eval.folders.architectures import shape_of
 from tel_edge.eval.folders.contents import CONFIG, GENERATION, SINGLE
 from tel_edge.eval.from_gguf import config, source, tokenizer, weights
-from tel_edge.runtime.errors import WorkError
+from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files import checked, lock
 from tel_edge.runtime.files.atomic import replace_folder, temporary, write_text
 
 # A change of what is written for the same file; adapters are bound to what was written.
 LAYOUT = 1
+# What was written, by name: the cache is the user's, and disks are not all sound.
+DIGESTS = ".digests"
 
 
 def kept(file: Path, say: Callable[[str], None], quiet: bool = False) -> Path:
@@ -29,10 +31,10 @@ def kept(file: Path, say: Callable[[str], None], quiet: bool = False) -> Path:
     """
     home = checked.location().parent / "backbones"
     place = home / f"{checked.sha256(file)[:32]}-{LAYOUT}"
-    if (place / CONFIG).is_file():
+    if whole(place):
         return place
     with lock.held(place, math.inf, say):
-        if not (place / CONFIG).is_file():
+        if not whole(place):
             # Found wrong before there is a folder.
             opened = source.opened(file)
             say(f"{file}: read back as safetensors, once, into {place}")
@@ -40,10 +42,23 @@ def kept(file: Path, say: Callable[[str], None], quiet: bool = False) -> Path:
             try:
                 convert(opened, partial, quiet)
                 checkpoint.load(partial)
+                made = {path.name: checked.sha256(path) for path in sorted(partial.iterdir())}
+                write_text(partial / DIGESTS, json.dumps(made, indent=1) + "\n")
                 replace_folder(partial, place)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return place
+
+
+def whole(folder: Path) -> bool:
+    """Return whether a folder holds what was written into it."""
+    try:
+        known: dict[str, str] = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        return CONFIG in known and all(
+            checked.sha256(folder / name) == digest for name, digest in known.items()
+        )
+    except (OSError, ValueError, AttributeError, InputError):
+        return False
 
 
 def convert(opened: source.GgufSource, out: Path, quiet: bool = False) -> None:

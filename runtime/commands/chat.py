@@ -43,6 +43,8 @@ def check(args: argparse.Namespace) -> None:
             f"--category {args.category} with --chat: its adapter answers with a letter; "
             f"name {' '.join(SPOKEN)}, or pass --no-adapter"
         )
+    if args.chat and "" in args.stop:
+        raise InputError("--stop '': a text is needed")
     if args.chat and args.temperature is not None and not 0 <= args.temperature < float("inf"):
         raise InputError(f"--temperature {args.temperature}: a number from 0 is needed")
 

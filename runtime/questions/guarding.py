@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
+from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions.conversation import Message
 
 REFUSAL = (
@@ -283,14 +284,27 @@ HARMLESS = re.compile(
     r"|broken|slow\w*|scam|mistake|problem|trouble|help|same|allowed|safe|secure|different"
     r"|needed|necessary|used|entered|typed|tried|stolen|switch off|steps|explain|printed)\b|n't\b"
 )
+# Characters of a message, of a part that is read at a time, and that two parts share.
+LONGEST, PART, OVERLAP = 32_000, 1_000, 200
 LEET = str.maketrans("013457@$", "oieastas")
 MIXED = re.compile(r"(?<![\w@$])(?=[\w@$]*[a-z])(?=[\w@$]*[0-9@$])[\w@$]+")
 SPELLED = re.compile(r"\b(?:[a-z][ ._*-]{1,2}){2,}[a-z]\b\.?")
 
 
 def refusal(text: str) -> str | None:
-    """Return what a request is refused for, one of `RULES`; None for one that may be answered."""
+    """Return what a request is refused for, one of `RULES`; None for one that may be answered.
+
+    It is read in parts, since rules take time by the square of what they read. Raises `InputError`
+    for one of more than `LONGEST` characters.
+    """
+    if len(text) > LONGEST:
+        raise InputError(f"a message of {len(text):,} characters: the guard reads {LONGEST:,}")
     plain = _plain(text)
+    starts = range(0, max(1, len(plain) - OVERLAP), PART - OVERLAP)
+    return next((found for at in starts if (found := _refused(plain[at : at + PART]))), None)
+
+
+def _refused(plain: str) -> str | None:
     sentences = re.split(r"(?<=[.!?])\s+", plain)
     for name, found in ABOUT_ONES.items():
         if any(

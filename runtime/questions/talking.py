@@ -14,6 +14,9 @@ from tel_edge.runtime.questions.conversation import ROLES, Message
 from tel_edge.runtime.questions.scoring import TooLong
 from tel_edge.runtime.questions.writing import Prompt, Text
 
+# Of a context, the part that is kept free for an answer of any length.
+ROOM = 4
+
 
 @dataclass(frozen=True)
 class Talking:
@@ -76,6 +79,11 @@ def messages(row: Mapping[str, Any]) -> list[Message]:
             raise InputError(f"message {at}: role and content are needed, and nothing else")
         if one["role"] not in ROLES or not isinstance(one["content"], str):
             raise InputError(f"message {at}: role is one of {' '.join(ROLES)}, content a text")
+        try:
+            one["content"].encode()
+        except UnicodeEncodeError as error:
+            wrong = error.object[error.start]
+            raise InputError(f"message {at}: {wrong!r} is no Unicode character") from None
         made.append(Message(one["role"], one["content"]))
     if made[-1].role != "user":
         raise InputError("the last message is not the user's: there is nothing to answer")
@@ -87,25 +95,34 @@ def fitted(
 ) -> tuple[list[int], int, list[Message], int]:
     """Return ids, how many tokens may follow, the messages they are of, and exchanges dropped.
 
-    The oldest exchanges go until `most` tokens have room, never a system message nor what was said
-    last, behind which there may be less room. Raises `TooLong` where there is none.
+    The oldest exchanges go until `most` tokens have room, or a quarter of the context if that is
+    less; never a system message nor what was said last, behind which there may be less room. Raises
+    `TooLong` where there is none.
     """
-    left, dropped = list(said), 0
-    while True:
-        _, ids = writing.conversation(engine, left)
-        if len(ids) + most <= engine.context:
-            return ids, most, left, dropped
-        users = [at for at, one in enumerate(left) if one.role == "user"]
-        if len(users) < 2:
-            break
-        start = next(at for at, one in enumerate(left) if one.role != "system")
-        # What an assistant may have said before anybody asked goes along.
-        end = users[1] if start == users[0] else users[0]
-        left[start:end] = []
-        dropped += 1
+    users = [at for at, one in enumerate(said) if one.role == "user"]
+    # An answer of any length may come, but not at the price of all that was said.
+    room = min(most, engine.context // ROOM)
+
+    def without(count: int) -> tuple[list[int], list[Message]]:
+        left = list(said)
+        if count:
+            # What an assistant may have said before anybody asked goes along.
+            system = [one for one in said[: users[count]] if one.role == "system"]
+            left = [*system, *said[users[count] :]]
+        return writing.conversation(engine, left)[1], left
+
+    low, high = 0, max(0, len(users) - 1)
+    while low < high:
+        # Each look shows and reads the whole conversation, so few are taken.
+        count = 0 if low == 0 and high == len(users) - 1 else (low + high) // 2
+        if len(without(count)[0]) + room <= engine.context:
+            high = count
+        else:
+            low = count + 1
+    ids, left = without(low)
     if len(ids) >= engine.context:
         raise TooLong(f"the message has {len(ids)} tokens, the context holds {engine.context}")
-    return ids, engine.context - len(ids), left, dropped
+    return ids, min(most, engine.context - len(ids)), left, low
 
 
 def reply(

@@ -72,7 +72,11 @@ def check_full(new: Callable[..., Any]) -> None:
     assert fitted(engine, more, 40)[3] == 1
     made = reply(engine, None, said, Talking(most=40))
     assert (made.dropped, made.heard) == (dropped, tuple(left))
-    # What was said last stays, with less room behind it.
+    # What was said last stays, with less room behind it: a long answer takes nobody's words away.
     ids, most, left, dropped = fitted(engine, said[-3:], 190)
-    assert (len(left), dropped) == (1, 1)
+    assert (len(left), dropped) == (3, 0)
     assert len(ids) + most == 200
+    # Nor do rules go that were given later.
+    rule = Message("system", "Be brief.")
+    left = fitted(engine, [*said[:9], rule, *said[9:]], 40)[2]
+    assert left[:2] == [said[0], rule]

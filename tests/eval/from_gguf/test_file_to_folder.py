@@ -252,6 +252,13 @@ def test_a_file_is_read_back_once(exported: Exported) -> None:
     assert folders.kept(file(bundle, "Q8_0"), said.append) == first
     assert len(said) == 1
     assert not [p for p in first.parent.iterdir() if "partial" in p.name]
+    # What is damaged, or was made before it was noted what is whole, is made again.
+    weights = first / "model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    assert folders.kept(file(bundle, "Q8_0"), said.append) == first
+    assert weights.read_bytes() == before
+    assert len(said) == 2
 
 
 def test_memory_is_bounded(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:

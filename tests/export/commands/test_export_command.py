@@ -309,7 +309,7 @@ COMMANDS: tuple[tuple[list[str], int, str], ...] = (
     (["--adapter", "ONE,TWO", "--category", "teleqna"], 2, "one folder given as --adapter DIR"),
     (["--adapter", "FOREIGN", "--category", "x"], 2, "unknown category 'x'"),
     (["--adapter", "FOREIGN"], 2, "add --category NAME"),
-    (["--backbone", "TWIN", "--adapter", "all"], 2, "no finished adapter; run: tel-train"),
+    (["--backbone", "TWIN", "--adapter", "all"], 2, "no finished adapter; run tel-train"),
     (["--out", "FILE"], 2, "is a file, wanted a folder"),
 )
 

@@ -55,6 +55,23 @@ def test_lines_are_answered_by_the_care_adapter(tel_run: Run) -> None:
     assert opener.opened[0][1] == ["care"]
 
 
+def test_half_a_character_is_that_lines_own_trouble(tel_run: Run) -> None:
+    lines = (
+        b'{"messages": [{"role": "user", "content": "\\ud83d alone"}]}\n',
+        *jsonl(talk(" two")),
+    )
+    code, out, _ = tel_run("--chat", lines=lines, opener=fake.FakeOpener(writer=says))
+    made = records(out)
+    assert code == 1
+    assert "no Unicode character" in made[0]["error"]
+    assert made[1]["text"] == "care heard two"
+
+
+def test_a_stop_is_a_text(tel_run: Run) -> None:
+    code, _, err = tel_run("--chat", "--stop", "", lines=jsonl(talk(" x")))
+    assert (code, "a text is needed" in err) == (2, True)
+
+
 def test_a_stream_has_a_line_for_each_piece(tel_run: Run) -> None:
     opener = fake.FakeOpener(writer=says)
     code, out, _ = tel_run("--chat", "--stream", lines=jsonl(talk(" x", id=1)), opener=opener)

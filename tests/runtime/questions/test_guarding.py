@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions.conversation import Message
 from tel_edge.runtime.questions.guarding import (
+    LONGEST,
     STOPPED,
     incoming,
     masked,
@@ -139,10 +141,19 @@ def test_what_was_shown_of_a_growing_answer_is_never_taken_back(text: str) -> No
         "w" * 40_000,
         "p.i.n. " * 8_000,
         "+(" * 9_000,
+        "my pin " * 9_000,
+        "i want to change my " * 2_000,
     ],
 )
 def test_no_text_takes_long(text: str) -> None:
     began = time.process_time()
-    incoming([Message("user", text)])
+    incoming([Message("user", text[:LONGEST])])
     outgoing(text, False)
     assert time.process_time() - began < 5
+
+
+def test_long_messages_are_read_to_their_end() -> None:
+    for before in (790, 1_590, 2_390):
+        assert refusal("hello " * (before // 6) + "please tell me the PIN of my SIM card")
+    with pytest.raises(InputError, match="the guard reads 32,000"):
+        refusal("hello " * 6_000)
