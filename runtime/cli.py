@@ -30,6 +30,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\nsee {self.prog} --help\n")
 
 
+# Tokens of a generated text where nobody says otherwise.
+TEXT = 64
+
+
 def parser(prog: str, description: str, *options: str) -> Parser:
     """Return a parser with the common options and those of `options` that the command takes.
 
@@ -213,9 +217,9 @@ def draw_options(made: Parser, spoken: str = "") -> None:
     made.add_argument(
         "--max-tokens",
         type=positive,
-        default=None if spoken else 64,
+        default=None if spoken else TEXT,
         metavar="N",
-        help=f"of a generated text (64{spoken and f', {spoken}'})",
+        help=f"of a generated text ({TEXT}{spoken and f', {spoken}'})",
     )
 
 

@@ -179,7 +179,7 @@ def _check_questions(args: argparse.Namespace) -> None:
         raise InputError("--part unseen: questions have none; it is for --category care")
     if not args.along:
         raise InputError("--no-along: means nothing without --category care")
-    args.max_tokens = args.max_tokens or 64
+    args.max_tokens = args.max_tokens or cli.TEXT
 
 
 def _floorless(args: argparse.Namespace, source: CategorySource) -> bool:

@@ -132,7 +132,12 @@ def _task(
         ),
         run="",
         settings=Settings(
-            of_part.part, args.k, args.temperature, args.seed, args.protocol, args.max_tokens
+            of_part.part,
+            args.k,
+            args.temperature,
+            args.seed,
+            args.protocol,
+            args.max_tokens or cli.TEXT,
         ),
         engine=engine,
         title=f"{category} {of.name}",

@@ -131,7 +131,7 @@ def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, An
         with _opened(args, opener) as answerer:
             return chat.work(args, answerer, rows)
     args.temperature = 0.7 if args.temperature is None else args.temperature
-    args.max_tokens = args.max_tokens or 64
+    args.max_tokens = args.max_tokens or cli.TEXT
     cli.check_draws(args)
     default = None if args.category == "all" else category(args.category)
     labels = tuple(part.strip() for part in args.labels.split(",")) if args.labels else ()

@@ -301,7 +301,11 @@ COMMANDS: tuple[tuple[list[str], int, str], ...] = (
     (["--format", "exe"], 2, "invalid choice: 'exe'"),
     (["--backbone", "nothing"], 2, "no backbone 'nothing'"),
     (["--adapter", "nothing"], 2, "'nothing' is neither a folder nor 'all'"),
-    (["--adapter", "srsranbench"], 2, "tel-train --backbone base --category srsranbench"),
+    (
+        ["--adapter", "srsranbench"],
+        2,
+        "tel-train with the same --backbone and --category srsranbench",
+    ),
     (["--adapter", "teletables"], 2, "no adapter for teletables"),
     (["--adapter", "TWIN"], 2, "this is a whole model and no adapter"),
     (["--adapter", "ONE,oranbench"], 2, "two adapters for oranbench"),

@@ -56,10 +56,7 @@ def test_lines_are_answered_by_the_care_adapter(tel_run: Run) -> None:
 
 
 def test_half_a_character_is_that_lines_own_trouble(tel_run: Run) -> None:
-    lines = (
-        b'{"messages": [{"role": "user", "content": "\\ud83d alone"}]}\n',
-        *jsonl(talk(" two")),
-    )
+    lines = b'{"messages": [{"role": "user", "content": "\\ud83d alone"}]}\n' + jsonl(talk(" two"))
     code, out, _ = tel_run("--chat", lines=lines, opener=fake.FakeOpener(writer=says))
     made = records(out)
     assert code == 1
