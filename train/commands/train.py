@@ -14,6 +14,7 @@ from typing import Any
 
 from tel_edge.runtime import cli, extras
 from tel_edge.runtime.files import lock, ownership
+from tel_edge.runtime.questions.categories import SPOKEN
 from tel_edge.train.dialogues import job as dialogues
 from tel_edge.train.job import RECORD, WEIGHTS, Job, jobs
 from tel_edge.train.recipes import LOSSES, RECIPES, SELECTIONS, TARGETS
@@ -132,10 +133,10 @@ def _mixed(folder: Path) -> bool:
 
 def _warn(args: argparse.Namespace, job: Job, out: Path, record: dict[str, Any]) -> None:
     if record["too_long"]:
+        kind = "dialogues" if job.name in SPOKEN else "questions"
         cli.say(
             args,
-            f"{job.stem}: {record['too_long']} questions or dialogues are longer than the "
-            "backbone's context and were left out",
+            f"{job.stem}: {record['too_long']} {kind} are longer than the backbone's context and were left out",
         )
     if _idle(out):
         cli.say(
