@@ -136,7 +136,8 @@ def _warn(args: argparse.Namespace, job: Job, out: Path, record: dict[str, Any])
         kind = "dialogues" if job.name in SPOKEN else "questions"
         cli.say(
             args,
-            f"{job.stem}: {record['too_long']} {kind} are longer than the backbone's context and were left out",
+            f"{job.stem}: {record['too_long']} {kind} are longer than the backbone's context and "
+            "were left out",
         )
     if _idle(out):
         cli.say(
