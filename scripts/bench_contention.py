@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import engine_contender
+import psutil
 import train_contenders
 from bench_tables import head, line, machine, spread
 from reference_converter import measured
@@ -207,18 +208,8 @@ def beside(count: int) -> Iterator[None]:
 
 
 def taken() -> float:
-    """Return the share of the cores that is in use while this process waits; Linux only."""
-    before = _ticks()
-    time.sleep(LOOK)
-    total, idle = (after - begun for after, begun in zip(_ticks(), before, strict=True))
-    return 1 - idle / total
-
-
-def _ticks() -> tuple[int, int]:
-    """Return all ticks of the cores since the start, and the idle ones of them."""
-    # Source: proc_stat(5): user nice system idle iowait irq softirq steal.
-    fields = [int(one) for one in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    return sum(fields), fields[3] + fields[4]
+    """Return the share of the cores that is in use while this process waits."""
+    return float(psutil.cpu_percent(LOOK)) / 100
 
 
 def table(subjects: Sequence[Subject], rates: Sequence[Rate], others: Sequence[float]) -> str:

@@ -21,10 +21,11 @@ from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
+from bench_tables import check_ended
+
 from tel_edge.eval.scoring.records import read_records, read_summary
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones, bundle, manifest
-from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.questions.categories import categories
 from tel_edge.runtime.questions.votes import probabilities
@@ -62,9 +63,7 @@ def command(name: str, *argv: str) -> None:
     """Run one of the project's commands; raise `WorkError` with its last line if it fails."""
     script = Path(sys.executable).with_name(name)
     done = subprocess.run([script, *argv, "--quiet"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it says nothing"]
-        raise WorkError(f"{name}: exit code {done.returncode}: {said[-1]}")
+    check_ended(name, done)
 
 
 def figures(home: Workspace, backbone: str, variant: str, category: str) -> Figures:

@@ -30,7 +30,7 @@ from typing import Any
 import bench_runtime
 import peer_contenders
 import peer_engines
-from bench_tables import common_options, machine
+from bench_tables import common_options, machine, turn_options
 from peer_contenders import PeerTask, said
 from peer_tables import GGUF, MERGED, ON, ONNX, REFERENCE, Contender, tables
 from real_size import ROWS, built, check_space, exported, peft
@@ -300,12 +300,7 @@ def parser() -> cli.Parser:
         default=Path(tempfile.gettempdir()) / "tel-edge-bench-peers",
         help="where models are built and measurements are kept; 20 GB (%(default)s)",
     )
-    made.add_argument(
-        "--questions", type=cli.positive, metavar="N", help="in a round (32; 4 with --small)"
-    )
-    made.add_argument("--rounds", type=cli.positive, metavar="N", help="(3; 1 with --small)")
-    made.add_argument("--small", action="store_true", help="a tiny model, to try the script itself")
-    made.add_argument("--fresh", action="store_true", help="forget what was measured before")
+    turn_options(made, "32; 4 with --small")
     common_options(made, "tokenizers and ot-full")
     return made
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_tables import head, line, machine
+from bench_tables import check_ended, head, line, machine
 
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import split
@@ -107,9 +107,7 @@ def scored(args: argparse.Namespace, form: Form) -> Mapping[str, Any]:
     given += ["--category", args.category, "--seed", str(args.seed), "--score", "--quiet"]
     command = [sys.executable, __file__, "--asked", form.name, *given, *args.train]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it says nothing"]
-        raise WorkError(f"{form.name}: {said[-1]}")
+    check_ended(form.name, done)
     name = backbones.find(args.backbone).name
     record = json.loads((home / "adapters" / name / args.category / "training.json").read_text())
     [score] = record["test"]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import runtime_contenders
-from bench_tables import common_options, machine
+from bench_tables import check_ended, common_options, machine, turn_options
 from real_size import ROWS, built, check_space, exported, peft
 from runtime_contenders import WARM, Task
 from runtime_tables import CUSTOMARY, EFFECTS, EXACT, OURS, OWN, START, SWAP, Log, limit, tables
@@ -222,9 +222,7 @@ def child(task: Task) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode < 0:
         raise Crashed(signal.Signals(-done.returncode).name)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it says nothing"]
-        raise WorkError(f"{task.contender}: exit code {done.returncode}: {said[-1]}")
+    check_ended(task.contender, done)
     made: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return made
 
@@ -280,12 +278,7 @@ def parser() -> cli.Parser:
         default=ROOT / "results-workspace/ot-mini/bundles/tel-nano",
         help="bundle of tel-nano with adapters trained on ot-mini (%(default)s)",
     )
-    made.add_argument(
-        "--questions", type=cli.positive, metavar="N", help="in a round (48; 8 with --small)"
-    )
-    made.add_argument("--rounds", type=cli.positive, metavar="N", help="(3; 1 with --small)")
-    made.add_argument("--small", action="store_true", help="a tiny model, to try the script itself")
-    made.add_argument("--fresh", action="store_true", help="forget what was measured before")
+    turn_options(made, "48; 8 with --small")
     common_options(made, "tokenizers and ot-full")
     return made
 

@@ -7,10 +7,12 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tel_edge.runtime import cli, processors
+from tel_edge.runtime.errors import WorkError
 
 ROOT = Path(__file__).resolve().parents[1]
 # Headings of columns that hold words.
@@ -31,6 +33,23 @@ def common_options(made: cli.Parser, shared: str) -> None:
     )
     made.add_argument("--json", action="store_true", help="end stdout with one line of JSON")
     made.add_argument("--quiet", action="store_true", help="no log lines")
+
+
+def turn_options(made: cli.Parser, questions: str) -> None:
+    """Add the options of those that take turns and keep figures; `questions` are how many."""
+    made.add_argument(
+        "--questions", type=cli.positive, metavar="N", help=f"in a round ({questions})"
+    )
+    made.add_argument("--rounds", type=cli.positive, metavar="N", help="(3; 1 with --small)")
+    made.add_argument("--small", action="store_true", help="a tiny model, to try the script itself")
+    made.add_argument("--fresh", action="store_true", help="forget what was measured before")
+
+
+def check_ended(name: str, done: subprocess.CompletedProcess[str]) -> None:
+    """Raise `WorkError` with the last line that a program said if it failed."""
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["it says nothing"]
+        raise WorkError(f"{name}: exit code {done.returncode}: {said[-1]}")
 
 
 def head(*names: str) -> Iterator[str]:

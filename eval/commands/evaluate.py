@@ -87,7 +87,13 @@ def tasks(
 
 def _settings(args: argparse.Namespace, part: str) -> Settings:
     return Settings(
-        part, args.k, args.temperature, args.seed, args.protocol, args.max_tokens, args.orders
+        part,
+        args.k,
+        args.temperature,
+        args.seed,
+        args.protocol,
+        args.max_tokens or cli.TEXT,
+        args.orders,
     )
 
 
@@ -172,14 +178,13 @@ def work(
 
 
 def _check_questions(args: argparse.Namespace) -> None:
-    """Refuse what is of answers in sentences alone, and set the limit of a generated text."""
+    """Refuse what is of answers in sentences alone."""
     if spoken := SPOKEN.keys() & set(args.category.split(",")):
         raise InputError(f"--category {args.category}: {min(spoken)} is evaluated by itself")
     if "unseen" in args.part:
         raise InputError("--part unseen: questions have none; it is for --category care")
     if not args.along:
         raise InputError("--no-along: means nothing without --category care")
-    args.max_tokens = args.max_tokens or cli.TEXT
 
 
 def _floorless(args: argparse.Namespace, source: CategorySource) -> bool:

@@ -67,7 +67,9 @@ def _opened(args: argparse.Namespace, opener: Opener | None) -> Answerer:
     if args.chat:
         return _talking(args, opener)
     generate = args.protocol == "generate"
-    how = Answering(generate, args.k, args.temperature, args.seed, args.max_tokens, args.orders)
+    how = Answering(
+        generate, args.k, args.temperature, args.seed, args.max_tokens or cli.TEXT, args.orders
+    )
     if args.backbone_file:
         return _loose(args, how, opener)
     return Answerer.of_bundle(
@@ -102,7 +104,7 @@ def _talking(args: argparse.Namespace, opener: Opener) -> Answerer:
     bare = args.no_adapter or only is None
     if bare and not args.no_adapter:
         cli.say(args, f"no adapter for {' '.join(SPOKEN)} in this bundle: the backbone answers")
-    answerer = Answerer.of_bundle(
+    return Answerer.of_bundle(
         folder,
         quant=args.quant,
         format=args.format,
@@ -112,7 +114,6 @@ def _talking(args: argparse.Namespace, opener: Opener) -> Answerer:
         opener=opener,
         say=partial(cli.say, args),
     )
-    return answerer
 
 
 def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, Any]:
@@ -131,7 +132,6 @@ def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, An
         with _opened(args, opener) as answerer:
             return chat.work(args, answerer, rows)
     args.temperature = 0.7 if args.temperature is None else args.temperature
-    args.max_tokens = args.max_tokens or cli.TEXT
     cli.check_draws(args)
     default = None if args.category == "all" else category(args.category)
     labels = tuple(part.strip() for part in args.labels.split(",")) if args.labels else ()

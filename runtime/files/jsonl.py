@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
 
 from tel_edge.runtime.errors import InputError
+
+T = TypeVar("T")
 
 # Windows' tools write it before the first line; in files put together it is before others too.
 MARK = "\ufeff"
@@ -33,6 +37,25 @@ def check_start(text: str) -> None:
         found = "UTF-16"
     if found:
         raise InputError(f"this is {found}, not UTF-8; {REMEDY.get(found, 'unpack it first')}")
+
+
+def read(file: Path, make: Callable[[dict[str, Any]], T]) -> Iterator[tuple[int, T]]:
+    """Yield (number of the line, what `make` makes of its object) of each line that is not empty.
+
+    Raises `InputError` with file and line for the first that is no object, or is none to `make`.
+    """
+    # Bytes that are no UTF-8 get through here, so that they are one line's fault.
+    with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                if number == 1:
+                    check_start(line)
+                if (row := parsed(line)) is None:
+                    continue
+                made = make(row)
+            except InputError as error:
+                raise InputError(f"{file}: line {number}: {error}") from None
+            yield number, made
 
 
 def parsed(line: str) -> dict[str, Any] | None:

@@ -30,17 +30,21 @@ class Question:
     spelled: bool = False
 
 
+def check_text(text: str) -> None:
+    """Raise `InputError` for half a surrogate pair, which JSON can hold and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{error.object[error.start]!r} is no Unicode character") from None
+
+
 def check(question: Question, most: int) -> Question:
     """Return `question`, or raise `InputError` saying which rule it breaks.
 
     The rules are those of the benchmark and of a request alike: a text, 2 to `most` choices, all
     different and none empty, all of it Unicode, and an answer inside them.
     """
-    try:
-        # Half a surrogate pair, which JSON can hold, has no bytes for a tokenizer.
-        "".join((question.id, question.text, *question.choices)).encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{error.object[error.start]!r} is no Unicode character") from None
+    check_text("".join((question.id, question.text, *question.choices)))
     if not question.text.strip():
         raise InputError("empty question")
     if not 2 <= len(question.choices) <= most:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from tel_edge.runtime.engines.packed import PackedEngine
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions import guarding, writing
 from tel_edge.runtime.questions.conversation import ROLES, Message
+from tel_edge.runtime.questions.question import check_text
 from tel_edge.runtime.questions.scoring import TooLong
 from tel_edge.runtime.questions.writing import Prompt, Text
 
@@ -80,10 +83,9 @@ def messages(row: Mapping[str, Any]) -> list[Message]:
         if one["role"] not in ROLES or not isinstance(one["content"], str):
             raise InputError(f"message {at}: role is one of {' '.join(ROLES)}, content a text")
         try:
-            one["content"].encode()
-        except UnicodeEncodeError as error:
-            wrong = error.object[error.start]
-            raise InputError(f"message {at}: {wrong!r} is no Unicode character") from None
+            check_text(one["content"])
+        except InputError as error:
+            raise InputError(f"message {at}: {error}") from None
         made.append(Message(one["role"], one["content"]))
     if made[-1].role != "user":
         raise InputError("the last message is not the user's: there is nothing to answer")
@@ -103,6 +105,7 @@ def fitted(
     # An answer of any length may come, but not at the price of all that was said.
     room = min(most, engine.context // ROOM)
 
+    @cache
     def without(count: int) -> tuple[list[int], list[Message]]:
         left = list(said)
         if count:
@@ -111,18 +114,16 @@ def fitted(
             left = [*system, *said[users[count] :]]
         return writing.conversation(engine, left)[1], left
 
-    low, high = 0, max(0, len(users) - 1)
-    while low < high:
-        # Each look shows and reads the whole conversation, so few are taken.
-        count = 0 if low == 0 and high == len(users) - 1 else (low + high) // 2
-        if len(without(count)[0]) + room <= engine.context:
-            high = count
-        else:
-            low = count + 1
-    ids, left = without(low)
+    def fits(count: int) -> bool:
+        return len(without(count)[0]) + room <= engine.context
+
+    # Each look shows and reads the whole conversation, so few are taken, and mostly all of it fits.
+    last = max(0, len(users) - 1)
+    dropped = 0 if fits(0) else bisect_left(range(last), True, min(1, last), key=fits)
+    ids, left = without(dropped)
     if len(ids) >= engine.context:
         raise TooLong(f"the message has {len(ids)} tokens, the context holds {engine.context}")
-    return ids, min(most, engine.context - len(ids)), left, low
+    return ids, min(most, engine.context - len(ids)), left, dropped
 
 
 def reply(

@@ -68,20 +68,14 @@ def read(folder: Path) -> Dialogues:
 
 
 def _part(file: Path) -> tuple[Dialogue, ...]:
-    made = []
-    with file.open(encoding="utf-8", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, 1):
-            where = f"{file}: line {number}"
-            try:
-                if number == 1:
-                    jsonl.check_start(line)
-                if (row := jsonl.parsed(line)) is None:
-                    continue
-                messages, name = _messages(row), row.get("id")
-            except InputError as error:
-                raise InputError(f"{where}: {error}") from None
-            made.append(Dialogue(messages, where, "" if name is None else str(name)))
-    return tuple(made)
+    def said(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str]:
+        name = row.get("id")
+        return _messages(row), "" if name is None else str(name)
+
+    return tuple(
+        Dialogue(messages, f"{file}: line {number}", name)
+        for number, (messages, name) in jsonl.read(file, said)
+    )
 
 
 def _messages(row: Mapping[str, Any]) -> tuple[Message, ...]:

@@ -80,7 +80,11 @@ def read(folder: Path, part: str, limit: int | None = None) -> Cases:
             "needs a folder that tel-generate made: tel-generate --out DIR"
         )
     files = {name: folder / f"{name}.jsonl" for name in PARTS}
-    parts = {name: _rows(file) for name, file in files.items() if file.is_file()}
+    parts = {
+        name: [case for _, case in jsonl.read(file, _case)]
+        for name, file in files.items()
+        if file.is_file()
+    }
     every = (one for of in parts.values() for one in of)
     facts = dict.fromkeys(text for one in every for text in one.facts.values())
     whole = contents({name: [one.messages for one in of] for name, of in parts.items()})
@@ -96,20 +100,6 @@ def read(folder: Path, part: str, limit: int | None = None) -> Cases:
         part, folder.resolve().name, whole, cases, tuple(facts),
         len(own) - len(cases),
     )  # fmt: skip
-
-
-def _rows(file: Path) -> list[Case]:
-    found = []
-    with file.open(encoding="utf-8", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                if number == 1:
-                    jsonl.check_start(line)
-                if row := jsonl.parsed(line):
-                    found.append(_case(row))
-            except InputError as error:
-                raise InputError(f"{file}: line {number}: {error}") from None
-    return found
 
 
 def _case(row: Mapping[str, Any]) -> Case:
