@@ -1,0 +1,1 @@
+"""Judges of answers in sentences: who they are, what they are asked, what they said."""
