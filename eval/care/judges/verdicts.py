@@ -1,7 +1,7 @@
 """What judges said: a line a verdict, pairs and rubrics in files of their own.
 
-A study's folder (`WORKSPACE/studies/NAME`) has `study.json`, what was judged (`Study`); `pairs.jsonl`
-and `rubric.jsonl`, the verdicts; `labels.jsonl`, those of people.
+A study's folder, `WORKSPACE/studies/NAME`, has `study.json`, what was judged (`Study`);
+`pairs.jsonl` and `rubric.jsonl`, the verdicts; `labels.jsonl`, those of people.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class System:
 class Judge:
     """Who judges: `kind` is endpoint, gguf, standin or people.
 
-    `family` is the model family, to be compared with those of the answers' backbone and of who wrote
-    the data set; `model` says which model exactly, `digest` all that its verdicts depend on.
+    `family` is the model family, to be compared with those of the answers' backbone and of who
+    wrote the data set; `model` is the very model, `digest` of all that its verdicts depend on.
     """
 
     name: str
