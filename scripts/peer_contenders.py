@@ -228,9 +228,11 @@ def _served(task: PeerTask) -> Iterator[int]:
         try:
             until = time.monotonic() + LOADING
             while not _ready(port):
-                if run.poll() is not None or time.monotonic() > until:
+                if (code := run.poll()) is not None or time.monotonic() > until:
                     log.seek(0)
-                    raise WorkError(f"llama-server: {said(log.read().decode(errors='replace'))}")
+                    how = "not ready in time" if code is None else ending(code)
+                    text = said(log.read().decode(errors="replace"))
+                    raise WorkError(f"llama-server: {how}: {text}")
                 time.sleep(0.1)
             yield port
         finally:

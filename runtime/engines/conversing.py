@@ -59,6 +59,7 @@ def written(engine: Decoding, ids: Sequence[int], how: Sampling, key: Key) -> Ge
     """Generate one text after `ids`, greedily where `how.k` is 0 and sampled where it is 1.
 
     `key` has the adapter, which is in use. The last `how.spent` of `ids` were generated before.
+    Where `how.reads_on` ends it, the text is empty and what was read of the prompt is kept.
     Raises `InputError` where prompt and text do not fit the context.
     """
     began = time.perf_counter()
@@ -75,17 +76,26 @@ def written(engine: Decoding, ids: Sequence[int], how: Sampling, key: Key) -> Ge
     start = whole.first(there).tokens
     entries = [PackedEntry(token, at, (KEEPER,)) for at, token in enumerate(ids)][start:]
     entries[-1] = PackedEntry(ids[-1], len(ids) - 1, (KEEPER,), (0, 0))
-    steps = [entries]
+    ends = [*range(0, len(entries), engine.most), len(entries)]
     if exact:
         ends = [whole.first(count).tokens - start for count in range(there, len(units) + 1)]
-        steps = [entries[a:b] for a, b in pairwise(ends)]
+    steps = [entries[a:b] for a, b in pairwise(ends)]
+    for number, step in enumerate(steps[:-1], 1):
+        for _ in engine.decode(step):
+            pass
+        read = start + ends[number]
+        if how.reads_on and not how.reads_on(start, read):
+            engine.cache.hold(whole.first(there + number if exact else read))
+            spent = (time.perf_counter() - began) * 1000
+            return Generation(("",), len(ids), read - start, 0, spent)
+    step = steps[-1]
     chance = random.Random(f"{how.seed} {how.k}")
     for _ in range(how.spent):
         chance.random()
     tokens: list[int] = []
-    while steps:
-        [*_, logits] = (row for step in steps for _, row in engine.decode(step))
-        steps = []
+    while step:
+        [*_, logits] = (row for _, row in engine.decode(step))
+        step = []
         token = drawn(logits, how.temperature if how.k else 0, chance)
         if engine.ends(token):
             break
@@ -93,7 +103,7 @@ def written(engine: Decoding, ids: Sequence[int], how: Sampling, key: Key) -> Ge
         more = how.goes_on is None or how.goes_on(how.k, tokens)
         if more and len(tokens) < how.limit:
             at = len(ids) + len(tokens) - 1
-            steps = [[PackedEntry(token, at, (KEEPER,), (0, 0))]]
+            step = [PackedEntry(token, at, (KEEPER,), (0, 0))]
             units = (*units, (token,))
     engine.cache.hold(Key(key.adapter, key.scale, units))
     spent = (time.perf_counter() - began) * 1000

@@ -104,7 +104,8 @@ class Sampling:
     prompt: the random numbers depend on neither the others nor their order, and `spent` of them
     were drawn before. `goes_on` is given (number of the text, its tokens) after each of them;
     False ends that text. Of a prompt that is `kept`, a conversation that may go on, one text alone
-    is made, the sampled one if `k` is 1, and what is computed stays for the next turn.
+    is made, the sampled one if `k` is 1, and what is computed stays for the next turn; `reads_on`
+    is given (tokens that were there, tokens read) after each part of it, and False ends it there.
     """
 
     k: int
@@ -115,6 +116,7 @@ class Sampling:
     spent: int = 0
     kept: bool = False
     goes_on: Callable[[int, Sequence[int]], bool] | None = field(default=None, compare=False)
+    reads_on: Callable[[int, int], bool] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

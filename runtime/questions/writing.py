@@ -23,7 +23,7 @@ class Prompt:
     At most `most` tokens are generated, greedily at `temperature` 0, up to the first of the texts
     `stop`. With `likely` every token has its log-probability, those of the prompt only with `echo`.
     Of `choices`, if there are any, one is chosen instead. `done` are the tokens that were generated
-    before, of whose text `shown` characters were sent. A text that is `spoken`, an answer in a
+    before, of whose text `shown` characters were sent; `read` tokens of the prompt, too. A text that is `spoken`, an answer in a
     conversation, ends before any special token; `masked` names what of that was hidden.
     """
 
@@ -38,6 +38,7 @@ class Prompt:
     streamed: bool = False
     done: tuple[int, ...] = ()
     shown: int = 0
+    read: int = 0
     spoken: bool = False
     masked: tuple[str, ...] = ()
 
@@ -47,8 +48,8 @@ class Text:
 
     `ended` is why it ended, in OpenAI's words, None where `tell` ended it. `guard` is given what
     there is and whether that is all, and returns what of it may be shown, and whether it has to
-    end there; what it shows of a text it shows of a longer one, too. `decoded` is how many tokens
-    of the prompt were computed.
+    end there; what it shows of a text it shows of a longer one, too. `reads_on` is that of
+    `Sampling`. `decoded` is how many tokens of the prompt were computed.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class Text:
         prompt: Prompt,
         tell: Callable[[str], bool],
         guard: Guard | None = None,
+        reads_on: Callable[[int, int], bool] | None = None,
     ) -> None:
         self.engine, self.prompt, self.tell, self.guard = engine, prompt, tell, guard
         self.tokens, self.shown, self.decoded = list(prompt.done), prompt.shown, 0
+        self.reads_on, self.read = reads_on, prompt.read
         self.ended: str | None = None
         self._stopped = False
 
@@ -68,7 +71,7 @@ class Text:
         prompt, sampled = self.prompt, self.prompt.temperature > 0
         how = Sampling(
             int(sampled), prompt.temperature, prompt.most - len(prompt.done), f"{prompt.seed} text",
-            spent=len(prompt.done), kept=True, goes_on=self._more,
+            spent=len(prompt.done), kept=True, goes_on=self._more, reads_on=self._reading,
         )  # fmt: skip
         for _, made in self.engine.generate([((*prompt.ids, *prompt.done), how)], adapter):
             self.decoded = made.decoded
@@ -78,7 +81,7 @@ class Text:
             text, over = self._all()
             self.ended = "content_filter" if over else self.ended
             self._tell(text)
-        return replace(prompt, done=tuple(self.tokens), shown=self.shown)
+        return replace(prompt, done=tuple(self.tokens), shown=self.shown, read=self.read)
 
     @property
     def text(self) -> str:
@@ -99,6 +102,7 @@ class Text:
             self.ended = "stop"
             return False
         self.tokens = [*self.prompt.done, *tokens]
+        self.read = len(self.prompt.ids)
         made = self.engine.text(self.tokens)
         if any(stop in made for stop in self.prompt.stop):
             self.ended = "stop"
@@ -110,6 +114,14 @@ class Text:
         goes_on = self._show(sure)
         self._stopped = not goes_on and len(self.tokens) < self.prompt.most
         return goes_on
+
+    def _reading(self, there: int, read: int) -> bool:
+        # What was read and has been lost since is not read in vain a second time.
+        lost, self.read = there < self.prompt.read, read
+        if lost or self.reads_on is None or self.reads_on(there, read):
+            return True
+        self._stopped = True
+        return False
 
     def _show(self, sure: str) -> bool:
         if self.guard:

@@ -9,7 +9,11 @@ from typing import Any
 from tel_edge.runtime.answerer import Answering
 from tel_edge.runtime.engines.engine import Item
 from tel_edge.runtime.questions.requests import Request
+from tel_edge.runtime.questions.scoring import TooLong
 from tel_edge.runtime.questions.writing import Prompt
+
+# Characters of a message for each token of the context.
+WIDEST = 32
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,13 @@ class Waiting:
     item: Item | None = None
     how: Answering | None = None
     prompt: Prompt | None = None
+
+
+def check_size(message: Mapping[str, Any], context: int) -> None:
+    """Refuse what is far too long before it is read, which all others wait for."""
+    size, most = characters(message), WIDEST * context
+    if size > most:
+        raise TooLong(f"{size:,} characters, at most {most:,} are read")
 
 
 def characters(value: Any) -> int:

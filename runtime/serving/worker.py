@@ -36,14 +36,12 @@ from tel_edge.runtime.serving.problems import (
     shortened,
 )
 from tel_edge.runtime.serving.queueing import Bounds, Job, Queue, Refused
-from tel_edge.runtime.serving.waiting import Waiting, characters
+from tel_edge.runtime.serving.waiting import Waiting, check_size
 
 Message = Mapping[str, Any]
 Send = Callable[[dict[str, Any]], None]
 
 AUTO = "auto"
-# Characters of a message for each token of the context.
-WIDEST = 32
 # The first guess of tokens a second, and how much a new measurement counts.
 RATE, NEW = 500.0, 0.2
 # How long a request may take if it does not say, and at most.
@@ -88,7 +86,7 @@ class Worker:
         """Take one message; what is wrong with it is sent back under its id."""
         kind, id, engine = message.get("op"), message.get("id"), cast(Any, self.answerer.engine)
         try:
-            self._check_size(message)
+            check_size(message, engine.context)
             if kind == "ask":
                 self._ask(message)
             elif kind == "complete":
@@ -120,12 +118,6 @@ class Worker:
         after = {} if error.after is None else {"after": round(error.after, 1)}
         told = {"status": status, "code": code, "message": shortened(str(error)), **after}
         self.send({"id": id, "error": told})
-
-    def _check_size(self, message: Message) -> None:
-        """Refuse what is far too long before it is read, which all others wait for."""
-        size, most = characters(message), WIDEST * int(cast(Any, self.answerer.engine).context)
-        if size > most:
-            raise TooLong(f"{size:,} characters, at most {most:,} are read")
 
     def _ask(self, message: Message) -> None:
         asked = request(1, message["row"], self._defaults(message.get("model")))
@@ -335,7 +327,10 @@ class Worker:
             times.append(time.monotonic())
             return self._goes_on(job, text, new)
 
-        text = Text(engine, prompt, goes_on, self.guard if prompt.spoken else None)
+        def reads_on(there: int, read: int) -> bool:
+            return read - there < self.decode or self._has_time(job)
+
+        text = Text(engine, prompt, goes_on, self.guard if prompt.spoken else None, reads_on)
         later = text.write(asked.adapter)
         spent = time.monotonic() - began
         if len(times) > 2:
@@ -351,7 +346,7 @@ class Worker:
             if time.monotonic() >= job.until:
                 self.fail(job.name, Failed(LATE, "it takes longer than it may"))
                 return
-            rest = len(later.ids) + self._generating(later.most - len(later.done))
+            rest = len(later.ids) - later.read + self._generating(later.most - len(later.done))
             with self._ready:
                 more = replace(job, tokens=rest, payload=replace(asked, prompt=later))
                 self.queue.again(more, job.tokens - math.ceil(spent * self.queue.rate))
@@ -360,11 +355,14 @@ class Worker:
         """Send what is new of a text, and return whether there is time for more of it."""
         if new and text.prompt.streamed:
             self.send({"id": job.name, "part": new})
+        return self._has_time(job, len(text.tokens) - len(text.prompt.done) < SLICE)
+
+    def _has_time(self, job: Job[Waiting], first: bool = False) -> bool:
+        """Return whether a text is still wanted, and nothing else waits that it is not before."""
         with self._ready:
             others = bool(len(self.queue)) or self.stopped
-        if job.name in self._left or time.monotonic() >= job.until:
-            return False
-        return not others or len(text.tokens) - len(text.prompt.done) < SLICE
+        wanted = job.name not in self._left and time.monotonic() < job.until
+        return wanted and (first or not others)
 
     def _told(
         self, job: Job[Waiting], reply: dict[str, Any], began: float, spent: float | None = None

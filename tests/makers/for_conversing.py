@@ -137,3 +137,28 @@ def check_parts(new: New, exact: bool, k: int) -> None:
         rows += some
     assert done == whole
     assert not exact or rows == bits[: len(rows)]
+
+
+def check_reading(new: New, exact: bool) -> None:
+    """A prompt that is read in parts, with others in between, leads to the same text."""
+    whole, parts = Heard(new(exact=exact, batch=80)), Heard(new(exact=exact, batch=80))
+    ids, most = ids_of(whole.engine, 150), whole.engine.most
+    _, bits, tokens = whole.say(ids, limit=4)
+    seen: list[tuple[int, int]] = []
+
+    def reads_on(there: int, read: int) -> bool:
+        seen.append((there, read))
+        return read - there < most
+
+    for _ in range(len(ids) // most + 1):
+        made, rows, text = parts.say(ids, limit=4, reads_on=reads_on)
+        if text:
+            break
+        assert (made.texts, made.generated) == (("",), 0)
+        parts.say(ids_of(parts.engine, 40, seed=3), adapter=None)
+    assert text == tokens
+    assert not exact or rows == bits
+    # Nothing was read twice, and of each part somebody was asked.
+    starts = list(dict.fromkeys(there for there, _ in seen))
+    assert starts == [0, *(read for there, read in seen if read - there >= most)][: len(starts)]
+    assert len(starts) > 1

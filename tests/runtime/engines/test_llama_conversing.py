@@ -88,3 +88,8 @@ def test_a_failed_decode_leaves_a_usable_engine(new: New) -> None:
         heard.say([*ids, 10**6])
     made, bits, _ = heard.say(ids)
     assert (made.decoded, bits) == (len(ids), wanted)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_prompt_is_read_in_parts(new: New, exact: bool) -> None:
+    for_conversing.check_reading(new, exact)

@@ -39,3 +39,8 @@ def test_conversations_and_questions_take_turns(new: New) -> None:
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_text_in_parts_is_the_whole_one(new: New, exact: bool, k: int) -> None:
     for_conversing.check_parts(new, exact, k)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_prompt_is_read_in_parts(new: New, exact: bool) -> None:
+    for_conversing.check_reading(new, exact)

@@ -128,6 +128,43 @@ def test_others_have_their_turn_between_parts_of_a_text(
     assert second["reply"]["ended"] == "length"
 
 
+def test_others_have_their_turn_while_a_long_prompt_is_read(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = talk("Which x, which y? " * 12, model="oranbench", max_tokens=2)
+    alone = asked(engine, long)[0]["reply"]
+    engine.forget()
+    monkeypatch.setattr(engine, "most", 32)
+    row = {"question": "Which?", "choices": ["x", "y"]}
+    question = {"op": "ask", "row": row, "model": "oranbench"}
+    first, second = asked(engine, long, question)
+    assert [first["id"], second["id"]] == ["1", "0"]
+    assert second["reply"]["prompt_tokens"] > 3 * 32
+    assert (second["reply"]["text"], second["reply"]["generated"]) == (alone["text"], 2)
+
+
+def test_a_prompt_that_cannot_be_kept_is_read_whole(
+    engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two that take each other's room would begin anew for ever."""
+    decoded: list[int] = []
+    decode = engine.decode
+
+    def counted(entries: Any) -> Any:
+        decoded.append(len(entries))
+        return decode(entries)
+
+    monkeypatch.setattr(engine, "most", 32)
+    monkeypatch.setattr(engine, "decode", counted)
+    monkeypatch.setattr(engine.cache, "resume", lambda key: engine.cache.clear() or 0)
+    long = talk("Which x, which y? " * 12, model="oranbench", max_tokens=1)
+    replies = asked(engine, long, {**long, "model": "base"})
+    assert [one["reply"]["generated"] for one in replies] == [1, 1]
+    # One part each that was lost, and both prompts whole.
+    tokens = sum(one["reply"]["prompt_tokens"] for one in replies)
+    assert sum(decoded) <= tokens + 2 * 32
+
+
 def test_no_text_has_more_tokens_than_it_may(
     engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
