@@ -13,6 +13,7 @@ from tel_edge.eval.care.judges.standins import StandIn
 from tel_edge.eval.care.judges.verdicts import CRITERIA, Judge
 from tel_edge.eval.references import client
 from tel_edge.eval.references.endpoint import CHAT, NOT_TAKEN, in_threads, text_of, used
+from tel_edge.runtime import extras
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files import checked, digest, gguf_header
 
@@ -70,7 +71,11 @@ def judging(row: Row, of: Material, parallel: int, threads: int | None) -> Judgi
     """Return the judge of a row. Raises `InputError` for a URL or file that is none."""
     if row.kind == "endpoint":
         return Endpoint(row, of, parallel)
-    return Model(row, of, threads) if row.kind == "gguf" else StandIn(row, of)
+    if row.kind == "gguf":
+        return Model(row, of, threads)
+    if row.name == "lexical":
+        extras.check("sacrebleu", "care")
+    return StandIn(row, of)
 
 
 def ways(most: int) -> tuple[Mapping[str, Any], ...]:

@@ -18,7 +18,6 @@ pytest.importorskip("sacrebleu")
 from tel_edge.eval.care.judges import studies
 
 tel_judge = made_of.tel_judge
-NAMES = {"great": 5, "good": 4, "weak": 2}
 HOSTILE = "</script><script>window.owned = 1</script> <img src=x onerror='window.owned = 1'> {{items}}"
 
 
@@ -45,14 +44,20 @@ def written(path: Path, rows: list[dict[str, str]]) -> list[str]:
 
 
 def test_the_page_is_blind(tel_judge: Command, tmp_path: Path) -> None:
-    folder = judged(tel_judge, tmp_path)
+    names = ("targets-qv_rank-16", "targets-all_rank-32", "targets-mlp_rank-16")
+    argv = made_of.systems(tmp_path, dict.fromkeys(names))
+    for at, name in enumerate(names):
+        made_of.answered(
+            tmp_path / name / "care.jsonl", tmp_path / "data", name,
+            lambda case, _, at=at: f"{case.references[0]} Please be patient, {at}.",
+        )  # fmt: skip
+    assert tel_judge(*argv)[0] == 0
+    folder = studies.folder(tmp_path / "home", "answers")
     said = annotate(tel_judge, 12, "--annotator", "ann")
     page = (folder / "annotate-ann.html").read_text()
     assert "next: tel-judge --name answers --labels FILE" in said
-    for name in (*NAMES, "ann", made_of.BACKBONE, "lora"):
-        # Letters of names are in words, such as of "annotate".
-        shown = re.sub(r"annotat\w+|Thank\w*|channel\w*", "", page)
-        assert not re.search(rf"\b{name}\b", shown), name
+    for text in (*names, "targets", "rank-", "run of", made_of.BACKBONE, "lora", str(tmp_path)):
+        assert text not in page
     data = json.loads(re.findall(r'id="items">(.*?)</script>', page)[0])
     assert len(data["items"]) == 12
     assert {*data["items"][0]} == {"id", "asked", "facts", "first", "second"}
@@ -156,8 +161,8 @@ def hostile(*_: Any) -> str:
     return HOSTILE
 
 
-@pytest.mark.skipif(for_browser.NEEDED[0].args[0], reason=for_browser.NEEDED[0].kwargs["reason"])
-@pytest.mark.skipif(for_browser.NEEDED[1].args[0], reason=for_browser.NEEDED[1].kwargs["reason"])
+@for_browser.NEEDED[0]
+@for_browser.NEEDED[1]
 def test_pairs_by_the_keyboard_alone(
     tel_judge: Command, tmp_path: Path, browser: Any
 ) -> None:
