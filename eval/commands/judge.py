@@ -57,8 +57,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
 
     with lock.held(folder, args.wait, say, inside=True) if prepared else _there(args, folder):
         if prepared:
-            study = replace(prepared.study, judges=_judges_there(folder))
-            _write(folder, study, prepared)
+            _known(folder, prepared)
         study = studies.read_study(folder)
         if args.labels:
             made = people.read_back(folder, study, args.labels)
@@ -81,10 +80,19 @@ def _there(args: argparse.Namespace, folder: Path) -> Any:
     return lock.held(folder, args.wait, partial(cli.say, args), inside=True)
 
 
-def _judges_there(folder: Path) -> tuple[Any, ...]:
+def _known(folder: Path, prepared: Prepared) -> None:
+    """Write the study for people alone, or see that the one that is there is of these answers."""
     from tel_edge.eval.care.judges import studies
 
-    return studies.read_study(folder).judges if (folder / studies.STUDY).is_file() else ()
+    if not (folder / studies.STUDY).is_file():
+        _write(folder, prepared.study, prepared)
+    elif studies.answers_digest(studies.read_study(folder)) != studies.answers_digest(
+        prepared.study
+    ):
+        raise InputError(
+            f"{folder}: a study of other answers or dialogues; run the same command without "
+            "--annotate and --labels first, or name another study"
+        )
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -138,6 +138,19 @@ def test_labels_that_are_refused(
     assert studies.read_labels(folder) == []
 
 
+def test_people_alone(tel_judge: Command, tmp_path: Path) -> None:
+    argv = [*made_of.systems(tmp_path), "--annotate", "3"]
+    assert tel_judge(*argv)[0] == 0
+    folder = studies.folder(tmp_path / "home", "answers")
+    assert studies.read_study(folder).judges == ()
+    assert tel_judge(*written(tmp_path / "labels.jsonl", labels(folder, "person", 3)))[0] == 0
+    assert len(studies.read_labels(folder)) == 3
+    # Other dialogues would leave the verdicts that are there without their texts.
+    code, _, err = tel_judge(*argv, "--prompts", "2")
+    assert code == 2
+    assert "a study of other answers or dialogues" in err
+
+
 def test_who_cannot_annotate(tel_judge: Command, tmp_path: Path) -> None:
     folder = judged(tel_judge, tmp_path)
     for name, said in (("rules", "both a judge of the panel and an annotator"),
