@@ -164,7 +164,9 @@ class Endpoint:
                 if (value := read(texts[-1])) is not None:
                     break
         except (InputError, WorkError) as error:
-            self._failed += 1
+            # One dialogue that a server in order does not take says nothing of the others.
+            own = isinstance(error, client.Refused) and error.status in NOT_TAKEN
+            self._failed += not (own and self.way is not None)
             return Said(tokens=tokens, text="\n".join(texts), fault=_shortly(error))
         self._failed = 0
         return Said(value, tokens, "\n".join(texts))
