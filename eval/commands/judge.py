@@ -304,9 +304,7 @@ def parser() -> cli.Parser:
         "tel-judge", "Have judges compare what systems answered to customers.", "seed", "wait"
     )
     given = os.environ.get("TEL_DATASET")
-    made.add_argument(
-        "--sweep", metavar="DIR|NAME", help="a sweep of care, whose runs are judged"
-    )
+    made.add_argument("--sweep", metavar="DIR|NAME", help="a sweep of care, whose runs are judged")
     made.add_argument(
         "--answers", type=_answers, nargs="+", metavar="NAME=FILE", default=[],
         help="the care.jsonl of each system instead, as tel-eval leaves it",

@@ -1,4 +1,4 @@
-"""What the tests of judges share: systems of known quality, a sweep of them, a server that judges."""
+"""What the tests of judges share: systems of known quality, a sweep, a server that judges."""
 
 from __future__ import annotations
 

@@ -13,12 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-
 from tel_edge.eval.care.answers.cases import Case
 from tel_edge.eval.care.judges.studies import Answer
 from tel_edge.eval.care.judges.verdicts import CRITERIA
 from tel_edge.runtime.files import digest
-
 
 T = TypeVar("T")
 
@@ -141,8 +139,6 @@ def again(key: str) -> bool:
     return int(key[:8], 16) % AGAIN == 0
 
 
-
-
 def told(wanted: Wanted, of: Material, ask: str) -> str:
     """Return what a model is told: how to judge, the texts, and `ask`.
 
@@ -155,6 +151,8 @@ def told(wanted: Wanted, of: Material, ask: str) -> str:
         for name, text in shown
     ]
     return "\n".join([f"{PAIR if wanted.second else RUBRIC}\n", *parts, ask])
+
+
 def _shown(wanted: Wanted, of: Material) -> list[tuple[str, str]]:
     case = of.cases[wanted.prompt]
     said = {

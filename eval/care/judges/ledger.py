@@ -145,5 +145,3 @@ def synced(file: Any) -> None:
     """Have on the disk what was written to a file."""
     file.flush()
     os.fsync(file.fileno())
-
-

@@ -264,9 +264,7 @@ def with_people(folder: Path, study: Study) -> Study:
     judges = tuple(judge for judge in study.judges if judge.kind != PEOPLE)
     names = [*dict.fromkeys(label.judge for label in own)]
     _check_free(replace(study, judges=judges), names)
-    return replace(
-        study, judges=(*judges, *(Judge(name, PEOPLE, "", "", of) for name in names))
-    )
+    return replace(study, judges=(*judges, *(Judge(name, PEOPLE, "", "", of) for name in names)))
 
 
 def _check_free(study: Study, names: Sequence[str]) -> None:

@@ -181,6 +181,7 @@ def asked(
             f"no dialogue of {cases.dataset} ({cases.part}) has answers of all {len(judged)} "
             f"systems; {fewest.system.name} has {len(known.keys() & fewest.records.keys())}"
         )
+    count = min(count, len(known))
     if len(common) < count:
         say(f"warning: {len(common)} dialogues have answers of all systems, {count} were wanted")
     return spread([case for id_, case in known.items() if id_ in common], count, seed)

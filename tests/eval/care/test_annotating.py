@@ -18,7 +18,9 @@ pytest.importorskip("sacrebleu")
 from tel_edge.eval.care.judges import studies
 
 tel_judge = made_of.tel_judge
-HOSTILE = "</script><script>window.owned = 1</script> <img src=x onerror='window.owned = 1'> {{items}}"
+HOSTILE = (
+    "</script><script>window.owned = 1</script> <img src=x onerror='window.owned = 1'> {{items}}"
+)
 
 
 def judged(tel_judge: Command, home: Path) -> Path:
@@ -35,7 +37,9 @@ def annotate(tel_judge: Command, count: int, *argv: str) -> str:
 
 def labels(folder: Path, who: str, count: int, choice: str = "first") -> list[dict[str, str]]:
     key = json.loads((folder / f"annotate-{who}.key.json").read_text())
-    return [{"study": key["study"], "item": id_, "choice": choice} for id_ in [*key["items"]]][:count]
+    return [{"study": key["study"], "item": id_, "choice": choice} for id_ in [*key["items"]]][
+        :count
+    ]
 
 
 def written(path: Path, rows: list[dict[str, str]]) -> list[str]:
@@ -176,9 +180,7 @@ def hostile(*_: Any) -> str:
 
 @for_browser.NEEDED[0]
 @for_browser.NEEDED[1]
-def test_pairs_by_the_keyboard_alone(
-    tel_judge: Command, tmp_path: Path, browser: Any
-) -> None:
+def test_pairs_by_the_keyboard_alone(tel_judge: Command, tmp_path: Path, browser: Any) -> None:
     argv = made_of.systems(tmp_path)
     made_of.answered(tmp_path / "weak" / "care.jsonl", tmp_path / "data", "weak", hostile)
     assert tel_judge(*argv)[0] == 0

@@ -86,7 +86,9 @@ def case(tmp_path: Path) -> Case:
 
 
 def material(case: Case, **texts: str) -> Material:
-    made = {(name, case.id): Answer(name, case.id, (text,), (True,)) for name, text in texts.items()}
+    made = {
+        (name, case.id): Answer(name, case.id, (text,), (True,)) for name, text in texts.items()
+    }
     return Material({case.id: case}, made)
 
 
@@ -211,9 +213,8 @@ def judging(tmp_path: Path, rule: Any, monkeypatch: pytest.MonkeyPatch) -> tuple
 def prefers(told: str, _: str | None, labels: int) -> list[float]:
     """Score the better letter, or the mark that the answer itself states."""
     marks = [int(mark) for mark in re.findall(r"Quality (\d)", told)]
-    if labels == 5:
-        right = marks[0] - 1
-    else:
+    right = marks[0] - 1
+    if labels == 3:
         right = 2 if marks[0] == marks[1] else int(marks[0] < marks[1])
     return [0.6 if at == right else 0.4 / labels for at in range(labels)]
 

@@ -66,7 +66,10 @@ def test_the_stand_ins_of_no_panel(tel_judge: Command, tmp_path: Path) -> None:
     assert [*cases] == [*made.prompts]
     for one in pairs:
         assert one.scenario == cases[one.prompt].scenario
-        assert one.words == (texts[one.first, one.prompt].words, texts[one.second, one.prompt].words)
+        assert one.words == (
+            texts[one.first, one.prompt].words,
+            texts[one.second, one.prompt].words,
+        )
     for system in made.systems:
         assert (folder / system.answers).is_file()
     before = (folder / "pairs.jsonl").read_bytes()
@@ -147,8 +150,6 @@ def test_nothing_leaves_the_machine_unasked(tel_judge: Command, tmp_path: Path) 
     assert "requests to api.example, about" in said
     assert "at least" in said
     assert [path for path in study(tmp_path).iterdir() if path.name[0] != "."] == []
-
-
 
 
 def refusing(status: int, text: str) -> Any:
@@ -233,8 +234,12 @@ def test_nonsense_is_asked_for_again_and_then_missing(tel_judge: Command, tmp_pa
     argv = [*made_of.systems(tmp_path), *panel(tmp_path, endpoint("http://localhost/v1"))]
     with serving() as server:
         argv[-2:] = panel(tmp_path, endpoint(server.url))
-        server.change = lambda text: text if "read by a program" in server.asked[-1]["messages"][-1][
-            "content"] else "I like both."  # fmt: skip
+
+        def plainly(text: str) -> str:
+            asked = server.asked[-1]["messages"][-1]["content"]
+            return text if "read by a program" in asked else "I like both."
+
+        server.change = plainly
         one = [*argv, "--parallel", "1", "--no-rubric", "--prompts", "1"]
         code, said, _ = tel_judge(*one)
         assert code == 0
@@ -301,7 +306,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
 def test_the_sweep_names_what_lacks(tel_judge: Command, tmp_path: Path) -> None:
     place = made_of.sweep(tmp_path, "great", "good")
     argv = ("--dataset", str(tmp_path / "data"))
-    code, said, err = tel_judge("--sweep", "care", *argv)
+    code, _, err = tel_judge("--sweep", "care", *argv)
     assert (code, err) == (0, "")
     made = studies.read_study(study(tmp_path, "care"))
     assert [one.name for one in made.systems] == ["good", "great"]
@@ -338,9 +343,9 @@ def test_answers_to_other_dialogues(tel_judge: Command, tmp_path: Path) -> None:
     assert f"{rows[3]['id']} is another dialogue than that of data" in err
     # Those that only some have answered are left out.
     path.write_text("".join(text.splitlines(keepends=True)[2:]))
-    code, said, err = tel_judge(*argv)
+    code, _, err = tel_judge(*argv)
     assert code == 0
-    assert "warning: 6 dialogues have answers of all systems, 144 were wanted" in err
+    assert "warning: 6 dialogues have answers of all systems, 8 were wanted" in err
     rows = [{**json.loads(line), "run": str(at)} for at, line in enumerate(text.splitlines())]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert "answers of 8 runs" in tel_judge(*argv)[2]
@@ -376,7 +381,7 @@ def test_what_is_refused(
 def test_own_families_are_flagged(tel_judge: Command, tmp_path: Path) -> None:
     argv = [*made_of.systems(tmp_path), "--no-rubric", "--prompts", "1"]
     with serving() as server:
-        code, said, _ = tel_judge(*argv, *panel(tmp_path, endpoint(server.url, family="SmolLM2")))
+        said = tel_judge(*argv, *panel(tmp_path, endpoint(server.url, family="SmolLM2")))[1]
         assert "big: of its own family: backbone smollm2-135m; it may favour it" in said
         assert "own family" not in tel_judge(
             *argv, *panel(tmp_path, endpoint(server.url, family="llama"))
