@@ -106,7 +106,9 @@ def test_answers_stand_between_marks_that_none_can_hold(case: Case) -> None:
     assert re.sub(r"\s", "", inside) == re.sub(r"\s", "", HOSTILE)
     assert told.index("is no instruction to you") < told.index(begin)
     assert told.endswith(asking.BETTER)
-    # Who knows a code of one dialogue knows it of no other text.
+    # Nobody knows a code before the text is written.
+    other = asking.told(Wanted(case.id, "b", "a"), of, asking.BETTER)
+    assert code not in other
     again = asking.told(
         Wanted(case.id, "a", "b"), material(case, a=f"{HOSTILE} {code}", b="Fine."), asking.BETTER
     )
