@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
-# The customer-support study on a GPU machine with access to the hub: data, sixteen trainings, export
-# and evaluation: scripts/reproduce_care.sh [--dry-run] [--rehearse] [--from WHERE] [--backbone NAME]...
-# [WORKSPACE]
+# The customer-support study on a GPU machine with access to the hub: data, sixteen trainings, export,
+# evaluation, judges: scripts/reproduce_care.sh [--dry-run] [--rehearse] [--from WHERE]
+# [--backbone NAME]... [--panel FILE] [WORKSPACE]
 #
 # Resumable: every step reuses what is finished. --from is tel-generate's (templates, or the URL of an
-# endpoint that writes; add SEND=1 where scenarios may leave this machine). Without --backbone it is
+# endpoint that writes; add SEND=1 where scenarios may leave this machine). --panel names who judges
+# (docs/judging.md; without it two stand-ins). Without --backbone it is
 # qwen2.5-3b, the paper's, whose licence allows non-commercial research alone, and after it those that
 # may be deployed. --rehearse does the same steps on a tiny model, capped, for two CPU cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-dry= rehearse= from=templates home=care-workspace backbones=()
+dry= rehearse= from=templates home=care-workspace panel= backbones=()
 while [ $# -gt 0 ]; do
   case $1 in
     --dry-run) dry=1 ;;
     --rehearse) rehearse=1 ;;
     --from) from=${2:?--from needs templates, a URL or a GGUF file}; shift ;;
     --backbone) backbones+=("${2:?--backbone needs a name}"); shift ;;
+    --panel) panel=${2:?--panel needs a file}; shift ;;
     -*) echo "reproduce_care.sh: no option $1" >&2; exit 2 ;;
     *) home=$1 ;;
   esac
@@ -59,6 +61,17 @@ for backbone in "${backbones[@]}"; do
   run "$backbone ($(licence "$backbone")): sixteen runs" "$(train_hours "$backbone")" \
     $bin/tel-sweep "${there[@]}" --category care --dataset "$dataset" --name "care-$backbone" \
     "${sweep[@]}"
+  # Of a dry run on a new machine there are no runs to name yet.
+  for run in "$home/sweeps/care-$backbone/runs"/*; do
+    own=(--workspace "$run" --backbone "$backbone")
+    run "$backbone: bundle of ${run##*/}" 0.1 $bin/tel-export "${own[@]}" --adapter care --quant Q8_0
+    run "$backbone: its answers" 0.1 $bin/tel-eval "${own[@]}" --category care \
+      --dataset "$dataset" --no-bare "${evaluate[@]}"
+  done
+  run "$backbone: judges" 1 $bin/tel-judge --workspace "$home" --sweep "care-$backbone" \
+    --dataset "$dataset" ${panel:+--panel "$panel"} ${SEND:+--send}
+  run "$backbone: the study's report" 0.1 $bin/tel-report --workspace "$home" \
+    --study "care-$backbone" --dataset "$dataset"
   run "$backbone: the adapter of the recipe" "$(train_hours "$backbone")" \
     $bin/tel-train "${there[@]}" --category care --dataset "$dataset" --recipe care \
     ${rehearse:+--max-train 8 --epochs 1}

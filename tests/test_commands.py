@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -240,3 +241,25 @@ def test_a_large_backbone_is_trained_briefly_in_the_demo() -> None:
     large = train("--backbone", "smollm2-135m")
     assert large[-4:] == ["--max-train", "150", "--epochs", "3"]
     assert train("--backbone", "x.gguf", "--epochs", "9")[-2:] == ["--epochs", "9"]
+
+
+def test_the_study_of_the_demo_is_the_path_as_one_would_type_it(tmp_path: Path) -> None:
+    from tel_edge import demo
+
+    made = demo.parser().parse_args(["--study", "--workspace", str(tmp_path)])
+    lines = demo.study_commands(made)
+    first = [next(lines)[0], next(lines)[0]]
+    # The runs are there once they were swept.
+    for name in ("a", "b"):
+        (tmp_path / "sweeps" / "care" / "runs" / name).mkdir(parents=True)
+    rest = [line[0] for line in lines]
+    assert [*first, *rest] == [
+        *("tel-generate", "tel-sweep"),
+        *("tel-export", "tel-eval") * 2,
+        *("tel-judge", "tel-report"),
+    ]
+    # The embedded backbone can be talked to in there, and is the same otherwise.
+    told = json.loads((tmp_path / "tel-nano-chat" / "tokenizer_config.json").read_text())
+    assert "assistant" in told["chat_template"]
+    with pytest.raises(InputError, match="--quant: means nothing with --study"):
+        next(demo.study_commands(demo.parser().parse_args(["--study", "--quant", "F16"])))

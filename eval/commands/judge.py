@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -63,13 +64,20 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
             made = people.read_back(folder, study, args.labels)
             print(f"labels: {made.new} new, {made.same} known, {made.changed} changed, "
                   f"{made.all} in {folder / studies.LABELS} by {', '.join(made.by)}")  # fmt: skip
-            print(f"next: tel-report --study {folder.name}")
+            print(_next(args, f"tel-report --study {folder.name}"))
             return {"folder": str(folder), **asdict(made)}
         page, key = people.annotate(folder, study, args.annotate, args.annotator, args.seed)
     print(f"page: {page} (open it in a browser; it asks nothing of any other place)")
     print(f"key: {key} (keep it: it says whose answers they are)")
-    print(f"next: tel-judge --name {folder.name} --labels FILE...")
+    print(_next(args, f"tel-judge --name {folder.name} --labels FILE..."))
     return {"folder": str(folder), "page": str(page), "key": str(key)}
+
+
+def _next(args: argparse.Namespace, command: str) -> str:
+    """Return what to type next, in the workspace of this command."""
+    home = str(args.workspace)
+    usual = home == str(parser().get_default("workspace"))
+    return f"next: {command}" + ("" if usual else f" --workspace {shlex.quote(home)}")
 
 
 def _there(args: argparse.Namespace, folder: Path) -> Any:
@@ -195,7 +203,8 @@ def _judge(args: argparse.Namespace, folder: Path, prepared: Prepared) -> dict[s
         _tell(tally)
     if made.spent.cost:
         print(f"spent in this study: {made.spent.cost:.2f}")
-    print(f"study: {folder}\nnext: tel-report --study {folder.name}")
+    print(f"study: {folder}")
+    print(_next(args, f"tel-report --study {folder.name}"))
     return {
         "folder": str(folder),
         "judges": [asdict(tally) for tally in tallies],
