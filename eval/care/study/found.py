@@ -1,0 +1,383 @@
+"""All that a study's report says, read and computed once; how it is shown is others' work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tel_edge.eval import documents
+from tel_edge.eval.care.answers import records, tables
+from tel_edge.eval.care.answers.cases import Case
+from tel_edge.eval.care.judges import studies
+from tel_edge.eval.care.judges.studies import Answer
+from tel_edge.eval.care.judges.verdicts import CRITERIA, PairVerdict, Study, System
+from tel_edge.eval.care.study import audit, checks, losses, people, strength
+from tel_edge.eval.care.study.audit import Audit, JudgesTogether
+from tel_edge.eval.care.study.checks import StudyFinding
+from tel_edge.eval.care.study.losses import PANEL, PARTS, LossRank, Verdict
+from tel_edge.eval.care.study.people import Replaced
+from tel_edge.eval.care.study.strength import Fit, Standing
+from tel_edge.eval.care.study.tallies import Tally, pooled, tallied
+from tel_edge.eval.statistics import Mean, Share, clustered_mean, clustered_share
+from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.files import jsonl
+from tel_edge.runtime.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """What is known of a system beside what judges say; None where it is not known.
+
+    `losses` are in nats by part, `stopped`, `words` and `f1` of the judged answers, `f1` the mean
+    by facts (docs/care.md).
+    """
+
+    system: str
+    targets: str
+    rank: str
+    learning_rate: str
+    parameters: int | None
+    bytes: int | None
+    losses: Mapping[str, float]
+    perplexity: float | None
+    joules: float | None
+    stated_joules: float | None
+    stopped: Share | None
+    words: Mean | None
+    f1: Mean | None
+
+
+@dataclass(frozen=True)
+class PeopleSaid:
+    """What people's labels say: how many, how they agree, and whom judges may stand in for.
+
+    `kappas` are Cohen's, of two people or of a person and a judge; `wins` are win rates by labels
+    and the panel together.
+    """
+
+    names: tuple[str, ...]
+    labels: int
+    kappas: tuple[tuple[str, str, Mean], ...]
+    replaced: tuple[Replaced, ...]
+    wins: Mapping[str, Mean]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The best system in one cause and context: a mean of 0 to 1 over `of` prompts."""
+
+    cause: str
+    context: str
+    value: float
+    of: int
+
+
+@dataclass(frozen=True, eq=False)
+class StudyReport:
+    """A study and what it says. Mappings by judge have the panel under `PANEL`.
+
+    `panel` names the judges that count together: the models, or the stand-ins where there are none.
+    `equal` are standings at equal length. `data` is `files.json` of the data set, `measured` the
+    care.json of the same backbone, None where they are not there.
+    """
+
+    study: Study
+    folder: Path
+    panel: tuple[str, ...]
+    rows: tuple[StudyRow, ...]
+    fits: Mapping[str, Fit | None]
+    standings: Mapping[str, tuple[Standing, ...]]
+    equal: Mapping[str, tuple[Standing, ...]]
+    audits: tuple[Audit, ...]
+    together: JudgesTogether | None
+    marks: Mapping[str, Mapping[str, Mean]]
+    ranks: tuple[LossRank, ...]
+    verdict: Verdict
+    findings: tuple[StudyFinding, ...]
+    people: PeopleSaid | None
+    cells: tuple[Cell, ...]
+    cells_of: str
+    data: Mapping[str, Any] | None
+    measured: Mapping[str, Any] | None
+    prompts: Mapping[str, Case]
+    answers: Mapping[tuple[str, str], Answer]
+    pairs: Sequence[PairVerdict]
+
+    @property
+    def label(self) -> str:
+        """Return by whom it was judged: people are named where there are labels, and only there."""
+        kinds = {one.name: one for one in self.study.judges}
+        own = [kinds[name] for name in self.panel]
+        names = ", ".join(
+            f"{one.name} (family {one.family})" if one.kind in MODELS else one.name for one in own
+        )
+        if any(one.kind in MODELS for one in own):
+            said = f"Judge-aligned: judged by {len(own)} model{'s' * (len(own) > 1)}: {names}"
+        else:
+            said = (
+                f"Judged by stand-ins: {names or 'none'}. They count words, and are neither models "
+                "nor people: figures show how the study works, not which answers are better"
+            )
+        if self.people:
+            count = len(self.people.names)
+            who = f"{count} {'people' if count > 1 else 'person'}"
+            return f"{said}. Human-aligned as far as {self.people.labels:,} labels of {who} go."
+        return f"{said}. No person has labelled answers."
+
+    @property
+    def best(self) -> Standing | None:
+        """Return the system that the panel ranks first."""
+        return min(self.standings.get(PANEL, ()), key=lambda one: one.rank, default=None)
+
+
+MODELS = ("endpoint", "gguf")
+
+
+def place(workspace: Workspace, given: str) -> Path:
+    """Return the folder of `--study`, a name in the workspace or a folder of its own."""
+    named = studies.folder(workspace.root, given) if Path(given).name == given else None
+    for folder in (named, Path(given)):
+        if folder and (folder / studies.STUDY).is_file():
+            return folder
+    there = sorted(path.parent.name for path in workspace.root.glob(f"studies/*/{studies.STUDY}"))
+    raise InputError(
+        f"--study {given}: no {studies.STUDY} there; "
+        + (f"this workspace has {' '.join(there)}" if there else "tel-judge makes a study")
+    )
+
+
+def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyReport:
+    """Read a study and compute all that its report says.
+
+    `dataset` is the folder of the data set, where it is not what the study names.
+    Raises `InputError` for a folder that is no study, or in which nobody has judged.
+    """
+    study = studies.read_study(folder)
+    pairs, rubric = studies.read_pairs(folder), studies.read_rubric(folder)
+    prompts, answers = studies.read_prompts(folder), studies.read_answers(folder)
+    names = tuple(one.name for one in study.systems)
+    by = {one.name: [v for v in pairs if v.judge == one.name] for one in study.judges}
+    if strange := {v.judge for v in pairs} - by.keys():
+        raise InputError(
+            f"{folder / studies.PAIRS}: {min(strange)} is no judge of {studies.STUDY}; move the "
+            "file away"
+        )
+    tallies = {name: tallied(of, names) for name, of in by.items() if of}
+    if not any(len(one.won) for one in tallies.values()):
+        raise InputError(f"{folder}: no pair was judged in both orders yet; run tel-judge")
+    kinds = {one.name: one.kind for one in study.judges}
+    panel = tuple(name for name in tallies if kinds[name] in MODELS) or tuple(tallies)
+    whole = {**tallies, PANEL: pooled([tallies[name] for name in panel])}
+    fits = {name: strength.fitted(one) for name, one in whole.items()}
+    lengths = {name: strength.fitted(one, lengths=True) for name, one in whole.items()}
+    standings = _standings(fits, whole)
+    audits = tuple(
+        audit.audited(study, one, by[one.name], tallies[one.name], lengths[one.name])
+        for one in study.judges
+        if one.name in tallies
+    )
+    rows = tuple(_row(one, study, prompts, answers) for one in study.systems)
+    own = {part: [row.losses.get(part) for row in rows] for part in PARTS}
+    scores = {
+        name: [one.score.value for one in of]
+        for name, of in standings.items()
+        if name != PANEL or len(panel) > 0
+    }
+    ranks = losses.against(own, scores)
+    home = dataset or Path(study.dataset)
+    top = standings.get(PANEL, ())
+    findings = (
+        *checks.of_judges(audits),
+        *checks.of_answers(names, study.prompts, answers),
+        *checks.of_data({one.id: one.scenario for one in prompts.values()}, _trained(home)),
+        *checks.of_size(
+            fits[PANEL], top, sum(one.half for one in tallies.values()), len(whole[PANEL].won)
+        ),
+    )
+    broken = [
+        one.text
+        for one in findings
+        if one.grave and (one.about in panel or one.kind == "training")
+    ]
+    labels = studies.read_labels(folder)
+    cells, cells_of = _cells(study, top, prompts, whole[PANEL])
+    return StudyReport(
+        study=study,
+        folder=folder,
+        panel=panel,
+        rows=rows,
+        fits=fits,
+        standings=standings,
+        equal=_standings(lengths, whole),
+        audits=audits,
+        together=audit.together(
+            {name: tallies[name] for name in panel}, fits, rubric
+        ),
+        marks=audit.marked(rubric, names, panel),
+        ranks=ranks,
+        verdict=losses.decided(ranks, own[PARTS[0]], top, fits[PANEL], broken),
+        findings=findings,
+        people=_people(labels, names, {name: tallies[name] for name in panel}, whole[PANEL]),
+        cells=cells,
+        cells_of=cells_of,
+        data=_json(home / "files.json"),
+        measured=_measured(workspace, study.backbone),
+        prompts=prompts,
+        answers=answers,
+        pairs=pairs,
+    )
+
+
+def _standings(
+    fits: Mapping[str, Fit | None], tallies: Mapping[str, Tally]
+) -> dict[str, tuple[Standing, ...]]:
+    return {
+        name: strength.standings(fit, len(tallies[name].won))
+        for name, fit in fits.items()
+        if fit is not None
+    }
+
+
+def _row(
+    system: System,
+    study: Study,
+    prompts: Mapping[str, Case],
+    answers: Mapping[tuple[str, str], Answer],
+) -> StudyRow:
+    row = system.row
+    options = row.get("options") or {}
+    of = {part: made for part, made in (row.get("losses") or {}).items() if part in PARTS}
+    own = [
+        (prompts[name].scenario, answer)
+        for name in study.prompts
+        if name in prompts and (answer := answers.get((system.name, name)))
+    ]
+    stopped: dict[str, list[bool]] = {}
+    words: dict[str, list[float]] = {}
+    for scenario, answer in own:
+        stopped.setdefault(scenario, []).append(all(answer.ended))
+        words.setdefault(scenario, []).append(float(answer.words))
+    f1: dict[str, list[float]] = {}
+    for scenario, value in _f1(system, study).values():
+        f1.setdefault(scenario, []).append(value)
+    return StudyRow(
+        system=system.name,
+        targets=str(options.get("targets", "-")),
+        rank=str(options.get("rank", "-")),
+        learning_rate=str(options.get("learning-rate", "-")),
+        parameters=row.get("parameters") or None,
+        bytes=row.get("adapter_bytes") or None,
+        losses={part: float(made["loss"]) for part, made in of.items()},
+        perplexity=of[PARTS[0]].get("perplexity") if PARTS[0] in of else None,
+        joules=row.get("joules"),
+        stated_joules=row.get("stated_joules"),
+        stopped=clustered_share([(sum(one), len(one)) for one in stopped.values()])
+        if stopped
+        else None,
+        words=clustered_mean([*words.values()]) if words else None,
+        f1=clustered_mean([*f1.values()]) if f1 else None,
+    )
+
+
+def _f1(system: System, study: Study) -> dict[str, tuple[str, float]]:
+    """Return (scenario, F1) by prompt, nothing where the answers' measures are not here."""
+    path, wanted = Path(system.answers), set(study.prompts)
+    try:
+        made = [one for one in records.read(path, system.run) if one.id in wanted]
+    except (InputError, OSError):
+        return {}
+    return {one.id: (one.scenario, one.measured.f1) for one in made}
+
+
+def _cells(
+    study: Study, top: Sequence[Standing], prompts: Mapping[str, Case], tally: Tally
+) -> tuple[tuple[Cell, ...], str]:
+    """Return the best system's F1 by cause and context, or its wins where there is no F1."""
+    if not top:
+        return (), ""
+    at = min(range(len(top)), key=lambda at: top[at].rank)
+    values = [*_f1(study.systems[at], study).values()]
+    what = "F1 of facts"
+    if not values:
+        what = "share of wins"
+        values = [
+            (scenario, won if left == at else 1 - won)
+            for scenario, left, right, won in zip(
+                tally.scenarios.tolist(), tally.left, tally.right, tally.won.tolist(), strict=True
+            )
+            if at in (left, right)
+        ]
+    found: dict[tuple[str, str], list[float]] = {}
+    for scenario, value in values:
+        # term.cause.context; scenarios of others' data sets may be called otherwise.
+        parts = scenario.rsplit(".", 2)
+        if len(parts) == 3:
+            found.setdefault((parts[1], parts[2]), []).append(value)
+    cells = tuple(Cell(*key, sum(of) / len(of), len(of)) for key, of in sorted(found.items()))
+    return cells, what
+
+
+def _people(
+    labels: Sequence[PairVerdict],
+    systems: Sequence[str],
+    judges: Mapping[str, Tally],
+    panel: Tally,
+) -> PeopleSaid | None:
+    names = tuple(dict.fromkeys(one.judge for one in labels))
+    own = {
+        name: tallied((one for one in labels if one.judge == name), systems, both=False)
+        for name in names
+    }
+    own = {name: one for name, one in own.items() if len(one.won)}
+    if not own:
+        return None
+    others = {**judges, **({PANEL: panel} if len(judges) > 1 else {})}
+    pairs = [(a, b) for at, a in enumerate(own) for b in [*[*own][at + 1 :], *others]]
+    kappas = [
+        (a, b, made)
+        for a, b in pairs
+        if (made := people.agreed(own[a], own[b] if b in own else others[b])) is not None
+    ]
+    said = {name: people.choices(one) for name, one in own.items()}
+    return PeopleSaid(
+        tuple(own),
+        sum(len(one.won) for one in own.values()),
+        tuple(kappas),
+        tuple(people.replaced(name, people.choices(one), said) for name, one in others.items()),
+        people.win_rates([*own.values()], panel),
+    )
+
+
+def _trained(folder: Path) -> frozenset[str] | None:
+    """Return the scenarios of the training part, None where it is not here."""
+    file = folder / "train.jsonl"
+    if not file.is_file():
+        return None
+    return frozenset(str(row.get("scenario")) for _, row in jsonl.read(file, dict))
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return made if isinstance(made, dict) else None
+
+
+def _measured(workspace: Workspace, backbone: str) -> dict[str, Any] | None:
+    """Return what tel-eval measured of the same backbone's bundle."""
+    path = workspace.root / "results" / backbone / f"{tables.name('test')}.json"
+    try:
+        made: dict[str, Any] = documents.read(path, tables.SCHEMA_VERSION)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return made
+
+
+def mark(report: StudyReport, system: str) -> float | None:
+    """Return a system's mean over all criteria, 1 to 5, None without marks."""
+    of = report.marks.get(system) or {}
+    return sum(of[name].value for name in CRITERIA) / len(CRITERIA) if len(of) == len(CRITERIA) else None
