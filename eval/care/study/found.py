@@ -184,7 +184,6 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
     scores = {
         name: [one.score.value for one in of]
         for name, of in standings.items()
-        if name != PANEL or len(panel) > 0
     }
     ranks = losses.against(own, scores)
     home = dataset or Path(study.dataset)
