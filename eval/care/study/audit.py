@@ -27,7 +27,8 @@ class Audit:
     """One judge, over `pairs` that it saw in both orders; intervals are over scenarios.
 
     `missing` is the share of verdicts that could not be read, `half` counts pairs of which one
-    order is missing. `flips` is the share of pairs of which both times the same place won, `ties`
+    order is missing. `flips` is the share of pairs of which both times the same place won,
+    `changed` that of pairs with another outcome in the other order, ties counted in, `ties`
     that of ties among verdicts, `first` the share of the place shown first (0.5: no preference),
     `length` what a standard deviation of length is worth in nats where systems are the same
     otherwise, `longer` the share of wins of the longer answer. `repeated` is the share of verdicts
@@ -41,6 +42,7 @@ class Audit:
     missing: Share
     half: int
     flips: Share
+    changed: Share
     ties: Share
     first: Mean
     first_p: float
@@ -88,6 +90,7 @@ def audited(
         missing=_by_scenario([(one.scenario, one.choice is None) for one in counted]),
         half=tally.half,
         flips=tally.shared(tally.flipped),
+        changed=tally.shared(tally.changed),
         ties=_by_scenario(
             [(one.scenario, one.choice == "tie") for one in counted if one.choice is not None]
         ),

@@ -179,14 +179,14 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
         for one in study.judges
         if one.name in tallies
     )
-    rows = tuple(_row(one, study, prompts, answers) for one in study.systems)
+    rows = tuple(_row(one, study, folder, prompts, answers) for one in study.systems)
     own = {part: [row.losses.get(part) for row in rows] for part in PARTS}
     scores = {
         name: [one.score.value for one in of]
         for name, of in standings.items()
     }
     ranks = losses.against(own, scores)
-    home = dataset or Path(study.dataset)
+    home = _home(study, workspace, dataset)
     top = standings.get(PANEL, ())
     findings = (
         *checks.of_judges(audits),
@@ -202,7 +202,7 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
         if one.grave and (one.about in panel or one.kind == "training")
     ]
     labels = studies.read_labels(folder)
-    cells, cells_of = _cells(study, top, prompts, whole[PANEL])
+    cells, cells_of = _cells(study, folder, top, whole[PANEL])
     return StudyReport(
         study=study,
         folder=folder,
@@ -243,6 +243,7 @@ def _standings(
 def _row(
     system: System,
     study: Study,
+    folder: Path,
     prompts: Mapping[str, Case],
     answers: Mapping[tuple[str, str], Answer],
 ) -> StudyRow:
@@ -260,7 +261,7 @@ def _row(
         stopped.setdefault(scenario, []).append(all(answer.ended))
         words.setdefault(scenario, []).append(float(answer.words))
     f1: dict[str, list[float]] = {}
-    for scenario, value in _f1(system, study).values():
+    for scenario, value in _f1(folder, system, study).values():
         f1.setdefault(scenario, []).append(value)
     return StudyRow(
         system=system.name,
@@ -281,9 +282,9 @@ def _row(
     )
 
 
-def _f1(system: System, study: Study) -> dict[str, tuple[str, float]]:
+def _f1(folder: Path, system: System, study: Study) -> dict[str, tuple[str, float]]:
     """Return (scenario, F1) by prompt, nothing where the answers' measures are not here."""
-    path, wanted = Path(system.answers), set(study.prompts)
+    path, wanted = folder / system.answers, set(study.prompts)
     try:
         made = [one for one in records.read(path, system.run) if one.id in wanted]
     except (InputError, OSError):
@@ -292,13 +293,13 @@ def _f1(system: System, study: Study) -> dict[str, tuple[str, float]]:
 
 
 def _cells(
-    study: Study, top: Sequence[Standing], prompts: Mapping[str, Case], tally: Tally
+    study: Study, folder: Path, top: Sequence[Standing], tally: Tally
 ) -> tuple[tuple[Cell, ...], str]:
     """Return the best system's F1 by cause and context, or its wins where there is no F1."""
     if not top:
         return (), ""
     at = min(range(len(top)), key=lambda at: top[at].rank)
-    values = [*_f1(study.systems[at], study).values()]
+    values = [*_f1(folder, study.systems[at], study).values()]
     what = "F1 of facts"
     if not values:
         what = "share of wins"
@@ -348,6 +349,12 @@ def _people(
         tuple(people.replaced(name, people.choices(one), said) for name, one in others.items()),
         people.win_rates([*own.values()], panel),
     )
+
+
+def _home(study: Study, workspace: Workspace, given: Path | None) -> Path:
+    """Return the data set's folder: the one given, or one of its name, here or in the workspace."""
+    own = (Path(study.dataset), workspace.root / study.dataset)
+    return given or next((one for one in own if (one / "train.jsonl").is_file()), own[0])
 
 
 def _trained(folder: Path) -> frozenset[str] | None:

@@ -31,8 +31,8 @@ class Tally:
     `left` and `right` [n] are indices of systems, left the smaller one; `won` [n] is left's share
     of the pair, 0 to 1, `longer` [n] the natural logarithm of left's words over right's, `first`
     [n] the share of the answer shown first, 0.5 where the place does not matter. `flipped` [n]:
-    both times the same place won; `tied` [n] counts orders that were ties. `scenarios` and
-    `prompts` [n] are names.
+    both times the same place won, `changed` [n]: the other order gave another outcome, ties too.
+    `scenarios` and `prompts` [n] are names.
 
     Of `asked` verdicts `missing` could not be read; `half` pairs have one order only.
     """
@@ -44,7 +44,7 @@ class Tally:
     longer: NDArray[np.float64]
     first: NDArray[np.float64]
     flipped: NDArray[np.bool_]
-    tied: NDArray[np.float64]
+    changed: NDArray[np.bool_]
     scenarios: NDArray[Any]
     prompts: NDArray[Any]
     asked: int
@@ -126,17 +126,20 @@ def _arrays(
     missing: int,
     half: int,
 ) -> Tally:
-    won, longer, first, flipped, tied, scenarios = [], [], [], [], [], []
-    for _, known in rows:
+    def read(known: dict[bool, PairVerdict]) -> tuple[float, float, float, bool, bool, str]:
         worth = {straight: WORTH[str(one.choice)] for straight, one in known.items()}
-        won.append(sum(v if straight else 1 - v for straight, v in worth.items()) / len(worth))
-        first.append(sum(worth.values()) / len(worth))
-        flipped.append(len(worth) == 2 and set(worth.values()) in ({0.0}, {1.0}))
-        tied.append(sum(v == 0.5 for v in worth.values()))
+        won = sum(v if straight else 1 - v for straight, v in worth.items()) / len(worth)
+        twice, total = len(worth) == 2, sum(worth.values())
         straight, one = next(iter(known.items()))
         mine, other = one.words if straight else one.words[::-1]
-        longer.append(math.log(max(mine, 1) / max(other, 1)))
-        scenarios.append(one.scenario)
+        longer = math.log(max(mine, 1) / max(other, 1))
+        flipped = twice and total in (0, 2)
+        return won, longer, total / len(worth), flipped, twice and total != 1, one.scenario
+
+    made = [read(known) for _, known in rows]
+    won, longer, first, flipped, changed, scenarios = (
+        [one[at] for one in made] for at in range(6)
+    )
     units = [unit for unit, _ in rows]
     return Tally(
         systems,
@@ -146,7 +149,7 @@ def _arrays(
         np.array(longer, float),
         np.array(first, float),
         np.array(flipped, np.bool_),
-        np.array(tied, float),
+        np.array(changed, np.bool_),
         np.array(scenarios, np.str_),
         np.array([prompt for prompt, *_ in units], np.str_),
         asked,
@@ -155,7 +158,10 @@ def _arrays(
     )
 
 
-ARRAYS = ("left", "right", "won", "longer", "first", "flipped", "tied", "scenarios", "prompts")
+ARRAYS = (
+    *("left", "right", "won", "longer", "first", "flipped", "changed"),
+    *("scenarios", "prompts"),
+)
 
 
 def pooled(tallies: Sequence[Tally]) -> Tally:

@@ -49,7 +49,8 @@ LOSS = (
     "of the panel its own."
 )
 AUDIT = (
-    "Missing: verdicts that nobody could read. Flips: pairs in which both times the same place won. "
+    "Missing: verdicts that nobody could read. Flips: pairs in which both times the same place won; "
+    "changed: with another outcome in the other order, ties counted in. "
     "First: share of the answer shown first, 50 without a preference. Length: what one standard "
     "deviation of length is worth in nats, of the same systems; longer wins: share of wins of the "
     "longer answer. Repeated: the same verdict when asked again. All but length in %."
@@ -186,8 +187,10 @@ def _losses(report: StudyReport) -> Table:
 
 
 def _audits(report: StudyReport) -> Table:
-    header = ("judge", "kind", "pairs", "missing", "flips", "ties", "first", "length")
-    header += ("longer wins", "repeated", "own family")
+    header = (
+        *("judge", "kind", "pairs", "missing", "flips", "changed", "ties", "first"),
+        *("length", "longer wins", "repeated", "own family"),
+    )
     rows = [
         (
             one.judge,
@@ -195,6 +198,7 @@ def _audits(report: StudyReport) -> Table:
             f"{one.pairs:,}",
             f"{100 * one.missing.value:.1f}",
             percent(one.flips),
+            f"{100 * one.changed.value:.1f}",
             f"{100 * one.ties.value:.1f}",
             _percent(one.first),
             _signed(one.length),

@@ -44,6 +44,7 @@ def test_both_orders_are_one_pair() -> None:
     # Won by x twice; a flip; a tie and a loss; and half a pair, which is left out.
     assert of.won.tolist() == [1.0, 0.5, 0.25]
     assert of.flipped.tolist() == [False, True, False]
+    assert of.changed.tolist() == [False, True, True]
     assert of.first.tolist() == [0.5, 1.0, 0.75]
     assert of.longer.tolist() == [math.log(2), 0.0, 0.0]
     assert (of.asked, of.missing, of.half) == (8, 1, 1)
