@@ -41,22 +41,34 @@ def rank_correlations(xs: Sequence[float], ys: Sequence[float]) -> tuple[RankCor
         return ()
     random = np.random.default_rng(SEED)
     draws = random.integers(0, len(xs), (RESAMPLES, len(xs)))
-    shuffled = random.permuted(np.tile(np.arange(len(xs)), (RESAMPLES, 1)), axis=1)
+    every = np.arange(len(xs))[None, :]
+    shuffled = random.permuted(np.tile(every, (RESAMPLES, 1)), axis=1)
     x, y = signs(xs), signs(ys)
+    # As many at a time as take some megabytes.
+    blocks = range(0, RESAMPLES, max(1, 1_000_000 // len(xs) ** 2))
     made = []
-    for name, of in (("Kendall tau-b", tau_b), ("Spearman rho", rho)):
-        drawn = [of(x[np.ix_(at, at)], y[np.ix_(at, at)]) for at in draws]
-        known = [value for value in drawn if value is not None]
-        low, high = np.percentile(known, (2.5, 97.5)).tolist() if known else (None, None)
-        value = of(x, y)
-        chance = None
+    for name, of in (("Kendall tau-b", _taus), ("Spearman rho", _rhos)):
+        drawn, others = (
+            np.concatenate([of(_at(x, one), _at(y, other)) for one, other in pairs])
+            for pairs in (
+                [(draws[at : at + blocks.step],) * 2 for at in blocks],
+                [(every, shuffled[at : at + blocks.step]) for at in blocks],
+            )
+        )
+        known = drawn[~np.isnan(drawn)]
+        low, high = np.percentile(known, (2.5, 97.5)).tolist() if len(known) else (None, None)
+        value, chance = _known(of(x, y)), None
         if value is not None:
-            others = [of(x, y[np.ix_(at, at)]) or 0.0 for at in shuffled]
             # The pairing that there was is one of all, so that p is never 0.
-            strong = 1 + sum(abs(other) >= abs(value) - 1e-9 for other in others)
+            strong = 1 + int((np.abs(np.nan_to_num(others)) >= abs(value) - 1e-9).sum())
             chance = strong / (RESAMPLES + 1)
         made.append(RankCorrelation(name, len(xs), value, low, high, chance))
     return tuple(made)
+
+
+def _at(of: NDArray[np.float64], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return `[k, n, n]` of `of` [n, n] for each of `rows` [k, n]."""
+    return of[rows[:, :, None], rows[:, None, :]]
 
 
 def least_tau(n: int) -> float:
@@ -84,18 +96,32 @@ def tau_b(x: Any, y: Any) -> float | None:
     None where all of one are equal. Source: M. G. Kendall, "The treatment of ties in ranking
     problems", Biometrika 33 (1945).
     """
-    return _cosine(x, y)
+    return _known(_taus(x, y))
 
 
 def rho(x: Any, y: Any) -> float | None:
     """Return Spearman's rho, tied values sharing their mean rank; arguments as for `tau_b`."""
+    return _known(_rhos(x, y))
+
+
+def _taus(x: Any, y: Any) -> Any:
+    """Return tau-b of signs `[..., n, n]`, NaN where it is undefined."""
+    return _cosines(x, y, (-2, -1))
+
+
+def _rhos(x: Any, y: Any) -> Any:
     # A row's sum is twice the distance of that value's mean rank from the middle rank.
-    return _cosine(x.sum(1), y.sum(1))
+    return _cosines(x.sum(-1), y.sum(-1), -1)
 
 
-def _cosine(x: Any, y: Any) -> float | None:
-    norm = math.sqrt(float((x * x).sum()) * float((y * y).sum()))
-    return float(np.clip((x * y).sum() / norm, -1, 1)) if norm else None
+def _cosines(x: Any, y: Any, axes: Any) -> Any:
+    norm = np.sqrt((x * x).sum(axes) * (y * y).sum(axes))
+    with np.errstate(invalid="ignore"):
+        return np.clip((x * y).sum(axes) / np.where(norm, norm, np.nan), -1, 1)
+
+
+def _known(value: Any) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def kendall_w(scores: Sequence[Sequence[float]]) -> float | None:

@@ -1,7 +1,7 @@
 """Times tel-report --study at a study's full size: `python scripts/bench_study.py --out FILE`.
 
-16 systems, 32 pairs, 144 prompts, both orders, two judges: 18,432 verdicts, and marks. They are made
-up (`made_study`), since the time does not depend on what judges said.
+16 systems, 32 pairs, 144 prompts, both orders, two judges: 18,432 verdicts, and marks. They are
+made up (`made_study`), since the time does not depend on what judges said.
 """
 
 from __future__ import annotations
@@ -70,8 +70,12 @@ def parser() -> cli.Parser:
     found = cli.Parser(
         prog="bench_study.py", description="Time a study's report at full size.", allow_abbrev=False
     )
-    found.add_argument("--systems", type=cli.positive, default=16, metavar="N", help="(%(default)s)")
-    found.add_argument("--prompts", type=cli.positive, default=144, metavar="N", help="(%(default)s)")
+    found.add_argument(
+        "--systems", type=cli.positive, default=16, metavar="N", help="(%(default)s)"
+    )
+    found.add_argument(
+        "--prompts", type=cli.positive, default=144, metavar="N", help="(%(default)s)"
+    )
     found.add_argument(
         "--out", type=Path, metavar="FILE", help="Markdown file; numbers go beside it as .json"
     )

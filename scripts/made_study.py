@@ -1,8 +1,8 @@
 """Judged studies with a known truth, for `bench_study.py` and the simulated tests.
 
-Systems have scores; in each scenario each is better or worse by chance, and each judgement of a pair
-differs by more chance, the same in both orders. A judge takes the first answer unread in some cases,
-says tie in some, and may like length. All of it is a function of the seed.
+Systems have scores; in each scenario each is better or worse by chance, and each judgement of a
+pair differs by more chance, the same in both orders. A judge takes the first answer unread in some
+cases, says tie in some, and may like length. All of it is a function of the seed.
 """
 
 from __future__ import annotations
@@ -85,9 +85,7 @@ def expected(truth: Truth) -> Floats:
     has to cover.
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(61)
-    spread = math.sqrt(
-        2 * truth.scenario**2 + truth.noise**2 + 2 * (truth.length * LENGTHS) ** 2
-    )
+    spread = math.sqrt(2 * truth.scenario**2 + truth.noise**2 + 2 * (truth.length * LENGTHS) ** 2)
     rows, won = np.zeros((len(pairs(len(truth.scores))), len(truth.scores))), []
     for at, (one, other) in enumerate(pairs(len(truth.scores))):
         rows[at, one], rows[at, other] = 1, -1
@@ -174,7 +172,7 @@ def write(
     judges: Sequence[Judge] | None = None, losses: Sequence[float] | None = None,
     data: str = "care",
 ) -> Study:  # fmt: skip
-    """Write a whole study: answers with the words that verdicts speak of, marks, 5 % asked twice."""
+    """Write a whole study: answers as long as verdicts say, marks, 5 % asked twice."""
     rng = np.random.default_rng(seed)
     own = judges or [
         Judge("left-7b", "endpoint", "left", "left-7b", "d1"),
@@ -224,7 +222,11 @@ def row(
     rank = (16, 32)[at // 4 % 2]
     return {
         "run": truth.systems[at],
-        "options": {"targets": targets, "rank": str(rank), "learning-rate": ("1e-4", "2e-4")[at // 8]},
+        "options": {
+            "targets": targets,
+            "rank": str(rank),
+            "learning-rate": ("1e-4", "2e-4")[at // 8],
+        },
         "parameters": 500_000 * rank // 16 * (1 + at % 4),
         "adapter_bytes": 2_000_000 * rank // 16 * (1 + at % 4),
         "joules": 3600.0 * (30 + 5 * at),

@@ -150,7 +150,7 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--study",
         metavar="NAME|DIR",
-        help="instead report on a study that tel-judge made: its name in the workspace, or its folder",
+        help="instead report on a study of tel-judge: its name in the workspace, or its folder",
     )
     made.add_argument(
         "--published",

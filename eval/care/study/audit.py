@@ -1,4 +1,4 @@
-"""What judges are like: places and lengths that they prefer, how steady they are, how they agree."""
+"""What judges are like: places and lengths they prefer, how steady they are, how they agree."""
 
 from __future__ import annotations
 

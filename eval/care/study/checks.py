@@ -15,7 +15,7 @@ from tel_edge.eval.statistics import holm
 
 # A judge takes the first, or the longer, in so many of cases: it judges nothing else.
 COPIES = 0.9
-# Below it a preference is told; corrected over judges. Sources: the simulation of docs/studies.md.
+# Below it a preference is told; corrected over judges. How often that is wrong: docs/studies.md.
 ALARM = 0.01
 # Verdicts that nobody could read, answers cut at the limit, the same answers of two systems.
 UNREAD, CUT, SAME = 0.05, 0.1, 0.9
@@ -55,7 +55,7 @@ def of_judges(audits: Sequence[Audit]) -> Iterator[StudyFinding]:
             yield StudyFinding(
                 "length",
                 one.judge,
-                f"{one.judge} has the longer answer win in {one.longer.value:.0%}: it copies length",
+                f"{one.judge} has the longer answer win in {one.longer.value:.0%}: it copies it",
                 grave=True,
             )
         elif one.length and length < ALARM:
@@ -79,7 +79,7 @@ def of_judges(audits: Sequence[Audit]) -> Iterator[StudyFinding]:
 def of_answers(
     systems: Sequence[str], prompts: Sequence[str], answers: Mapping[tuple[str, str], Answer]
 ) -> Iterator[StudyFinding]:
-    """Yield systems that answer the same, and answers that were cut at the limit or are not there."""
+    """Yield systems that answer the same, and answers that were cut off or are not there."""
     texts = {
         name: [of.text if (of := answers.get((name, prompt))) else None for prompt in prompts]
         for name in systems
@@ -104,7 +104,7 @@ def of_answers(
         cut = sum(not all(of.ended) for of in own)
         if own and cut >= CUT * len(own):
             text = (
-                f"{cut} of {len(own)} answers of {name} were cut at the limit, so judges saw halves; "
+                f"{cut} of {len(own)} answers of {name} were cut at the limit: judges saw halves; "
                 "answer again with a larger --max-tokens, or look at why it never ends"
             )
             yield StudyFinding("cut", name, text)
@@ -113,9 +113,7 @@ def of_answers(
             yield StudyFinding("cut", name, text)
 
 
-def of_data(
-    scenarios: Mapping[str, str], trained: frozenset[str] | None
-) -> Iterator[StudyFinding]:
+def of_data(scenarios: Mapping[str, str], trained: frozenset[str] | None) -> Iterator[StudyFinding]:
     """Yield prompts (scenarios by prompt) that were trained on; `trained` is None if unknown."""
     if trained is None:
         text = "the data set is not here, so nobody looked whether a prompt was trained on"
@@ -149,5 +147,3 @@ def of_size(
     elif panel and all(one.rank_low == 1 for one in panel):
         text = f"of {len(fit.moves)} scenarios no system is told from the best one"
         yield StudyFinding("few", "", text)
-
-

@@ -40,7 +40,7 @@ def _wanted(report: StudyReport) -> Iterator[tuple[str, str, float, Draw]]:
         yield "Loss against quality", text, 3.6, _losses
     yield (
         "Ranks",
-        "A line a system from its place by the losses to that by each judge; 1 is best. A loss that "
+        "A line a system from its place by losses to that by each judge; 1 is best. A loss that "
         f"ranks as judges do has lines that do not cross. {NUMBERS}",
         1.2 + 0.24 * len(report.rows),
         _bumps,
@@ -84,9 +84,7 @@ def _legend(canvas: Any, report: StudyReport) -> None:
         keyed(canvas, keys)
 
 
-def _scatter(
-    axes: Any, report: StudyReport, value: Callable[[StudyRow], float | None]
-) -> None:
+def _scatter(axes: Any, report: StudyReport, value: Callable[[StudyRow], float | None]) -> None:
     """Draw shares of wins against a value of each row, with intervals and the rows' numbers."""
     colours = _colours(report)
     for at, (row, one) in enumerate(zip(report.rows, report.standings[PANEL], strict=True), 1):
@@ -192,12 +190,8 @@ def _heat(canvas: Any, report: StudyReport) -> None:
     for cell in report.cells:
         x, y = contexts.index(cell.context), causes.index(cell.cause)
         # Pale enough for the page's ink, on white and on black.
-        axes.add_patch(
-            patches.Rectangle(
-                (x - 0.5, y - 0.5), 1, 1, facecolor=COLOURS[0], alpha=0.08 + 0.52 * cell.value,
-                linewidth=0,
-            )  # fmt: skip
-        )
+        look = {"facecolor": COLOURS[0], "alpha": 0.08 + 0.52 * cell.value, "linewidth": 0}
+        axes.add_patch(patches.Rectangle((x - 0.5, y - 0.5), 1, 1, **look))
         axes.text(
             x, y, f"{100 * cell.value:.0f} ({cell.of})", ha="center", va="center", fontsize=8,
             color=INK,

@@ -181,10 +181,7 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
     )
     rows = tuple(_row(one, study, folder, prompts, answers) for one in study.systems)
     own = {part: [row.losses.get(part) for row in rows] for part in PARTS}
-    scores = {
-        name: [one.score.value for one in of]
-        for name, of in standings.items()
-    }
+    scores = {name: [one.score.value for one in of] for name, of in standings.items()}
     ranks = losses.against(own, scores)
     home = _home(study, workspace, dataset)
     top = standings.get(PANEL, ())
@@ -197,9 +194,7 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
         ),
     )
     broken = [
-        one.text
-        for one in findings
-        if one.grave and (one.about in panel or one.kind == "training")
+        one.text for one in findings if one.grave and (one.about in panel or one.kind == "training")
     ]
     labels = studies.read_labels(folder)
     cells, cells_of = _cells(study, folder, top, whole[PANEL])
@@ -212,9 +207,7 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
         standings=standings,
         equal=_standings(lengths, whole),
         audits=audits,
-        together=audit.together(
-            {name: tallies[name] for name in panel}, fits, rubric
-        ),
+        together=audit.together({name: tallies[name] for name in panel}, fits, rubric),
         marks=audit.marked(rubric, names, panel),
         ranks=ranks,
         verdict=losses.decided(ranks, own[PARTS[0]], top, fits[PANEL], broken),
@@ -386,4 +379,8 @@ def _measured(workspace: Workspace, backbone: str) -> dict[str, Any] | None:
 def mark(report: StudyReport, system: str) -> float | None:
     """Return a system's mean over all criteria, 1 to 5, None without marks."""
     of = report.marks.get(system) or {}
-    return sum(of[name].value for name in CRITERIA) / len(CRITERIA) if len(of) == len(CRITERIA) else None
+    return (
+        sum(of[name].value for name in CRITERIA) / len(CRITERIA)
+        if len(of) == len(CRITERIA)
+        else None
+    )

@@ -14,6 +14,7 @@ from tel_edge.eval.statistics import FEWEST, Z95, holm
 PARTS = ("validation", "test", "unseen")
 PANEL = "panel"
 AGREE, DISAGREE, UNTOLD = "agree", "disagree", "cannot be told"
+ASKED = "whether the validation loss and the judges agree"
 # Source: the abstract of arXiv 2606.05176; its data, judges and sixteen rows are its own.
 PAPER = (
     "published in arXiv 2606.05176 (Qwen2.5-3B, other dialogues, two judges, 16 configurations): "
@@ -60,7 +61,8 @@ def against(losses: Losses, scores: Mapping[str, Sequence[float]]) -> tuple[Loss
             known = [(a, b) for a, b in zip(values, own, strict=True) if a is not None]
             both = rank_correlations([a for a, _ in known], [b for _, b in known])
             if both:
-                made.append(LossRank(judge, part, *both, None))
+                tau, rho = both
+                made.append(LossRank(judge, part, tau, rho, None))
         single = [one for one in made if one.judge != PANEL and one.tau.p is not None]
         adjusted = holm([float(one.tau.p or 0) for one in single])
         by = {one.judge: p for one, p in zip(single, adjusted, strict=True)}
@@ -80,43 +82,42 @@ def decided(
     They agree where tau is below 0 beyond chance. They disagree where it is above 0 beyond chance,
     or where the system with the lowest loss is beyond doubt not the best.
     """
-    known = [(loss, one) for loss, one in zip(losses, panel, strict=True) if loss is not None]
+    known = [pair for pair in zip(losses, panel, strict=False) if pair[0] is not None]
+    tau = next((one.tau for one in ranks if (one.judge, one.part) == (PANEL, PARTS[0])), None)
+    why = ""
     if fit is None:
-        return _untold("no chain of judged pairs joins all systems; go on with tel-judge")
-    if broken:
-        return _untold(f"{broken[0]}; see the checks")
-    if len(known) < FEWEST:
-        return _untold(f"{len(known)} systems have a validation loss, {FEWEST} are needed")
-    tau = next(one.tau for one in ranks if (one.judge, one.part) == (PANEL, PARTS[0]))
-    if tau.value is None or tau.p is None:
-        return _untold("all losses or all scores are equal")
-    least = min(known, key=lambda pair: (pair[0], pair[1].system))[1]
-    most = max(known, key=lambda pair: (pair[0], pair[1].system))[1]
+        why = "no chain of judged pairs joins all systems; go on with tel-judge"
+    elif broken:
+        why = f"{broken[0]}; see the checks"
+    elif tau is None:
+        why = f"{len(known)} systems have a validation loss, {FEWEST} are needed"
+    elif tau.value is None:
+        why = "all losses or all scores are equal"
+    if fit is None or tau is None or why:
+        return Verdict(UNTOLD, f"{ASKED} cannot be told, because {why}", ())
+    order = sorted(known, key=lambda pair: (pair[0], pair[1].system))
+    least, most = order[0][1], order[-1][1]
+    value, p = float(tau.value or 0), float(tau.p or 0)
     sentences = (
-        f"Kendall's tau-b {tau.value:+.2f} over {tau.n} systems (-1: the loss ranks as the panel "
-        f"does), p {_p(tau.p)}; chance reaches |tau| {least_tau(tau.n):.2f} in 5 %",
+        f"Kendall's tau-b {value:+.2f} over {tau.n} systems (-1: the loss ranks as the panel "
+        f"does), p {_p(p)}; chance reaches |tau| {least_tau(tau.n):.2f} in 5 %",
         f"the lowest validation loss, {least.system}, is ranked {places(least)}; the highest, "
         f"{most.system}, {places(most)}",
         _parts(ranks),
         _judges(ranks),
     )
-    kept = tuple(one for one in sentences if one)
-    if tau.p < 0.05 and tau.value < 0:
+    kind, headline = DISAGREE, "the validation loss and the judges disagree, because "
+    if p < 0.05 and value < 0:
         top = "" if least.rank_low == 1 else ", though not on which is best"
-        return Verdict(AGREE, f"the validation loss and the judges agree{top}", kept)
-    if tau.p < 0.05:
-        why = "because systems with a lower loss are ranked lower"
-        return Verdict(DISAGREE, f"the validation loss and the judges disagree, {why}", kept)
-    if least.rank_low > 1:
-        why = f"because the lowest loss, {least.system}, is ranked {places(least)}"
-        return Verdict(DISAGREE, f"the validation loss and the judges disagree, {why}", kept)
-    return replace(_untold(_unsure(tau, panel, fit)), sentences=kept)
-
-
-def _untold(why: str) -> Verdict:
-    return Verdict(
-        UNTOLD, f"whether the validation loss and the judges agree cannot be told, because {why}", ()
-    )
+        kind, headline = AGREE, f"the validation loss and the judges agree{top}"
+    elif p < 0.05:
+        headline += "systems with a lower loss are ranked lower"
+    elif least.rank_low > 1:
+        headline += f"the lowest loss, {least.system}, is ranked {places(least)}"
+    else:
+        why = _unsure(value, p, panel, fit)
+        kind, headline = UNTOLD, f"{ASKED} cannot be told, because {why}"
+    return Verdict(kind, headline, tuple(one for one in sentences if one))
 
 
 def places(one: Standing) -> str:
@@ -130,9 +131,8 @@ def _p(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "below 0.001"
 
 
-def _unsure(tau: RankCorrelation, panel: Sequence[Standing], fit: Fit) -> str:
+def _unsure(value: float, p: float, panel: Sequence[Standing], fit: Fit) -> str:
     """Return why nothing can be told: order as by chance, and how far ranks are from sure."""
-    p, value = float(tau.p or 1), float(tau.value or 0)
     said = f"chance gives a tau of {value:+.2f} or stronger with p {_p(p)}"
     if wanted := prompts_for_best(panel, fit):
         said += (

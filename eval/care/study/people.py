@@ -1,6 +1,6 @@
 """What people's labels say of judges: whether one may stand in for a person, and win rates by both.
 
-A label is a person's verdict on a pair, so people and judges are compared on pairs that both judged.
+A label is a person's verdict on a pair: people and judges are compared on pairs that both judged.
 """
 
 from __future__ import annotations

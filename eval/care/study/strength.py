@@ -15,7 +15,6 @@ degrees of freedom as there are scenarios, less one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,8 +104,8 @@ def fitted(tally: Tally, lengths: bool = False) -> Fit | None:
 def solved(x: Floats, won: Floats, prior: Floats, size: int) -> tuple[Floats, Floats]:
     """Return the likeliest coefficients [k] of rows [n, k], and the inverse information [k, k].
 
-    `prior` [m, k] are rows that are half won. The first `size` coefficients are scores, on whose sum
-    nothing depends; it is 0.
+    `prior` [m, k] are rows that are half won. The first `size` coefficients are scores, on whose
+    sum nothing depends; it is 0.
     """
     whole, half = np.vstack([x, prior]), np.append(won, np.full(len(prior), GIVEN))
     # In the direction in which all scores rise together, the information is 0.
@@ -120,7 +119,7 @@ def solved(x: Floats, won: Floats, prior: Floats, size: int) -> tuple[Floats, Fl
         found = found + step * min(1.0, LONGEST / max(float(np.abs(step).max()), 1e-300))
         if np.abs(step).max() < NEAR:
             break
-    return found, np.linalg.inv(information)
+    return found, np.linalg.inv(information).astype(np.float64)
 
 
 def _chance(odds: Floats) -> Floats:
@@ -234,5 +233,3 @@ def apart(fit: Fit, one: int, other: int) -> tuple[float, float]:
     of = fit.covariance
     error = float(np.sqrt(max(of[one, one] + of[other, other] - 2 * of[one, other], 0.0)))
     return float(fit.scores[one] - fit.scores[other]), error
-
-

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,9 +87,7 @@ class Tally:
         return clustered_share([(int(sum(one)), len(one)) for one in self.clustered(of)])
 
 
-def tallied(
-    verdicts: Iterable[PairVerdict], systems: Sequence[str], both: bool = True
-) -> Tally:
+def tallied(verdicts: Iterable[PairVerdict], systems: Sequence[str], both: bool = True) -> Tally:
     """Return what one judge said; repeats are counted nowhere.
 
     Of people, who see a pair in one order drawn by lot, `both` is False: what is there counts.
@@ -137,9 +135,7 @@ def _arrays(
         return won, longer, total / len(worth), flipped, twice and total != 1, one.scenario
 
     made = [read(known) for _, known in rows]
-    won, longer, first, flipped, changed, scenarios = (
-        [one[at] for one in made] for at in range(6)
-    )
+    won, longer, first, flipped, changed, scenarios = ([one[at] for one in made] for at in range(6))
     units = [unit for unit, _ in rows]
     return Tally(
         systems,
@@ -167,9 +163,12 @@ ARRAYS = (
 def pooled(tallies: Sequence[Tally]) -> Tally:
     """Return what several judges said as one tally, every pair of each counting the same."""
     first = tallies[0]
-    arrays = {name: np.concatenate([getattr(t, name) for t in tallies]) for name in ARRAYS}
-    sums = {name: sum(getattr(t, name) for t in tallies) for name in ("asked", "missing", "half")}
-    return Tally(first.systems, **arrays, **sums)
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(t, name) for t in tallies]) for name in ARRAYS
+    }
+    sums = (sum(getattr(t, name) for t in tallies) for name in ("asked", "missing", "half"))
+    asked, missing, half = sums
+    return replace(first, **arrays, asked=asked, missing=missing, half=half)
 
 
 def joined(tallies: Sequence[Tally]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -32,10 +32,10 @@ CHECKS = (
 )
 SYSTEMS = (
     "Losses in nats a token of the assistant's, on the references of each part, at the epoch with "
-    "the lowest validation loss; perplexity: e to the validation loss; MB: 10^6 bytes; Wh: measured "
-    "by counters over the training, - where nobody could; stated Wh: not measured, seconds times a "
-    "power that was stated. Of the judged answers: stopped: ended by the model's own end token, %; "
-    "F1 of facts, % (docs/care.md); words: mean."
+    "the lowest validation loss; perplexity: e to the validation loss; MB: 10^6 bytes; Wh: "
+    "measured by counters over the training, - where nobody could; stated Wh: not measured, "
+    "seconds times a power that was stated. Of the judged answers: stopped: ended by the model's "
+    "own end token, %; F1 of facts, % (docs/care.md); words: mean."
 )
 RANKS = (
     "Wins: share of wins over all other systems by Bradley-Terry scores, in %. Ranks with the best "
@@ -45,11 +45,11 @@ RANKS = (
 )
 LOSS = (
     "Rank correlation of losses with scores: -1 is a loss that ranks as the judge does. Intervals "
-    "are of a bootstrap over systems, p is of 2,000 random pairings; Holm: p corrected over judges, "
-    "of the panel its own."
+    "are of a bootstrap over systems, p is of 2,000 random pairings; Holm: p corrected over "
+    "judges, of the panel its own."
 )
 AUDIT = (
-    "Missing: verdicts that nobody could read. Flips: pairs in which both times the same place won; "
+    "Missing: verdicts that nobody could read. Flips: pairs that the same place won both times; "
     "changed: with another outcome in the other order, ties counted in. "
     "First: share of the answer shown first, 50 without a preference. Length: what one standard "
     "deviation of length is worth in nats, of the same systems; longer wins: share of wins of the "
@@ -101,8 +101,8 @@ def sentences(report: StudyReport) -> tuple[str, ...]:
     if report.findings:
         many = len(report.findings)
         found.append(
-            f"the report's own checks found {many} thing{'s' * (many > 1)}: look at them before you "
-            "trust any number"
+            f"the report's own checks found {many} thing{'s' * (many > 1)}: look at them before "
+            "you trust any number"
         )
     found.append(PAPER)
     return tuple(found)
@@ -261,7 +261,9 @@ def _measured(report: StudyReport) -> Iterator[Chapter]:
     if made is None:
         return
     found = [
-        Table(tuple(columns), tuple(tuple(show(one) for show in columns.values()) for one in beside))
+        Table(
+            tuple(columns), tuple(tuple(show(one) for show in columns.values()) for one in beside)
+        )
         for _, columns in tables.AGAINST
         if (beside := made.get("against", ()))
     ]
@@ -317,7 +319,9 @@ def text(report: StudyReport, full: bool = False) -> str:
             lines.append("")
         return "\n".join(lines).rstrip()
     top = report.standings.get(PANEL, ())
-    rows = [_short(report, at, top[at]) for at in sorted(range(len(top)), key=lambda i: top[i].rank)]
+    rows = [
+        _short(report, at, top[at]) for at in sorted(range(len(top)), key=lambda i: top[i].rank)
+    ]
     lines += aligned(Table(("no.", "system", "val. loss", "wins (95 %)", "rank"), tuple(rows), 2))
     lines += ["", "all tables: tel-report --study --full, or report.md"]
     for found in report.findings:

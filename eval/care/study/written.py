@@ -100,7 +100,10 @@ def html(report: StudyReport, plots: Sequence[Plot], texts: bool) -> str:
     )
     style = f"<style>\n{_file('answers.css')}</style>"
     parts = [style, card, page.figures(plots), *page.written(told.chapters(report))]
-    parts += [fragment(browsed(report)) if texts else "", f'<p class="units">{escape(report.label)}</p>']
+    parts += [
+        fragment(browsed(report)) if texts else "",
+        f'<p class="units">{escape(report.label)}</p>',
+    ]
     return page.whole(told.title(report), parts, browse.policy(_file("answers.js")))
 
 
@@ -159,8 +162,8 @@ def fragment(made: dict[str, Any]) -> str:
     if not made["prompts"] or len(made["systems"]) < 2:
         return ""
     note = (
-        f"{len(made['prompts']):,} prompts, {len(made['systems'])} systems; pairs that no judge saw "
-        "can be read too."
+        f"{len(made['prompts']):,} prompts, {len(made['systems'])} systems; pairs that no judge "
+        "saw can be read too."
     )
     # Nothing in the data can end the element: "<" stands in JSON strings only.
     data = json.dumps(made, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")

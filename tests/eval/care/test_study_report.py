@@ -145,7 +145,9 @@ def test_the_verdict_follows_the_losses(tmp_path: Path) -> None:
 
 
 def test_of_equal_systems_nothing_can_be_told_and_it_says_why(tmp_path: Path) -> None:
-    of = collected(home(tmp_path, truth((0.0,) * 6), 40, losses=[0.5, 0.53, 0.51, 0.54, 0.52, 0.55]))
+    of = collected(
+        home(tmp_path, truth((0.0,) * 6), 40, losses=[0.5, 0.53, 0.51, 0.54, 0.52, 0.55])
+    )
     assert of.verdict.kind == UNTOLD
     assert "would be needed if the difference is real" in of.verdict.headline
     few = collected(home(tmp_path / "few", truth((0.5, 0.0, -0.5)), 40))
@@ -244,7 +246,7 @@ def test_a_judge_that_takes_the_first_or_the_longer_is_not_believed(tmp_path: Pa
 def test_what_cannot_be_read_is_counted_and_told(tmp_path: Path) -> None:
     workspace = home(tmp_path)
     counter = iter(range(10**6))
-    rewritten(workspace, lambda v: replace(v, choice=None) if next(counter) % 8 == 0 else v)
+    rewritten(workspace, lambda v: replace(v, choice=None) if next(counter) % 7 == 0 else v)
     of = collected(workspace)
     assert {"unread", "few"} <= kinds(of)
     assert any("judged in one order only" in one.text for one in of.findings)

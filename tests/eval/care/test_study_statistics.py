@@ -130,7 +130,11 @@ def test_scores_are_those_of_evalica() -> None:
     rest = [round(2 * won - half, 2) for won, half in zip(of.won, halves, strict=True)]
     left, right = ([of.systems[at] for at in side] for side in (of.left, of.right))
     found = evalica.bradley_terry(
-        left * 2, right * 2, [worth[won] for won in (*halves, *rest)], tolerance=1e-14, limit=100_000
+        left * 2,
+        right * 2,
+        [worth[won] for won in (*halves, *rest)],
+        tolerance=1e-14,
+        limit=100_000,
     )
     fit = strength.fitted(of)
     assert fit is not None
@@ -228,7 +232,8 @@ def test_alpha_is_that_of_the_published_examples() -> None:
 @pytest.mark.parametrize("distance", ["nominal", "ordinal"])
 def test_alpha_is_evalicas(distance: str) -> None:
     evalica = pytest.importorskip("evalica")
-    found = evalica.alpha(ratings(FOUR).T, distance=distance).alpha
+    frame = pytest.importorskip("pandas").DataFrame(ratings(FOUR).T)
+    found = evalica.alpha(frame, distance=distance).alpha
     assert agreement.alpha(ratings(FOUR), distance == "ordinal") == pytest.approx(found, abs=1e-6)
 
 
@@ -353,8 +358,9 @@ def test_the_t_test_of_people_is_scipys() -> None:
 
 
 def test_judges_are_joined_by_pair_and_pooled_by_verdict() -> None:
-    one = tallied([said("s1", "x", "y", "first"), said("s1", "y", "x", "second"),
-                   said("s2", "x", "y", "tie"), said("s2", "y", "x", "tie")], ("x", "y"))  # fmt: skip
+    even = [said("s2", *names, "tie") for names in (("x", "y"), ("y", "x"))]
+    first = [said("s1", "x", "y", "first"), said("s1", "y", "x", "second")]
+    one = tallied([*first, *even], ("x", "y"))
     other = tallied([said("s2", "x", "y", "first"), said("s2", "y", "x", "second")], ("x", "y"))
     both, groups = joined([one, other])
     assert both[1].tolist() == [0.5, 1.0]
