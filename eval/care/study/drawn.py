@@ -50,9 +50,9 @@ def _wanted(report: StudyReport) -> Iterator[tuple[str, str, float, Draw]]:
         yield "Quality against cost", f"{wins}, against {what}. {NUMBERS}", 3.4, _costs
     if report.cells:
         name = report.best.system if report.best else ""
-        text = f"{report.cells_of} of {name}, which the panel ranks first, in %, and prompts"
+        text = f"{report.cells_of}, in %: {name}, which the panel ranks first."
         rows = len({cell.cause for cell in report.cells})
-        yield "Causes and contexts", f"{text} in brackets.", 1.0 + 0.3 * rows, _heat
+        yield "Causes and contexts", text, 1.0 + 0.3 * rows, _heat
     if any(row.words for row in report.rows):
         text = f"{wins}, against the mean length of answers. {NUMBERS}"
         yield "Length against wins", text, 3.4, _words
@@ -154,6 +154,7 @@ def _bumps(canvas: Any, report: StudyReport) -> None:
         rotation=20 if len(columns) > 4 else 0,
     )  # fmt: skip
     axes.set_ylim(len(report.rows) + 0.5, 0.5)
+    axes.set_yticks(range(1, len(report.rows) + 1))
     axes.set_ylabel("rank, 1 is best")
     axes.margins(x=0.08)
     _legend(canvas, report)

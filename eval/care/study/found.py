@@ -196,6 +196,7 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
     broken = [
         one.text for one in findings if one.grave and (one.about in panel or one.kind == "training")
     ]
+    who = "judges" if any(kinds[name] in MODELS for name in panel) else "stand-ins"
     labels = studies.read_labels(folder)
     cells, cells_of = _cells(study, folder, top, whole[PANEL])
     return StudyReport(
@@ -210,7 +211,7 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
         together=audit.together({name: tallies[name] for name in panel}, fits, rubric),
         marks=audit.marked(rubric, names, panel),
         ranks=ranks,
-        verdict=losses.decided(ranks, own[PARTS[0]], top, fits[PANEL], broken),
+        verdict=losses.decided(ranks, own[PARTS[0]], top, fits[PANEL], broken, who),
         findings=findings,
         people=_people(labels, names, {name: tallies[name] for name in panel}, whole[PANEL]),
         cells=cells,
@@ -293,9 +294,9 @@ def _cells(
         return (), ""
     at = min(range(len(top)), key=lambda at: top[at].rank)
     values = [*_f1(folder, study.systems[at], study).values()]
-    what = "F1 of facts"
+    what = "F1 of facts, its number of prompts in brackets"
     if not values:
-        what = "share of wins"
+        what = "Share of wins, its number of pairs in brackets"
         values = [
             (scenario, won if left == at else 1 - won)
             for scenario, left, right, won in zip(

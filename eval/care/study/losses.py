@@ -14,7 +14,6 @@ from tel_edge.eval.statistics import FEWEST, Z95, holm
 PARTS = ("validation", "test", "unseen")
 PANEL = "panel"
 AGREE, DISAGREE, UNTOLD = "agree", "disagree", "cannot be told"
-ASKED = "whether the validation loss and the judges agree"
 # Source: the abstract of arXiv 2606.05176; its data, judges and sixteen rows are its own.
 PAPER = (
     "published in arXiv 2606.05176 (Qwen2.5-3B, other dialogues, two judges, 16 configurations): "
@@ -76,15 +75,18 @@ def decided(
     panel: Sequence[Standing],
     fit: Fit | None,
     broken: Sequence[str],
+    who: str,
 ) -> Verdict:
-    """Return whether validation losses and the panel agree; `broken` are judges not to be believed.
+    """Return whether validation losses and the panel agree, whose judges are called `who`.
+
+    `broken` says why nothing can be believed.
 
     They agree where tau is below 0 beyond chance. They disagree where it is above 0 beyond chance,
     or where the system with the lowest loss is beyond doubt not the best.
     """
     known = [pair for pair in zip(losses, panel, strict=False) if pair[0] is not None]
     tau = next((one.tau for one in ranks if (one.judge, one.part) == (PANEL, PARTS[0])), None)
-    why = ""
+    both, why = f"the validation loss and the {who}", ""
     if fit is None:
         why = "no chain of judged pairs joins all systems; go on with tel-judge"
     elif broken:
@@ -94,7 +96,7 @@ def decided(
     elif tau.value is None:
         why = "all losses or all scores are equal"
     if fit is None or tau is None or why:
-        return Verdict(UNTOLD, f"{ASKED} cannot be told, because {why}", ())
+        return Verdict(UNTOLD, f"whether {both} agree cannot be told, because {why}", ())
     order = sorted(known, key=lambda pair: (pair[0], pair[1].system))
     least, most = order[0][1], order[-1][1]
     value, p = float(tau.value or 0), float(tau.p or 0)
@@ -106,17 +108,17 @@ def decided(
         _parts(ranks),
         _judges(ranks),
     )
-    kind, headline = DISAGREE, "the validation loss and the judges disagree, because "
+    kind, headline = DISAGREE, f"{both} disagree, because "
     if p < 0.05 and value < 0:
         top = "" if least.rank_low == 1 else ", though not on which is best"
-        kind, headline = AGREE, f"the validation loss and the judges agree{top}"
+        kind, headline = AGREE, f"{both} agree{top}"
     elif p < 0.05:
         headline += "systems with a lower loss are ranked lower"
     elif least.rank_low > 1:
         headline += f"the lowest loss, {least.system}, is ranked {places(least)}"
     else:
         why = _unsure(value, p, panel, fit)
-        kind, headline = UNTOLD, f"{ASKED} cannot be told, because {why}"
+        kind, headline = UNTOLD, f"whether {both} agree cannot be told, because {why}"
     return Verdict(kind, headline, tuple(one for one in sentences if one))
 
 

@@ -119,7 +119,7 @@ def _checks(report: StudyReport) -> Table:
 def systems(report: StudyReport) -> Table:
     """Return what is known of each system beside what judges say."""
     stated = any(row.stated_joules is not None for row in report.rows)
-    header = ["no.", "system", "targets", "rank", "rate", "parameters", "MB"]
+    header = ["no.", "system", "targets", "LoRA rank", "rate", "parameters", "MB"]
     header += [f"{part} loss" for part in PARTS]
     header += ["perplexity", "Wh", *(["stated Wh"] if stated else [])]
     header += ["stopped", "F1", "words"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from tel_edge.eval.care.study import drawn, told
 from tel_edge.eval.care.study.found import StudyReport
-from tel_edge.eval.care.study.losses import PAPER, UNTOLD
+from tel_edge.eval.care.study.losses import AGREE, DISAGREE, PANEL, PAPER, UNTOLD
 from tel_edge.eval.reports import browse, page
 from tel_edge.eval.reports.plots import Plot
 from tel_edge.eval.reports.reporting import write_json
@@ -20,6 +20,8 @@ from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files.atomic import write_text
 
 SCHEMA_VERSION = 1
+# The look of the verdict, in the classes of the style sheet.
+COLOURS = {AGREE: "deploy", DISAGREE: "deploy-in-part", UNTOLD: "undecided"}
 # What a choice is in the browser: by whom it was won, 0 for a tie.
 CODES = {"first": 1, "second": 2, "tie": 0, None: None}
 
@@ -93,7 +95,7 @@ def html(report: StudyReport, plots: Sequence[Plot], texts: bool) -> str:
     """Return the page. Every text of the study is escaped; no request leaves it."""
     verdict = report.verdict
     items = "".join(f"<li>{escape(told.sentence(one))}.</li>" for one in told.sentences(report))
-    kind = "undecided" if verdict.kind == UNTOLD else "deploy"
+    kind = COLOURS[verdict.kind]
     card = (
         f'<div class="verdict {kind}"><p class="headline">{escape(told.sentence(verdict.headline))}'
         f".</p><p>{escape(report.label)}</p><ul>{items}</ul></div>"
@@ -110,7 +112,7 @@ def html(report: StudyReport, plots: Sequence[Plot], texts: bool) -> str:
 def browsed(report: StudyReport) -> dict[str, Any]:
     """Return what the page's browser shows, as JSON values.
 
-    - `systems`, `judges`: names; `start`: the two systems shown first, the best and the worst
+    - `systems`, `judges`: names; `start`: the two shown first, the best and the best that it met
     - `prompts`: a list of `id`, `cause`, `asked` (what the customer wrote), `reference`
     - `answers`: by system, for each prompt [text, whether it ended by itself], null for none
     - `verdicts`: by judge, for each prompt a list of [first, second, winner], of systems' indices
@@ -128,12 +130,14 @@ def browsed(report: StudyReport) -> dict[str, Any]:
                 [system[one.first], system[one.second], CODES[one.choice]]
             )
     answers = [[_answer(report, name, id_) for id_ in known] for name in names]
-    top = sorted(report.standings.get("panel", ()), key=lambda one: one.rank)
-    start = [system[top[0].system], system[top[-1].system]] if top else [0, len(names) - 1]
+    top = [one.system for one in sorted(report.standings.get(PANEL, ()), key=lambda s: s.rank)]
+    met = {(one.first, one.second) for one in report.pairs}
+    beside = [name for name in top[1:] if (top[0], name) in met]
+    start = [system[name] for name in (*top[:1], *beside[:1])]
     return {
         "systems": names,
         "judges": judges,
-        "start": start,
+        "start": start if len(start) == 2 else [0, len(names) - 1],
         "prompts": [_prompt(report, id_) for id_ in known],
         "answers": answers,
         "verdicts": verdicts,

@@ -24,7 +24,7 @@ pytestmark = for_browser.NEEDED
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("study")
-    truth = made.Truth((1.0, 0.3, -0.2, -0.5, -0.6), (4.0,) * 5)
+    truth = made.Truth((1.0, 0.4, -0.1, -0.3, -1.0), (4.0,) * 5)
     made.write(home / "studies" / "care", truth, prompts=24)
     report = found.collect(home / "studies" / "care", Workspace(home), None)
     written.write(report, home / "out")
@@ -52,7 +52,7 @@ def test_answers_stand_side_by_side_and_filters_narrow_them(page: Any) -> None:
     assert page.inner_text(".count") == "24 prompts"
     assert page.locator(".card").count() == 10
     names = page.locator(".card").first.locator(".name").all_inner_texts()
-    assert names == ["system-00", "system-04"]
+    assert names == ["system-00", "system-01"]
     page.locator(".kinds input[value='flipped']").check(force=True)
     few = page.locator(".card").count()
     assert 0 < few < 24

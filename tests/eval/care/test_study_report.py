@@ -159,6 +159,7 @@ def test_stand_ins_are_never_called_judges_of_people(tmp_path: Path) -> None:
     of = collected(home(tmp_path, judges=STANDINS))
     assert of.label.startswith("Judged by stand-ins: rules, lexical. They count words")
     assert "aligned" not in of.label
+    assert of.verdict.headline == "the validation loss and the stand-ins agree"
     mixed = [*STANDINS, Judge("left-7b", "endpoint", "left", "left-7b", "d")]
     both = collected(home(tmp_path / "mixed", judges=mixed))
     assert both.panel == ("left-7b",)
@@ -246,7 +247,7 @@ def test_a_judge_that_takes_the_first_or_the_longer_is_not_believed(tmp_path: Pa
 def test_what_cannot_be_read_is_counted_and_told(tmp_path: Path) -> None:
     workspace = home(tmp_path)
     counter = iter(range(10**6))
-    rewritten(workspace, lambda v: replace(v, choice=None) if next(counter) % 7 == 0 else v)
+    rewritten(workspace, lambda v: replace(v, choice=None) if next(counter) % 9 == 0 else v)
     of = collected(workspace)
     assert {"unread", "few"} <= kinds(of)
     assert any("judged in one order only" in one.text for one in of.findings)
@@ -297,7 +298,8 @@ def test_what_the_browser_shows_is_what_was_said(usual: Workspace) -> None:
     of = collected(usual)
     made_ = written.browsed(of)
     assert len(made_["prompts"]) == 60
-    assert made_["start"] == [0, 6]
+    # The best, and the best of those that it met.
+    assert made_["start"] == [0, 1]
     flat = [v for judge in made_["verdicts"] for prompt in judge for v in prompt]
     once = [one for one in of.pairs if not one.repeat]
     assert len(flat) == len(once)
