@@ -48,7 +48,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 class Client:
     """Requests to one server. `base` is the URL that ends in `/v1`, `key` is sent as bearer.
 
-    `option` is what `base` was given by.
+    `option` is what `base` was given by, `variable` where the key is from.
 
     A request that fails for the moment (429, 5xx, no connection, longer than `timeout` seconds) is
     sent up to `attempts` times, with pauses that double from `pause` seconds on.
@@ -60,6 +60,7 @@ class Client:
     attempts: int = 6
     pause: float = 1.0
     option: str = "--reference"
+    variable: str = "TEL_API_KEY"
 
     def __post_init__(self) -> None:
         """Raise `InputError` for what is no URL, or one that holds more than it should."""
@@ -72,14 +73,14 @@ class Client:
             raise InputError(f"{self.option} {self.base}: no http:// or https:// URL of a server")
         if parts.username or parts.password:
             raise InputError(
-                f"{self.option}: no user or password in the URL; set TEL_API_KEY instead"
+                f"{self.option}: no user or password in the URL; set {self.variable} instead"
             )
         if parts.query or parts.fragment:
             raise InputError(
                 f"{self.option}: the URL that ends in /v1 is needed, nothing behind it"
             )
         if not (self.key.isascii() and self.key.isprintable()):
-            raise InputError("TEL_API_KEY holds characters that no header can")
+            raise InputError(f"{self.variable} holds characters that no header can")
 
     @property
     def local(self) -> bool:
@@ -152,7 +153,7 @@ class Client:
             after = error.headers.get("Retry-After", "")
             return _Transient(f"{error.code} {said}", float(after) if after.isdigit() else 0.0)
         if error.code in (401, 403):
-            said = f"{said}; set TEL_API_KEY to a key of this server"
+            said = f"{said}; set {self.variable} to a key of this server"
         return Refused(error.code, f"{where}: {error.code} {said}")
 
     def _hidden(self, text: str) -> str:

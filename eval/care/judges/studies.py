@@ -84,7 +84,9 @@ def own_family(study: Study, judge: Judge) -> tuple[str, ...]:
     if letters is None or judge.kind not in ("endpoint", "gguf"):
         return ()
     own = [("backbone", study.backbone), *(("references by", name) for name in study.written_by)]
-    return tuple(f"{what} {name}" for what, name in own if letters[0] in name.lower())
+    # A short name is part of many others.
+    there = re.compile(letters[0] if len(letters[0]) > 3 else rf"\b{letters[0]}(?![a-z])")
+    return tuple(f"{what} {name}" for what, name in own if there.search(name.lower()))
 
 
 def read_study(folder: Path) -> Study:
@@ -103,7 +105,7 @@ def read_study(folder: Path) -> Study:
             }
         )
     except FileNotFoundError:
-        raise InputError(f"{folder}: no {STUDY}, so this is no study; tel-judge makes one") from None
+        raise InputError(f"{folder}: no {STUDY}, so no study; tel-judge makes one") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: no study of this version ({error})") from None
 
