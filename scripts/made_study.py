@@ -32,8 +32,8 @@ from tel_edge.eval.care.study.tallies import Tally
 from tel_edge.runtime.questions.conversation import Message
 
 Floats = NDArray[np.float64]
-# Each system meets those so many places on, which are 4 for each of 16.
-NEIGHBOURS = (1, 3)
+# Each system meets those so many places on, as tel-judge has it: 4 for each of 16.
+NEIGHBOURS = (1, 2)
 # Spread of the logarithm of an answer's words about its system's.
 LENGTHS = 0.3
 CAUSES = ("coverage", "outage", "settings", "hardware", "limit")

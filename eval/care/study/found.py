@@ -18,7 +18,7 @@ from tel_edge.eval.care.study import audit, checks, losses, people, strength
 from tel_edge.eval.care.study.audit import Audit, JudgesTogether
 from tel_edge.eval.care.study.checks import StudyFinding
 from tel_edge.eval.care.study.losses import PANEL, PARTS, LossRank, Verdict
-from tel_edge.eval.care.study.people import Replaced
+from tel_edge.eval.care.study.people import MODELS, WHO, PeopleSaid
 from tel_edge.eval.care.study.strength import Fit, Standing
 from tel_edge.eval.care.study.tallies import Tally, pooled, tallied
 from tel_edge.eval.statistics import Mean, Share, clustered_mean, clustered_share
@@ -48,21 +48,6 @@ class StudyRow:
     stopped: Share | None
     words: Mean | None
     f1: Mean | None
-
-
-@dataclass(frozen=True)
-class PeopleSaid:
-    """What people's labels say: how many, how they agree, and whom judges may stand in for.
-
-    `kappas` are Cohen's, of two people or of a person and a judge; `wins` are win rates by labels
-    and the panel together.
-    """
-
-    names: tuple[str, ...]
-    labels: int
-    kappas: tuple[tuple[str, str, Mean], ...]
-    replaced: tuple[Replaced, ...]
-    wins: Mapping[str, Mean]
 
 
 @dataclass(frozen=True)
@@ -108,32 +93,13 @@ class StudyReport:
 
     @property
     def label(self) -> str:
-        """Return by whom it was judged: people are named where there are labels, and only there."""
-        kinds = {one.name: one for one in self.study.judges}
-        own = [kinds[name] for name in self.panel]
-        names = ", ".join(
-            f"{one.name} (family {one.family})" if one.kind in MODELS else one.name for one in own
-        )
-        if any(one.kind in MODELS for one in own):
-            said = f"Judge-aligned: judged by {len(own)} model{'s' * (len(own) > 1)}: {names}"
-        else:
-            said = (
-                f"Judged by stand-ins: {names or 'none'}. They count words, and are neither models "
-                "nor people: figures show how the study works, not which answers are better"
-            )
-        if self.people:
-            count = len(self.people.names)
-            who = f"{count} {'people' if count > 1 else 'person'}"
-            return f"{said}. Human-aligned as far as {self.people.labels:,} labels of {who} go."
-        return f"{said}. No person has labelled answers."
+        """Return by whom it was judged, as every page says."""
+        return people.judged_by(self.study, self.panel, self.people)
 
     @property
     def best(self) -> Standing | None:
         """Return the system that the panel ranks first."""
         return min(self.standings.get(PANEL, ()), key=lambda one: one.rank, default=None)
-
-
-MODELS = ("endpoint", "gguf")
 
 
 def place(workspace: Workspace, given: str) -> Path:
@@ -159,16 +125,20 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
     pairs, rubric = studies.read_pairs(folder), studies.read_rubric(folder)
     prompts, answers = studies.read_prompts(folder), studies.read_answers(folder)
     names = tuple(one.name for one in study.systems)
-    by = {one.name: [v for v in pairs if v.judge == one.name] for one in study.judges}
-    if strange := {v.judge for v in pairs} - by.keys():
+    kinds = {one.name: one.kind for one in study.judges}
+    if strange := {v.judge for v in pairs} - kinds.keys():
         raise InputError(
             f"{folder / studies.PAIRS}: {min(strange)} is no judge of {studies.STUDY}; move the "
             "file away"
         )
-    tallies = {name: tallied(of, names) for name, of in by.items() if of}
-    if not any(len(one.won) for one in tallies.values()):
+    labels = _by(studies.read_labels(folder))
+    said = {name: tallied(of, names, both=False) for name, of in labels.items()}
+    by = _by(pairs)
+    tallies = {name: tallied(of, names) for name, of in by.items()}
+    if alone := not any(len(one.won) for one in tallies.values()):
+        by, tallies = labels, said
+    if not tallies:
         raise InputError(f"{folder}: no pair was judged in both orders yet; run tel-judge")
-    kinds = {one.name: one.kind for one in study.judges}
     panel = tuple(name for name in tallies if kinds[name] in MODELS) or tuple(tallies)
     whole = {**tallies, PANEL: pooled([tallies[name] for name in panel])}
     fits = {name: strength.fitted(one) for name, one in whole.items()}
@@ -196,8 +166,7 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
     broken = [
         one.text for one in findings if one.grave and (one.about in panel or one.kind == "training")
     ]
-    who = "judges" if any(kinds[name] in MODELS for name in panel) else "stand-ins"
-    labels = studies.read_labels(folder)
+    who = WHO[kinds[panel[0]]]
     cells, cells_of = _cells(study, folder, top, whole[PANEL])
     return StudyReport(
         study=study,
@@ -213,15 +182,25 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
         ranks=ranks,
         verdict=losses.decided(ranks, own[PARTS[0]], top, fits[PANEL], broken, who),
         findings=findings,
-        people=_people(labels, names, {name: tallies[name] for name in panel}, whole[PANEL]),
+        people=people.compared(
+            said, {} if alone else {name: tallies[name] for name in panel}, whole[PANEL]
+        ),
         cells=cells,
         cells_of=cells_of,
         data=_json(home / "files.json"),
         measured=_measured(workspace, study.backbone),
         prompts=prompts,
         answers=answers,
-        pairs=pairs,
+        pairs=[one for of in by.values() for one in of],
     )
+
+
+def _by(verdicts: Sequence[PairVerdict]) -> dict[str, list[PairVerdict]]:
+    """Return verdicts by judge."""
+    found: dict[str, list[PairVerdict]] = {}
+    for one in verdicts:
+        found.setdefault(one.judge, []).append(one)
+    return found
 
 
 def _standings(
@@ -312,37 +291,6 @@ def _cells(
             found.setdefault((parts[1], parts[2]), []).append(value)
     cells = tuple(Cell(*key, sum(of) / len(of), len(of)) for key, of in sorted(found.items()))
     return cells, what
-
-
-def _people(
-    labels: Sequence[PairVerdict],
-    systems: Sequence[str],
-    judges: Mapping[str, Tally],
-    panel: Tally,
-) -> PeopleSaid | None:
-    names = tuple(dict.fromkeys(one.judge for one in labels))
-    own = {
-        name: tallied((one for one in labels if one.judge == name), systems, both=False)
-        for name in names
-    }
-    own = {name: one for name, one in own.items() if len(one.won)}
-    if not own:
-        return None
-    others = {**judges, **({PANEL: panel} if len(judges) > 1 else {})}
-    pairs = [(a, b) for at, a in enumerate(own) for b in [*[*own][at + 1 :], *others]]
-    kappas = [
-        (a, b, made)
-        for a, b in pairs
-        if (made := people.agreed(own[a], own[b] if b in own else others[b])) is not None
-    ]
-    said = {name: people.choices(one) for name, one in own.items()}
-    return PeopleSaid(
-        tuple(own),
-        sum(len(one.won) for one in own.values()),
-        tuple(kappas),
-        tuple(people.replaced(name, people.choices(one), said) for name, one in others.items()),
-        people.win_rates([*own.values()], panel),
-    )
 
 
 def _home(study: Study, workspace: Workspace, given: Path | None) -> Path:

@@ -13,10 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tel_edge.eval.agreement import jackknifed, kappa
+from tel_edge.eval.care.judges.verdicts import Study
+from tel_edge.eval.care.study.losses import PANEL
 from tel_edge.eval.care.study.tallies import Tally, Unit
 from tel_edge.eval.statistics import Mean, student, tail
 
 Floats = NDArray[np.float64]
+MODELS = ("endpoint", "gguf")
+# What those who judge are called, by their kind.
+WHO = {"endpoint": "judges", "gguf": "judges", "standin": "stand-ins", "people": "people"}
 # Of the alternative-annotator test: people, labels of one that count, how much better a person may
 # be (that of skilled ones), and the rate of false discoveries.
 PEOPLE, LABELS, EPSILON, RATE = 2, 30, 0.15, 0.05
@@ -40,6 +45,21 @@ class Replaced:
     advantage: float | None
     passes: bool
     why: str = ""
+
+
+@dataclass(frozen=True)
+class PeopleSaid:
+    """What people's labels say: how many, how they agree, and whom judges may stand in for.
+
+    `kappas` are Cohen's, of two people or of a person and a judge; `wins` are win rates by labels
+    and the panel together.
+    """
+
+    names: tuple[str, ...]
+    labels: int
+    kappas: tuple[tuple[str, str, Mean], ...]
+    replaced: tuple[Replaced, ...]
+    wins: Mapping[str, Mean]
 
 
 def choices(tally: Tally) -> dict[Unit, int]:
@@ -183,3 +203,55 @@ def win_rates(people: Sequence[Tally], panel: Tally) -> dict[str, Mean]:
 
 def _of(won: float, unit: Unit, system: int) -> float:
     return won if unit[1] == system else 1 - won
+
+
+def compared(
+    own: Mapping[str, Tally], judges: Mapping[str, Tally], panel: Tally
+) -> PeopleSaid | None:
+    """Return what labels say; of people alone, without judges, only how they agree."""
+    if not own:
+        return None
+    others = {**judges, **({PANEL: panel} if len(judges) > 1 else {})}
+    pairs = [(a, b) for at, a in enumerate(own) for b in [*[*own][at + 1 :], *others]]
+    kappas = [
+        (a, b, made)
+        for a, b in pairs
+        if (made := agreed(own[a], own[b] if b in own else others[b])) is not None
+    ]
+    said = {name: choices(one) for name, one in own.items()}
+    return PeopleSaid(
+        tuple(own),
+        sum(len(one.won) for one in own.values()),
+        tuple(kappas),
+        tuple(replaced(name, choices(one), said) for name, one in others.items()),
+        win_rates([*own.values()], panel) if judges else {},
+    )
+
+
+def judged_by(study: Study, panel: Sequence[str], people: PeopleSaid | None) -> str:
+    """Return by whom it was judged: people are named where there are labels, and only there."""
+    kinds = {one.name: one for one in study.judges}
+    own = [kinds[name] for name in panel]
+    names = ", ".join(
+        f"{one.name} (family {one.family})" if one.kind in MODELS else one.name for one in own
+    )
+    labels = "No person has labelled answers"
+    if people:
+        count = len(people.names)
+        who = "a person" if count == 1 else f"{count} people"
+        labels = f"{people.labels:,} labels of {who}"
+    kind = WHO[own[0].kind]
+    if kind == "people":
+        return f"Human-aligned: judged by people: {names}, {labels}."
+    if kind == "stand-ins":
+        beside = f"{labels} stand beside them" if people else labels
+        return (
+            f"Judged by stand-ins: {names}. They count words, and are neither models nor "
+            f"people: figures show how the study works, not which answers are better. {beside}."
+        )
+    said = f"judged by {len(own)} model{'s' * (len(own) > 1)}: {names}"
+    if people and people.replaced[-1].passes:
+        return f"Human-aligned: {said}, who may stand in for a person by {labels}."
+    if people:
+        return f"Judge-aligned: {said}. {labels} do not show that they may stand in for one."
+    return f"Judge-aligned: {said}. {labels}."

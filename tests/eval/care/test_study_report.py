@@ -181,10 +181,12 @@ def people(workspace: Workspace, count: int, noise: float = 0.1) -> None:
 
 
 def test_people_are_named_where_there_are_labels(tmp_path: Path) -> None:
-    workspace = home(tmp_path, prompts=80)
+    clear = truth([4 * score for score in SCORES], noise=0.2, scenario=0.2, ties=0.0)
+    workspace = home(tmp_path, clear, prompts=80)
     people(workspace, 3)
     of = collected(workspace)
-    assert "Human-aligned as far as 3" in of.label
+    assert of.label.startswith("Human-aligned: judged by 2 models")
+    assert "who may stand in for a person by 3" in of.label
     assert of.people is not None
     assert of.people.names == ("person-0", "person-1", "person-2")
     assert {one.judge for one in of.people.replaced} == {"left-7b", "right-8b", "panel"}
@@ -195,7 +197,35 @@ def test_people_are_named_where_there_are_labels(tmp_path: Path) -> None:
     alone = collected(workspace)
     assert alone.people is not None
     assert all("2 are needed" in one.why for one in alone.people.replaced)
-    assert "1 person" in alone.label
+    assert alone.label.startswith("Judge-aligned")
+    assert "labels of a person do not show that they may stand in for one" in alone.label
+
+
+def test_people_alone_may_judge(tmp_path: Path, run_command: Run) -> None:
+    workspace = home(tmp_path, prompts=80)
+    people(workspace, 2)
+    folder = workspace.root / "studies" / "care"
+    (folder / studies.PAIRS).unlink()
+    own = tuple(Judge(f"person-{at}", "people", "", "", "d") for at in range(2))
+    studies.write_study(folder, replace(studies.read_study(folder), judges=own))
+    of = collected(workspace)
+    assert of.label.startswith("Human-aligned: judged by people: person-0, person-1, 2")
+    assert of.verdict.headline == "the validation loss and the people agree"
+    assert of.people is not None
+    assert [of[:2] for of in of.people.kappas] == [("person-0", "person-1")]
+    argv = ["--study", "care", "--workspace", str(workspace.root)]
+    assert run_command(report.parser(), report.work, *argv)[0] == 0
+
+
+def test_of_labels_that_say_otherwise_judges_are_not_called_human_aligned(tmp_path: Path) -> None:
+    workspace = home(tmp_path, prompts=80)
+    people(workspace, 3)
+    other = {"first": "second", "second": "first", "tie": "tie"}
+    rewritten(workspace, lambda v: replace(v, choice=other[str(v.choice)]))
+    of = collected(workspace)
+    assert of.people is not None
+    assert not any(one.passes for one in of.people.replaced)
+    assert of.label.startswith("Judge-aligned")
 
 
 def kinds(of: found.StudyReport) -> set[str]:
