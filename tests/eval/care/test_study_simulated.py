@@ -38,12 +38,14 @@ def study(truth: made.Truth) -> Study:
     return Study("s", "b", "d", "x", "test", (), (), (), ())
 
 
-def seen(tables: int, seed: int, compare: bool = False, **settings: float) -> Seen:
+def seen(
+    tables: int, seed: int, compare: bool = False, prompts: int = 144, **settings: float
+) -> Seen:
     rng = np.random.default_rng(seed)
     found = Seen()
     for _ in range(tables):
         truth = made.drawn(rng, **settings)
-        verdicts = made.verdicts(truth, rng)
+        verdicts = made.verdicts(truth, rng, prompts)
         tally = tallied(verdicts, truth.systems)
         fit, lengths = strength.fitted(tally), strength.fitted(tally, lengths=True)
         assert fit is not None
@@ -58,6 +60,10 @@ def seen(tables: int, seed: int, compare: bool = False, **settings: float) -> Se
             found.held["scores"] += one.score.low <= right[at] <= one.score.high  # type: ignore[operator]
             found.held["wins"] += one.wins.low <= shares[at] <= one.wins.high  # type: ignore[operator]
             found.held["ranks"] += one.rank_low <= places[at] <= one.rank_high
+        # Where nobody likes length, scores at equal length are the same.
+        for at, one in enumerate(strength.standings(lengths, len(tally.won)) if lengths else ()):
+            assert one.score.low is not None
+            found.held["equal"] += one.score.low <= right[at] <= one.score.high  # type: ignore[operator]
         if compare:
             low, high = made.percentiles(tally)
             found.held["percentiles"] += int(((low <= right) & (right <= high)).sum())
@@ -89,9 +95,19 @@ def test_intervals_hold_what_they_say_and_alarms_are_seldom_false() -> None:
     told("no bias", found)
     assert 0.94 <= found.share("scores") <= 0.96
     assert 0.94 <= found.share("wins") <= 0.96
+    assert 0.94 <= found.share("equal") <= 0.96
     assert found.share("ranks") >= 0.95
     assert found.alarms["first"] <= 0.05 * TABLES
     assert found.alarms["length"] <= 0.05 * TABLES
+
+
+@pytest.mark.slow
+def test_thirty_scenarios_are_enough() -> None:
+    found = seen(TABLES, 5, compare=True, prompts=checks.SCENARIOS)
+    told("30 scenarios", found)
+    assert 0.94 <= found.share("scores") <= 0.96
+    assert found.share("ranks") >= 0.95
+    assert found.alarms["first"] + found.alarms["length"] <= 0.05 * TABLES
 
 
 @pytest.mark.slow
