@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import for_judging
 import numpy as np
 import pytest
 from conftest import ROOT, shown
+from for_judging import Command
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
@@ -28,6 +30,7 @@ from tel_edge.runtime import cli
 from tel_edge.runtime.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]
+tel_judge = for_judging.tel_judge
 SCORES = (1.5, 0.9, 0.5, 0.0, -0.4, -0.9, -1.6)
 STANDINS = [
     Judge("rules", "standin", "", "rules", "r"),
@@ -351,3 +354,26 @@ def test_a_panel_of_the_data_set_is_shown(usual: Workspace, tmp_path: Path) -> N
     notes = told.chapters(collected(usual, tmp_path))[-1].notes
     assert notes[:2] == ("written by m (endpoint), seed 1, licence apache-2.0", "refused: fix 3")
     assert "10 dialogues of 5 scenarios" in notes
+
+
+def test_what_tel_judge_wrote_is_reported(tel_judge: Command, tmp_path: Path) -> None:
+    pytest.importorskip("sacrebleu")
+    names = {"great": 5, "good": 4, "weak": 2, "worst": 1}
+    argv = for_judging.systems(tmp_path, names)
+    assert tel_judge(*argv)[0] == 0
+    workspace = Workspace(tmp_path / "home")
+    folder = found.place(workspace, "answers")
+    of = found.collect(folder, workspace, tmp_path / "data")
+    assert of.label.startswith("Judged by stand-ins: rules, lexical")
+    f1 = {row.system: row.f1 for row in of.rows}
+    assert f1["great"] is not None
+    assert f1["weak"] is not None
+    assert f1["great"].value > f1["weak"].value
+    assert of.cells_of.startswith("F1 of facts")
+    assert [one.flips.value for one in of.audits] == [0.0, 0.0]
+    # Systems of no sweep have no loss, and four scenarios are few.
+    assert of.verdict.kind == UNTOLD
+    assert "0 systems have a validation loss" in of.verdict.headline
+    assert "few" in kinds(of)
+    _, missing = written.write(of, tmp_path / "out")
+    assert missing in ("", "matplotlib is not installed; run: pip install 'tel-edge[report]'")
