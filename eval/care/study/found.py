@@ -65,8 +65,8 @@ class StudyReport:
     """A study and what it says. Mappings by judge have the panel under `PANEL`.
 
     `panel` names the judges that count together: the models, or the stand-ins where there are none.
-    `equal` are standings at equal length. `data` is `files.json` of the data set, `measured` the
-    care.json of the same backbone, None where they are not there.
+    `equal` are standings at equal length, where that can be told. `data` is `files.json` of the
+    data set, `measured` the care.json of the same backbone, None where they are not there.
     """
 
     study: Study
@@ -175,7 +175,7 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
         rows=rows,
         fits=fits,
         standings=standings,
-        equal=_standings(lengths, whole),
+        equal=_standings({name: of for name, of in lengths.items() if of and of.length}, whole),
         audits=audits,
         together=audit.together({name: tallies[name] for name in panel}, fits, rubric),
         marks=audit.marked(rubric, names, panel),

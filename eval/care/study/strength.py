@@ -28,6 +28,9 @@ Floats = NDArray[np.float64]
 # Newton's steps, the largest of one, and when it is there.
 STEPS, LONGEST, NEAR = 100, 2.0, 1e-11
 DRAWS = 1000
+# The share of the spread of lengths that has to be between answers of the same two systems: what is
+# all between systems cannot be told from how good they are.
+WITHIN = 0.3
 # What each side of every pair is given where a system has won or lost everything.
 GIVEN = 0.5
 
@@ -38,8 +41,8 @@ class Fit:
 
     `moves` [c, s] is what each scenario moves scores by; `covariance` [s, s] follows from it.
     `length` is what one standard deviation more of length is worth, in nats, None where it was not
-    asked for or all are of one length. `bounded` names systems without a finite score, which have
-    been given half a win and half a loss against each that they met.
+    asked for, or lengths are all but the systems' own. `bounded` names systems without a finite
+    score, which have been given half a win and half a loss against each that they met.
     """
 
     systems: tuple[str, ...]
@@ -76,7 +79,9 @@ def fitted(tally: Tally, lengths: bool = False) -> Fit | None:
     if size < 2 or not _reach(met + met.T).all():
         return None
     spread = float(np.sqrt((tally.longer**2).mean()))
-    lengths = lengths and spread > 0
+    means = _met(tally, tally.longer) / np.maximum(met, 1)
+    rest = float(np.sqrt(((tally.longer - means[tally.left, tally.right]) ** 2).mean()))
+    lengths = lengths and rest > WITHIN * spread
     rows = np.arange(len(tally.won))
     x = np.zeros((len(rows), size + lengths))
     x[rows, tally.left], x[rows, tally.right] = 1, -1

@@ -212,6 +212,17 @@ def test_length_is_told_from_quality() -> None:
     assert strength.apart(long, 0, 1)[0] == pytest.approx(strength.apart(plain, 0, 1)[0], abs=0.25)
 
 
+def test_lengths_that_are_the_systems_own_cannot_be_told_from_quality() -> None:
+    of = simulated()
+    own = np.array([0.3, 0.1, 0.0, -0.1, 0.2, -0.4])
+    longer = own[of.left] - own[of.right]
+    fit = strength.fitted(replace(of, longer=longer), lengths=True)
+    assert fit is not None
+    assert fit.length is None
+    assert fit.scores.tolist() == strength.fitted(of).scores.tolist()  # type: ignore[union-attr]
+    assert strength.fitted(of, lengths=True).length is not None  # type: ignore[union-attr]
+
+
 # The two examples of K. Krippendorff, "Computing Krippendorff's alpha-reliability" (2011).
 TWO = ("aabbdcccedda", "babbbccceddd")
 FOUR = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")
