@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,15 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import made_study as made
 
+from tel_edge.eval import documents
+from tel_edge.eval.care.answers.against import Against
 from tel_edge.eval.care.judges import studies
 from tel_edge.eval.care.judges.studies import Answer
 from tel_edge.eval.care.judges.verdicts import Judge, PairVerdict
-from tel_edge.eval.care.study import checks, found, written
+from tel_edge.eval.care.study import checks, found, told, written
 from tel_edge.eval.care.study.losses import AGREE, DISAGREE, UNTOLD
 from tel_edge.eval.commands import report
+from tel_edge.eval.statistics import Mean, Share
 from tel_edge.runtime import cli
 from tel_edge.runtime.workspace import Workspace
 
@@ -340,8 +343,6 @@ def test_what_the_browser_shows_is_what_was_said(usual: Workspace) -> None:
 
 
 def test_a_panel_of_the_data_set_is_shown(usual: Workspace, tmp_path: Path) -> None:
-    from tel_edge.eval.care.study import told
-
     panel = {
         "dialogues": 10, "scenarios": 5, "words": {"user": {"p50": 3, "p95": 4}},
         "opening": {"user": {"share": 0.1, "text": "hello"}}, "distinct": {"1": 0.5},
@@ -354,6 +355,24 @@ def test_a_panel_of_the_data_set_is_shown(usual: Workspace, tmp_path: Path) -> N
     notes = told.chapters(collected(usual, tmp_path))[-1].notes
     assert notes[:2] == ("written by m (endpoint), seed 1, licence apache-2.0", "refused: fix 3")
     assert "10 dialogues of 5 scenarios" in notes
+
+
+def test_what_quantization_loses_and_the_device_takes_is_shown(
+    usual: Workspace, tmp_path: Path
+) -> None:
+    place = tmp_path / "results" / "smollm2-135m"
+    share, mean = Share(9, 10, 0.9, 0.8, 0.95), Mean(0.01, 0.0, 0.02, 10, 5)
+    said = "cannot be told (n too small)"
+    counts = (3.0, 1, 0, 0, 0)
+    one = Against("Q4", "F16", 10, share, mean, None, mean, share, *counts, mean, said)
+    variant = {"variant": {"name": "Q4"}, "milliseconds_p50": 812.0, "memory_peak": 2e8}
+    made_ = {"schema_version": 1, "against": [asdict(one)], "variants": [variant]}
+    documents.write(place / "care.json", made_)
+    of = found.collect(usual.root / "studies" / "care", Workspace(tmp_path), None)
+    text = told.markdown(of, ())
+    assert "| Q4 | F16 | 90.0 \\[80.0, 95.0\\] |" in text
+    assert f"Q4: {said}" in text
+    assert "| Q4 | 812 | 200 |" in text
 
 
 def test_what_tel_judge_wrote_is_reported(tel_judge: Command, tmp_path: Path) -> None:
