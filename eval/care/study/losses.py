@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from tel_edge.eval.agreement import RankCorrelation, least_tau, rank_correlations
 from tel_edge.eval.care.study.strength import Fit, Standing, apart
+from tel_edge.eval.reports.tables import Table
 from tel_edge.eval.statistics import FEWEST, Z95, holm
 
 # The parts that losses are of, the one that the epoch was chosen by first.
@@ -19,6 +20,7 @@ PAPER = (
     "published in arXiv 2606.05176 (Qwen2.5-3B, other dialogues, two judges, 16 configurations): "
     "the lowest validation loss, 0.5024, was ranked 6th to 7th, the highest, 0.6807, first by both"
 )
+PUBLISHED = ("0.5024", "6 to 7", "0.6807", "1")
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,17 @@ def places(one: Standing) -> str:
     if one.rank_low == one.rank_high:
         return str(one.rank)
     return f"{one.rank} [{one.rank_low}-{one.rank_high}]"
+
+
+def beside(losses: Sequence[float | None], panel: Sequence[Standing]) -> Table:
+    """Return where the lowest and the highest validation loss are ranked, ours and published."""
+    header = ("", "lowest loss", "its rank", "highest loss", "its rank")
+    known = [pair for pair in zip(losses, panel, strict=False) if pair[0] is not None]
+    if not known:
+        return Table(header, ())
+    low, high = (of(known, key=lambda pair: (pair[0], pair[1].system)) for of in (min, max))
+    own = (f"{low[0]:.4f}", places(low[1]), f"{high[0]:.4f}", places(high[1]))
+    return Table(header, (("this study", *own), ("published, others' data", *PUBLISHED)))
 
 
 def _p(p: float) -> str:

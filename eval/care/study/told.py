@@ -10,7 +10,7 @@ from tel_edge.eval.care.answers import tables
 from tel_edge.eval.care.judges.verdicts import CRITERIA
 from tel_edge.eval.care.study.drawn import HOUR
 from tel_edge.eval.care.study.found import StudyReport, mark
-from tel_edge.eval.care.study.losses import PANEL, PAPER, PARTS, places
+from tel_edge.eval.care.study.losses import PANEL, PAPER, PARTS, beside, places
 from tel_edge.eval.care.study.people import EPSILON
 from tel_edge.eval.care.study.strength import Standing
 from tel_edge.eval.reports.render import NARROW, Chapter
@@ -69,11 +69,17 @@ PEOPLE = (
 
 def chapters(report: StudyReport) -> tuple[Chapter, ...]:
     """Return all of the report that is text; chapters without a row are left out."""
+    top = report.standings.get(PANEL, ())
     made = [
         Chapter("The report's own checks", CHECKS, (_checks(report),)),
         Chapter("Systems", SYSTEMS, (systems(report),)),
         Chapter("Ranks", RANKS, (ranks(report), _marks(report))),
-        Chapter("Loss against rank", LOSS, (_losses(report),), (PAPER,)),
+        Chapter(
+            "Loss against rank",
+            LOSS,
+            (_losses(report), beside([row.losses.get(PARTS[0]) for row in report.rows], top)),
+            (PAPER,),
+        ),
         Chapter("Judges", AUDIT, (_audits(report),)),
         Chapter("Judges together", TOGETHER, (_together(report), _alphas(report))),
         *_people(report),

@@ -81,7 +81,7 @@ def test_the_command_writes_all_of_it(usual: Workspace, run_command: Run, tmp_pa
     assert page.count("<svg ") == 5
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| 1 | system-00 |" in text
-    assert "0.5024" in text
+    assert "| published, others' data | 0.5024 | 6 to 7 | 0.6807 | 1 |" in text
     assert "published in arXiv" in text
     for file in (page, text):
         assert file.count("No person has labelled answers") >= 2
