@@ -19,6 +19,8 @@ from tel_edge.runtime.workspace import Workspace
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
     """Print the tables, write the report and return the document of `report.json`."""
+    if args.study:
+        return _studied(args)
     # numpy and all that the report is made of; --help needs none of it.
     from tel_edge.eval.findings import findings
     from tel_edge.eval.findings.benched import read
@@ -86,6 +88,36 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     return document
 
 
+# What has a meaning beside --study.
+WITH_STUDY = frozenset("study dataset out full no_texts workspace json quiet".split())
+
+
+def _studied(args: argparse.Namespace) -> dict[str, Any]:
+    """Print what a judged study says and write its report."""
+    from tel_edge.eval.care.study import found, told, written
+
+    made = parser()
+    for name, value in vars(args).items():
+        if name not in WITH_STUDY and value != made.get_default(name):
+            raise InputError(f"--{name.replace('_', '-')} means nothing with --study")
+    given = None if args.dataset == made.get_default("dataset") else Path(args.dataset)
+    if given and not given.is_dir():
+        raise InputError(f"--dataset {given}: with --study the folder that tel-generate made")
+    workspace = cli.workspace(args)
+    folder = found.place(workspace, args.study)
+    out = args.out or folder
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: a file is in the way; choose another folder with --out")
+    report = found.collect(folder, workspace, given)
+    print(told.text(report, args.full))
+    with lock.held(out, math.inf, lambda text: cli.say(args, text), inside=True):
+        document, missing = written.write(report, out, not args.no_texts)
+    if missing:
+        print(f"tel-report: no report.html: {missing}", file=sys.stderr)
+    print(f"report in {out}; {report.verdict.kind}")
+    return document
+
+
 def _spoken(workspace: Workspace, backbone: str) -> list[Path]:
     """Return the reports of answers in sentences, which `tel-eval` writes."""
     folder = workspace.root / "results" / backbone
@@ -114,6 +146,11 @@ def parser() -> cli.Parser:
         nargs=2,
         metavar=("A", "B"),
         help="instead compare two bundles, workspaces, folders of results or variants",
+    )
+    made.add_argument(
+        "--study",
+        metavar="NAME|DIR",
+        help="instead report on a study of tel-judge: its name in the workspace, or its folder",
     )
     made.add_argument(
         "--published",

@@ -119,12 +119,14 @@ def style() -> str:
     return _file("report.css").strip()
 
 
-def policy() -> str:
-    """Return the page's Content-Security-Policy: no network, and no script but the browser's.
+def policy(script: str | None = None) -> str:
+    """Return the page's Content-Security-Policy: no network, and no script but the one it has.
 
-    Source: https://www.w3.org/TR/CSP3/. Plots may hold rasters as data URLs.
+    It is the browser's by default. Source: https://www.w3.org/TR/CSP3/. Plots may hold rasters as
+    data URLs.
     """
-    digest = base64.b64encode(hashlib.sha256(_file("browse.js").encode()).digest()).decode()
+    own = _file("browse.js") if script is None else script
+    digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
     return (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
         f"style-src 'unsafe-inline'; script-src 'sha256-{digest}'"

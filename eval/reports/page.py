@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from tel_edge.eval.findings.findings import Report
 from tel_edge.eval.reports import browse, card, render
 from tel_edge.eval.reports.plots import Plot
+from tel_edge.eval.reports.render import Chapter
 from tel_edge.eval.reports.tables import Table
 
 
@@ -17,21 +18,33 @@ def page(report: Report, plots: Iterable[Plot], browser: str = "") -> str:
     `browser` is the section of `browse.fragment`.
     """
     title = f"{report.backbone}: accuracy and footprint"
-    parts = [f"<h1>{escape(title)}</h1>"]
-    parts.append(_card(report))
-    figures = "".join(_figure(plot) for plot in plots)
-    parts.append(f'<div class="plots">{figures}</div>')
-    for chapter in render.chapters(report):
+    parts = [_card(report), figures(plots), *written(render.chapters(report)), browser]
+    return whole(title, parts, browse.policy())
+
+
+def figures(plots: Iterable[Plot]) -> str:
+    """Return the plots beside each other."""
+    return f'<div class="plots">{"".join(map(_figure, plots))}</div>'
+
+
+def written(chapters: Iterable[Chapter]) -> list[str]:
+    """Return the elements of chapters, their texts escaped."""
+    parts = []
+    for chapter in chapters:
         parts.append(_heading(chapter.title))
         parts.append(f'<p class="units">{escape(chapter.text)}</p>' if chapter.text else "")
-        parts += [_table(table) for table in chapter.tables if table.rows]
+        parts += [table(each) for each in chapter.tables if each.rows]
         items = "".join(f"<li>{escape(note)}</li>" for note in chapter.notes)
         parts.append(f"<ul>{items}</ul>" if items else "")
-    parts.append(browser)
-    body = "\n".join(part for part in parts if part)
+    return parts
+
+
+def whole(title: str, parts: Sequence[str], policy: str) -> str:
+    """Return a document of elements that are HTML already, under its heading."""
+    body = "\n".join(part for part in (f"<h1>{escape(title)}</h1>", *parts) if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(browse.policy())}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{browse.style()}\n</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
@@ -48,7 +61,7 @@ def _card(report: Report) -> str:
     return (
         f'<div class="verdict {kind}"><p class="headline">{escape(_sentence(first))}.</p>'
         + (
-            _table(made) + f'<p class="units">{escape(card.columns(report))}.</p>'
+            table(made) + f'<p class="units">{escape(card.columns(report))}.</p>'
             if made.rows
             else ""
         )
@@ -67,12 +80,13 @@ def _figure(plot: Plot) -> str:
     return f"<figure>\n{plot.svg}\n<figcaption>{caption}</figcaption>\n</figure>\n"
 
 
-def _table(table: Table) -> str:
-    kinds = ["word" if at < table.words else "" for at in range(len(table.header))]
-    head = "".join(_cell("th", *pair) for pair in zip(kinds, table.header, strict=True))
+def table(shown: Table) -> str:
+    """Return a table that scrolls by itself where the screen is narrow."""
+    kinds = ["word" if at < shown.words else "" for at in range(len(shown.header))]
+    head = "".join(_cell("th", *pair) for pair in zip(kinds, shown.header, strict=True))
     rows = "".join(
         "<tr>" + "".join(_cell("td", *pair) for pair in zip(kinds, row, strict=True)) + "</tr>\n"
-        for row in table.rows
+        for row in shown.rows
     )
     # Can be reached by the keyboard, since it scrolls where the screen is narrow.
     return (

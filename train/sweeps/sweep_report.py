@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.reports.tables import Table, escaped, percent, tabled
-from tel_edge.eval.statistics import Share
+from tel_edge.eval.statistics import FEWEST, RESAMPLES, Share
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files.atomic import write_text
 from tel_edge.train.sweeps import sweep_spoken
 from tel_edge.train.sweeps.sweep_row import SCHEMA_VERSION, SweepRow, document
-
-SEED, RESAMPLES, FEWEST = 42, 2000, 4
 
 
 @dataclass(frozen=True)
@@ -39,59 +37,21 @@ class Correlation:
 def correlations(rows: Sequence[SweepRow]) -> tuple[Correlation, ...]:
     """Return how the validation loss ranks the runs against how the test accuracy does.
 
-    -1: a smaller loss always goes with a higher accuracy. Of fewer than `FEWEST` runs there are
-    none. The intervals are the 2.5th and 97.5th percentile over `RESAMPLES` draws of as many runs
-    with replacement; draws in which all are equal are left out.
+    -1: a smaller loss always goes with a higher accuracy. See `rank_correlations`; of fewer than
+    `FEWEST` runs there are none.
     """
-    import numpy as np
+    # numpy, which --help needs none of.
+    from tel_edge.eval.agreement import rank_correlations
 
-    if len(rows) < FEWEST:
-        return ()
-    random = np.random.default_rng(SEED)
-    draws = random.integers(0, len(rows), (RESAMPLES, len(rows)))
-    shuffled = random.permuted(np.tile(np.arange(len(rows)), (RESAMPLES, 1)), axis=1)
-    made = []
-    for accuracy, values in (
-        ("Pass@1", [_value(row.pass1) for row in rows]),
-        ("Maj@4", [_value(row.majority) for row in rows]),
-    ):
-        losses = [row.validation_loss for row in rows]
-        x, y = (np.sign(np.subtract.outer(v, v)) for v in (losses, values))
-        for name, of in (("Kendall tau-b", tau_b), ("Spearman rho", rho)):
-            drawn = [of(x[np.ix_(at, at)], y[np.ix_(at, at)]) for at in draws]
-            known = [value for value in drawn if value is not None]
-            low, high = np.percentile(known, (2.5, 97.5)).tolist() if known else (None, None)
-            value = of(x, y)
-            chance = None
-            if value is not None:
-                others = [of(x, y[np.ix_(at, at)]) or 0.0 for at in shuffled]
-                # The pairing that there was is one of all, so that p is never 0.
-                strong = 1 + sum(abs(other) >= abs(value) - 1e-9 for other in others)
-                chance = strong / (RESAMPLES + 1)
-            made.append(Correlation(name, accuracy, len(rows), value, low, high, chance))
-    return tuple(made)
-
-
-def tau_b(x: Any, y: Any) -> float | None:
-    """Return Kendall's tau-b; `x` and `y` [n, n] are the signs of all pairs' differences.
-
-    None where all of one are equal. Source: M. G. Kendall, "The treatment of ties in ranking
-    problems", Biometrika 33 (1945).
-    """
-    return _cosine(x, y)
-
-
-def rho(x: Any, y: Any) -> float | None:
-    """Return Spearman's rho, tied values sharing their mean rank; arguments as for `tau_b`."""
-    # A row's sum is twice the distance of that value's mean rank from the middle rank.
-    return _cosine(x.sum(1), y.sum(1))
-
-
-def _cosine(x: Any, y: Any) -> float | None:
-    import numpy as np
-
-    norm = math.sqrt(float((x * x).sum()) * float((y * y).sum()))
-    return float(np.clip((x * y).sum() / norm, -1, 1)) if norm else None
+    losses = [row.validation_loss for row in rows]
+    return tuple(
+        Correlation(each.name, accuracy, each.n, each.value, each.low, each.high, each.p)
+        for accuracy, values in (
+            ("Pass@1", [_value(row.pass1) for row in rows]),
+            ("Maj@4", [_value(row.majority) for row in rows]),
+        )
+        for each in rank_correlations(losses, values)
+    )
 
 
 def groups(rows: Sequence[SweepRow]) -> dict[str, list[SweepRow]]:
