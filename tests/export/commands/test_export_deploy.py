@@ -8,6 +8,7 @@ from pathlib import Path
 
 import for_shipping as made
 import pytest
+from conftest import ROOT
 
 from tel_edge.export.commands import export
 from tel_edge.runtime.bundles import manifest
@@ -41,6 +42,9 @@ def test_the_bundle_that_is_there_becomes_a_version(tel_export: Command, tmp_pat
     assert said.startswith(f"deployed: {folder} (serial 1, 3 files, 2.00 MB, 2.00 MB of them new)")
     assert err == "no report decided what to deploy (tel-report --write), so all files are in it\n"
     assert checking.check(folder).files == manifest.read(work).files
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((ROOT / "docs/manifest.schema.json").read_text())
+    jsonschema.validate(json.loads((folder / "manifest.json").read_text()), schema)
     again = deployed(tel_export("--deploy", str(out), "--json")[1])
     assert again == {**first, "new": False, "moved": 0}
     made.bundle(work, "y")

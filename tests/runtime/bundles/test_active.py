@@ -10,10 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import fake_engine as fake
 import for_shipping as made
 import pytest
 from conftest import MAKERS, ROOT
 
+from tel_edge.runtime.answerer import Answerer
 from tel_edge.runtime.bundles import bundle, manifest
 from tel_edge.runtime.bundles.shipping import active, checking, store
 from tel_edge.runtime.errors import InputError, WorkError
@@ -77,6 +79,16 @@ def test_what_this_version_cannot_open_stays_inactive(tmp_path: Path) -> None:
     added = store.add(tmp_path / "home", made_for, None, store.Folder(work))
     with pytest.raises(InputError, match="made for another prompt than this version's"):
         active.activate(tmp_path / "home", added.folder.name)
+
+
+def test_who_opened_a_version_stays_with_it(tmp_path: Path) -> None:
+    """Though adapters are loaded when they are first asked for."""
+    home = tmp_path / "home"
+    one, two = made.versions(home, "x", "y")
+    active.activate(home, one.name)
+    with Answerer.of_bundle(home / "current", opener=fake.FakeOpener()) as answerer:
+        active.activate(home, two.name)
+        assert answerer.answer("gold 1?", ["a", "b"], "oranbench").choice == "b"
 
 
 def test_versions_are_named_by_their_beginning(tmp_path: Path) -> None:
