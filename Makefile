@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all their own set-up on a fresh machine.
-.PHONY: help venv demo test test-slow test-optimum test-harnesses lint tel-nano clean
+.PHONY: help venv demo test test-slow test-optimum test-harnesses test-signing lint tel-nano clean
 
 help:
 	@echo "make demo          train, export, score and report on the embedded default"
@@ -7,6 +7,7 @@ help:
 	@echo "make test-slow     the tests that take minutes"
 	@echo "make test-optimum  ONNX to and from optimum, in an environment of its own"
 	@echo "make test-harnesses  lm-evaluation-harness and Inspect, unchanged, against tel-serve"
+	@echo "make test-signing  signatures of bundles there and back with OpenSSF model signing"
 	@echo "make tel-nano      pretrain the embedded backbone again (about an hour on two idle cores)"
 
 venv:
@@ -32,6 +33,11 @@ test-harnesses: venv
 	@set -e; for name in lm-eval inspect; do scripts/install_apart.sh $$name; \
 	  .venv-$$name/bin/pytest -q -p no:cacheprovider --disable-warnings \
 	  --confcutdir tests/with_harnesses tests/with_harnesses $(ARGS); done
+
+test-signing: venv
+	@scripts/install_apart.sh signing
+	TEL_BIN=.venv/bin .venv-signing/bin/pytest -q -p no:cacheprovider --disable-warnings \
+	  --confcutdir tests/with_signing tests/with_signing $(ARGS)
 
 lint: venv
 	.venv/bin/ruff check .

@@ -160,6 +160,8 @@ class Answerer:
         file that is not what it should be.
         """
         folder = Path(folder)
+        # What `current` of a store leads to may change before all adapters are loaded.
+        folder = folder.resolve() if folder.is_symlink() else folder
         made = bundle.read(folder)
         decided, worth = None, None
         if quant is None:

@@ -79,16 +79,7 @@ def parser(prog: str, description: str, *options: str) -> Parser:
     if "seed" in options:
         made.add_argument("--seed", type=seed, default=42, help="(%(default)s)")
     if "wait" in options:
-        made.add_argument(
-            "--wait",
-            type=seconds,
-            nargs="?",
-            const=math.inf,
-            default=0.0,
-            metavar="SECONDS",
-            help="how long to wait for another command that writes the same place, without a "
-            "number for as long as it takes, 0 not at all (%(default)g)",
-        )
+        wait_option(made)
     made.add_argument("--version", action="version", version=f"{prog} {tel_edge.__version__}")
     made.add_argument(
         "--json", action="store_true", help="end stdout with one line of JSON that says it all"
@@ -97,6 +88,20 @@ def parser(prog: str, description: str, *options: str) -> Parser:
         "--quiet", action="store_true", help="no log lines but warnings, and no progress bars"
     )
     return made
+
+
+def wait_option(made: Parser) -> None:
+    """Add how long a command waits for another one that writes the same place."""
+    made.add_argument(
+        "--wait",
+        type=seconds,
+        nargs="?",
+        const=math.inf,
+        default=0.0,
+        metavar="SECONDS",
+        help="how long to wait for another command that writes the same place, without a "
+        "number for as long as it takes, 0 not at all (%(default)g)",
+    )
 
 
 def engine_options(made: Parser) -> None:
@@ -164,7 +169,8 @@ def bundle_folder(args: argparse.Namespace, backbone: str) -> Path:
         has = there.is_dir() and there != given
         hint = f"pass --bundle {there}" if has else "make a bundle with tel-export"
         raise InputError(f"--bundle {given}: no such folder; {hint}")
-    return given
+    # `current` of a store may lead elsewhere before all of its files are open.
+    return given.resolve() if given.is_symlink() else given
 
 
 def engine_settings(args: argparse.Namespace) -> EngineSettings:

@@ -18,8 +18,10 @@ case $name in
   # Neither needs torch: the models are behind the service.
   lm-eval) packages=('lm_eval[api]==0.4.13' datasets==5.2.0) ;;
   inspect) packages=(inspect_ai==0.3.285 openai==3.57.0) ;;
+  # It imports pyOpenSSL, which it does not declare.
+  signing) packages=(model-signing==1.1.1 pyOpenSSL) ;;
   *)
-    echo "tel-edge: no environment '$name'; there are: optimum lm-eval inspect" >&2
+    echo "tel-edge: no environment '$name'; there are: optimum lm-eval inspect signing" >&2
     exit 2
     ;;
 esac

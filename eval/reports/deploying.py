@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,11 @@ from tel_edge.eval.reports import card
 from tel_edge.eval.scoring.records import Summary
 from tel_edge.runtime.bundles import bundle, manifest
 from tel_edge.runtime.bundles.manifest import BundleFile, Deployed, Manifest
+from tel_edge.runtime.bundles.shipping import store
+from tel_edge.runtime.bundles.shipping.sources import Folder
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import lock
-from tel_edge.runtime.files.atomic import remove, replace_folder, temporary
+from tel_edge.runtime.files.atomic import make_folder, remove, replace_folder, temporary
 
 
 def write(report: Report, folder: Path, say: Callable[[str], None]) -> Deployed:
@@ -52,31 +53,25 @@ def write(report: Report, folder: Path, say: Callable[[str], None]) -> Deployed:
 def ship(folder: Path, out: Path) -> int:
     """Copy what was decided for in a bundle into one of its own, and return its bytes.
 
-    That is the backbone with its parts, the adapters of the categories that are worth it, and the
-    router. Raises `InputError` where `out` is something else than such a bundle.
+    `store.chosen` says what that is. Raises `InputError` where `out` is something else than such a
+    bundle.
     """
     made = bundle.read(folder)
-    file, said = bundle.deployed_file(made)
-    if made.deploy is None or file is None:
-        raise InputError(f"--ship: {said or f'nothing was decided for in {folder}'}")
+    if made.deploy is None:
+        raise InputError(f"--ship: nothing was decided for in {folder}")
     if out.exists() and not (out / manifest.NAME).is_file():
         raise InputError(f"--ship: {out} is there and is no bundle; choose another folder")
-    wanted = [*made.parts(file)]
-    wanted += [
-        bundle.adapter_file(folder, made, name, file.format) for name in made.deploy.adapters
-    ]
-    wanted += [one for one in made.files if one.kind == "router"]
+    made = replace(made, files=store.chosen(folder, made))
+    bundle.verify(folder, made, made.files)
     partial = temporary(out)
     try:
-        for one in wanted:
-            place = partial / one.path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.verified(folder, made, one), place)
-        manifest.write(replace(made, files=tuple(wanted)), partial)
+        make_folder(partial)
+        store.fill(partial, made, Folder(folder), {})
+        manifest.write(made, partial)
         replace_folder(partial, out)
     finally:
         remove(partial)
-    return manifest.total_bytes(wanted)
+    return manifest.total_bytes(made.files)
 
 
 def _refused(verdict: str, there: Manifest, folder: Path) -> str:

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from tel_edge.export.exporters import EXPORTERS
 from tel_edge.export.request import ADAPTER_TYPES, ExportRequest
 from tel_edge.runtime import cli, extras
 from tel_edge.runtime.bundles.formats import FIRST, FORMATS
+from tel_edge.runtime.errors import InputError
 
 if TYPE_CHECKING:
     from tel_edge.export.exporting import Exported
@@ -29,12 +31,28 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     """Check everything, then make what is missing; see `parser` for the arguments."""
     if args.check:
         return _check(args)
+    if args.serial and not args.deploy:
+        raise InputError("--serial is for --deploy")
+    given = {field.name: getattr(args, field.name) for field in fields(ExportRequest)}
+    given["tensor_type"] = tuple(args.tensor_type)
+    if args.deploy and not _asks(given):
+        return _deploy(args)
+    made = _export(args, given)
+    return {**made, **_deploy(args)} if args.deploy and not args.dry_run else made
+
+
+def _asks(given: Mapping[str, Any]) -> bool:
+    """Return whether options name something to export, and not only where the bundle is."""
+    usual = {field.name: field.default for field in fields(ExportRequest)}
+    beside = ("workspace", "backbone", "out", "wait", "quiet", "dataset", "seed", "strict")
+    return any(given[name] != usual[name] for name in given if name not in beside)
+
+
+def _export(args: argparse.Namespace, given: dict[str, Any]) -> Mapping[str, Any]:
     from tel_edge.export.exporting import export
 
     if args.router:
         extras.check("sklearn", "report")
-    given = {field.name: getattr(args, field.name) for field in fields(ExportRequest)}
-    given["tensor_type"] = tuple(args.tensor_type)
     requests = [ExportRequest(**one) for one in _halves(given)]
     if len(requests) > 1 and not args.dry_run:
         # What does not fit either format is told before anything is written.
@@ -164,6 +182,31 @@ def _check(args: argparse.Namespace) -> Mapping[str, Any]:
     return {"bundle": str(args.check), "files": len(made.files), "not_verified": unmeasured}
 
 
+def _deploy(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Make a version for devices of the bundle that is there."""
+    from tel_edge.runtime.bundles import backbones
+    from tel_edge.runtime.bundles.manifest import total_bytes
+    from tel_edge.runtime.bundles.shipping import store
+    from tel_edge.runtime.files import lock
+
+    folder = args.out or cli.workspace(args).bundle(backbones.find(args.backbone).name)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such bundle; export one first, or name it with --out")
+    say = partial(cli.say, args)
+    with (
+        lock.held(folder, args.wait, say, inside=True),
+        lock.held(args.deploy, args.wait, say, inside=True),
+    ):
+        made = store.deploy(folder, args.deploy, args.serial)
+    if made.manifest.deploy is None:
+        say("no report decided what to deploy (tel-report --write), so all files are in it")
+    state = f"{made.moved / 1e6:,.2f} MB of them new" if made.new else "there already"
+    size = f"{len(made.manifest.files)} files, {total_bytes(made.manifest.files) / 1e6:,.2f} MB"
+    print(f"deployed: {made.folder} (serial {made.manifest.serial}, {size}, {state})")
+    about = {"folder": str(made.folder), "serial": made.manifest.serial, "new": made.new}
+    return {"bundle": str(folder), "deployed": {**about, "moved": made.moved}}
+
+
 def parser() -> cli.Parser:
     """Return the options of `tel-export`."""
     made = cli.parser(
@@ -233,6 +276,19 @@ def parser() -> cli.Parser:
     )
     made.add_argument("--dry-run", action="store_true", help="print the sizes, write nothing")
     made.add_argument("--check", type=Path, metavar="BUNDLE", help="only verify a bundle's files")
+    made.add_argument(
+        "--deploy",
+        type=cli.folder,
+        metavar="DIR",
+        help="make a version for devices of the bundle, in a folder of DIR that is called by its "
+        "digest; alone nothing is exported",
+    )
+    made.add_argument(
+        "--serial",
+        type=cli.whole(1, 2**53),
+        metavar="N",
+        help="of the version of --deploy; devices take no lower one (one above the highest in DIR)",
+    )
     made.add_argument("--push", metavar="REPO", help="upload the bundle to the hub afterwards")
     made.add_argument(
         "--format",

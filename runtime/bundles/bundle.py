@@ -195,6 +195,11 @@ def verified(bundle: Path, made: Manifest, file: BundleFile, again: bool = False
     """
     for part in made.parts(file):
         manifests.verified(bundle, part, again)
+    return fitted(bundle, made, file)
+
+
+def fitted(bundle: Path, made: Manifest, file: BundleFile) -> Path:
+    """Check a file that is whole against what its own header says; return its path."""
     path = bundle / file.path
     if file.kind == "router":
         router.load(path)

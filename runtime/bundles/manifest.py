@@ -16,6 +16,8 @@ from tel_edge.runtime.files.atomic import write_text
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
+# Bytes of a manifest, and how far versions are counted.
+MOST, MOST_SERIAL = 4_000_000, 2**53
 # Names that become parts of paths: of results and reports.
 PLAIN = re.compile(r"(?!\.\.?$)[A-Za-z0-9._-]+")
 DIGEST = re.compile("[0-9a-f]{64}")
@@ -113,13 +115,15 @@ class Deployed:
 class Manifest:
     """The bundle's contents; at most one file for each (kind, format, quant, category).
 
-    `deploy` is what a report decided for this bundle, None where none did.
+    `deploy` is what a report decided for this bundle, None where none did. `serial` counts what is
+    made for devices (`shipping.store`), None in a bundle that was not.
     """
 
     backbone: BackboneInfo
     files: tuple[BundleFile, ...] = ()
     schema_version: int = SCHEMA_VERSION
     deploy: Deployed | None = None
+    serial: int | None = None
 
     def with_file(self, file: BundleFile) -> Manifest:
         """Return the manifest with `file` added, or put in the place of the one of its key."""
@@ -178,8 +182,9 @@ def _order(file: BundleFile) -> tuple[int, str, int, str]:
 def dumps(manifest: Manifest) -> str:
     """Return the manifest as JSON text, the same bytes for the same contents."""
     document = asdict(manifest)
-    if manifest.deploy is None:
-        del document["deploy"]
+    for name in ("deploy", "serial"):
+        if document[name] is None:
+            del document[name]
     for part in (document["backbone"], *document["files"]):
         for name in YOUNGER:
             if part.get(name, "") is None:
@@ -197,10 +202,20 @@ def read(bundle: Path) -> Manifest:
     path = bundle / NAME
     if not path.is_file():
         raise InputError(f"{bundle}: no {NAME}, so this is no bundle; make one with tel-export")
-    if path.stat().st_size > 4_000_000:
+    if path.stat().st_size > MOST:
         raise InputError(f"{path}: larger than any manifest; export the bundle again")
+    return loads(path.read_bytes(), path)
+
+
+def of_folder(bundle: Path) -> str:
+    """Return the digest by which a bundle is known: the SHA-256 of its manifest's bytes."""
+    return digest.of_file(bundle / NAME)
+
+
+def loads(text: bytes, path: Path | str) -> Manifest:
+    """Read and check a manifest's bytes; `path` is where they are from, for messages."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(text.decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); export the bundle again") from None
     try:
@@ -231,7 +246,13 @@ def _parse(document: Any) -> Manifest:
     places = [_place(file.path) for file in files]
     if path := next((f.path for f in files if places.count(_place(f.path)) > 1), None):
         raise InputError(f"files: path {path!r} is there twice; export the bundle again")
-    return Manifest(backbone, files, version, _deployed(document))
+    folders = {part.as_posix() for place in places for part in PurePosixPath(place).parents}
+    if path := next((f.path for f in files if _place(f.path) in folders), None):
+        raise InputError(f"files: path {path!r} is a file and a folder; export the bundle again")
+    serial = None if document.get("serial") is None else _field(document, "serial", int)
+    if serial is not None and not 0 < serial <= MOST_SERIAL:
+        raise InputError(f"serial {str(serial)[:40]} is no possible value; export again")
+    return Manifest(backbone, files, version, _deployed(document), serial)
 
 
 def _deployed(document: Any) -> Deployed | None:

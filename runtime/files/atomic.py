@@ -120,6 +120,15 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_link(path: Path, target: str) -> None:
+    """Let the symbolic link `path` lead to the folder `target`, in one step."""
+    partial = temporary(path)
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(target, target_is_directory=True)
+    os.replace(partial, path)
+    _sync(path.parent)
+
+
 def replace_folder(made: Path, path: Path) -> None:
     """Put the finished folder `made` in the place of `path`, which goes away if it is there.
 

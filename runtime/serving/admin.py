@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,9 @@ def app(front: Front, drain: Callable[[], None]) -> Starlette:
 
     async def reload(request: Request) -> Response:
         try:
-            folder = str(Path((await body(request, Reload)).bundle).absolute())
+            given = Path((await body(request, Reload)).bundle).absolute()
+            # `current` of a store may lead elsewhere when the engine is started again.
+            folder = str(given.resolve() if os.path.islink(given) else given)
             old = front.link.folder
             reply = await front.link.reload(folder)
         except Failed:

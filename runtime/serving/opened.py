@@ -6,22 +6,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tel_edge.runtime.bundles import bundle
+from tel_edge.runtime.bundles import bundle, manifest
 from tel_edge.runtime.bundles.manifest import Manifest
 from tel_edge.runtime.engines.engine import Item, LoraFile
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.files import digest
 from tel_edge.runtime.measuring import probe
 from tel_edge.runtime.questions.categories import CATEGORIES, SPOKEN, category
 from tel_edge.runtime.serving.worker import Worker
 
 # Characters of a digest in the engine's name of an adapter.
 SHORT = 16
-
-
-def known(made: Manifest) -> str:
-    """Return the digest by which a bundle is known: of its files' names and contents."""
-    return digest.of_value([[file.path, file.sha256] for file in made.files])
 
 
 def told(worker: Worker, made: Manifest) -> dict[str, Any]:
@@ -81,7 +75,7 @@ def exchange(worker: Worker, old: Manifest, folder: Path) -> Manifest:
         raise InputError(f"{error}; the bundle before it goes on") from None
     for name, loaded in moved.items():
         engine.move(name, loaded)
-    worker.change(known(made), names)
+    worker.change(manifest.of_folder(folder), names)
     return made
 
 

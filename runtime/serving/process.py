@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.runtime.answerer import Answerer, Answering
-from tel_edge.runtime.bundles import bundle
+from tel_edge.runtime.bundles import bundle, manifest
 from tel_edge.runtime.device.energy import Meter
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
@@ -55,7 +55,7 @@ def serve(pipe: socket.socket, options: dict[str, Any], opener: bundle.Opener) -
             made.backbone.name,
             send,
             options["seconds"],
-            opened.known(made),
+            manifest.of_folder(folder),
             bool(options.get("guard")),
         )
         send(opened.told(worker, made))

@@ -41,7 +41,7 @@ NEEDS = (
     ("sklearn", "report"),
     ("matplotlib", "report"),
 )
-STUDY_NEEDS = (*NEEDS, ("datasketch", "care"), ("evalica", "care"), ("jinja2", "llama"))
+STUDY_NEEDS = (*NEEDS, ("datasketch", "care"), ("sacrebleu", "care"))
 
 EMBEDDED = "tel-nano"
 # Questions and epochs of a backbone that is many times the embedded one.

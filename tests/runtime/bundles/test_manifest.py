@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,10 @@ def test_it_reads_back_equal(tmp_path: Path) -> None:
     manifest.write(whole(), tmp_path)
     assert manifest.read(tmp_path) == whole()
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+    counted = replace(whole(), serial=3)
+    manifest.write(counted, tmp_path)
+    assert manifest.read(tmp_path) == counted
+    assert '"serial"' not in manifest.dumps(whole())
 
 
 def test_backbones_come_first_and_large_before_small() -> None:
@@ -108,6 +113,13 @@ BROKEN: dict[str, tuple[Change, str]] = {
     **FIELDS,
     "no version": (lambda d: d.pop("schema_version"), "field 'schema_version' is missing"),
     "flag as version": (lambda d: d.update(schema_version=True), "not int"),
+    "no number as serial": (lambda d: d.update(serial="1"), "field 'serial' is missing or not int"),
+    "no serial": (lambda d: d.update(serial=0), "serial 0 is no possible value"),
+    "beyond counting": (lambda d: d.update(serial=2**60), "is no possible value"),
+    "a file in a file": (
+        lambda d: d["files"][0].update(path=d["files"][1]["path"].upper() + "/x"),
+        "is a file and a folder",
+    ),
     "new version": (lambda d: d.update(schema_version=2), "schema_version 2, this version reads 1"),
     "no backbone": (lambda d: d.update(backbone=[]), "field 'backbone' is missing or not dict"),
     "no files": (lambda d: d.pop("files"), "field 'files' is missing"),

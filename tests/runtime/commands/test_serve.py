@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -220,6 +221,12 @@ def test_what_only_its_own_user_may_ask(bundle: Path, tmp_path: Path) -> None:
         assert made.json()["bundle"] == asked(address, "gold 1")["bundle"] != before
         for wrong in ("nowhere", "x" * 5000, "\0"):
             assert owner.post("http://x/reload", json={"bundle": wrong}).status_code == 400
+        assert owner.post("http://x/rollback").json()["bundle"] == before
+        # What a link led to is what answers, and what is started again.
+        (tmp_path / "current").symlink_to("later")
+        made = owner.post("http://x/reload", json={"bundle": str(tmp_path / "current")})
+        digest = hashlib.sha256((later / "manifest.json").read_bytes()).hexdigest()
+        assert made.json() == {"bundle": digest, "folder": str(later)}
         assert owner.post("http://x/rollback").json()["bundle"] == before
         assert owner.post("http://x/rollback").status_code == 409
         assert owner.post("http://x/drain").status_code == 200
