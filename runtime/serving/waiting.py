@@ -29,6 +29,13 @@ class Waiting:
     how: Answering | None = None
     prompt: Prompt | None = None
 
+    def origin(self, engine: Any) -> dict[str, Any]:
+        """Return what an answer says of where it is from."""
+        digest = engine.adapter(self.adapter).digest if self.adapter else None
+        masked = {"masked": self.prompt.masked} if self.prompt and self.prompt.masked else {}
+        made = {"adapter": self.category, "adapter_digest": digest, "bundle": self.bundle}
+        return made | masked
+
 
 def characters(value: Any) -> int:
     """Return how many characters and numbers there are in a message."""
