@@ -1,8 +1,8 @@
 """A folder that installs tel-edge without a network: `scripts/wheelhouse.py PLATFORM`.
 
-PLATFORM is one of pip's, such as manylinux_2_28_aarch64 or linux_x86_64. What the index has as wheels
-for it is fetched as wheels. llama-cpp-python is there as source alone: it comes with all that compiling
-it needs, or, with --compile, as a wheel that is compiled here for machines like this one.
+PLATFORM is one of pip's, such as manylinux_2_28_aarch64 or linux_x86_64. What the index has as
+wheels for it is fetched as wheels. llama-cpp-python is there as source alone: it comes with all that
+compiling it needs, or, with --compile, as a wheel that is compiled here for machines like this one.
 """
 
 from __future__ import annotations
@@ -41,13 +41,15 @@ Install without a network, from this folder:
     ENV/bin/pip install --no-index --find-links . "tel-edge[{extras}]"
 """
 COMPILING = """
-llama-cpp-python is here as source: a C++ compiler is needed (Debian, Ubuntu: apt install g++ make), and
-4 to 8 minutes on two fast cores, an hour on a small board. cmake and ninja are in this folder. For other
-than the processor of the machine that compiles, set before pip:
+llama-cpp-python is here as source: a C++ compiler is needed (Debian, Ubuntu: apt install g++ make),
+and 4 to 8 minutes on two fast cores, an hour on a small board. cmake and ninja are in this folder.
+For others than the processor of the machine that compiles, set before pip:
 
 {flags}
-CUDA's compiler is part of JetPack (nvcc; PATH=/usr/local/cuda/bin:$PATH). What was compiled once can be
-had as a wheel for all devices of a kind: ENV/bin/pip wheel --no-index --find-links . -w . llama-cpp-python
+CUDA's compiler is part of JetPack (nvcc; PATH=/usr/local/cuda/bin:$PATH). What was compiled once
+can be had as a wheel for all devices of a kind:
+
+    ENV/bin/pip wheel --no-index --find-links . -w . llama-cpp-python
 """
 
 

@@ -51,9 +51,8 @@ def sources() -> set[str]:
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split("\0")  # fmt: skip
     links = {f"src/tel_edge/{name}" for name in FLOORS}
-    return {
-        f"tel_edge/{name.removeprefix('src/tel_edge/')}" for name in made if name and name not in links
-    }
+    kept = (name for name in made if name and name not in links)
+    return {f"tel_edge/{name.removeprefix('src/tel_edge/')}" for name in kept}
 
 
 @pytest.mark.slow

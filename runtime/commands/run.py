@@ -93,7 +93,8 @@ def _measured_first(args: argparse.Namespace) -> None:
     """Measure what an ARM processor likes better, where nobody has yet."""
     from tel_edge.runtime.measuring import first
 
-    folder, say = cli.bundle_folder(args, backbones.find(args.backbone).name), partial(cli.say, args)
+    folder = cli.bundle_folder(args, backbones.find(args.backbone).name)
+    say = partial(cli.say, args)
     first.start(folder, args.quant, args.format, cli.engine_settings(args), say)
 
 

@@ -146,7 +146,7 @@ def _library() -> Any:
 
 
 class Counters:
-    """Joules by part (`gpu`, `cpu`, `dram`, `soc`) since it was made; a part that is not read is not.
+    """Joules since it was made by part: `gpu`, `cpu`, `dram`, `soc`, as far as they can be read.
 
     A thread reads as long as somebody holds this, and none where there is nothing to read.
     """

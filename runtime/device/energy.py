@@ -1,9 +1,9 @@
 """Energy of a run, from the counters that this machine has, and from nothing else.
 
-The system's own are read as they are (`counters`). zeus, where it is installed, is asked instead: it
-knows Apple's chips too, and gives nothing where there is no counter. codecarbon was looked at: where
-a counter is missing it puts in an estimate from the processor's rated power, which afterwards looks
-like a measurement.
+The system's own are read as they are (`counters`). zeus, where it is installed, is asked instead:
+it knows Apple's chips too, and gives nothing where there is no counter. codecarbon was looked at:
+where a counter is missing it puts in an estimate from the processor's rated power, which afterwards
+looks like a measurement.
 """
 
 from __future__ import annotations

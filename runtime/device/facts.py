@@ -220,7 +220,8 @@ def heat(system: System) -> Heat:
         degrees = (system.number(file) or 0) / 1000
         # A sensor of a part that is off says nothing, or nonsense.
         if 0 < degrees < 150:
-            hottest = max(hottest or (0.0, ""), (degrees, system.text(file.with_name("type")) or ""))
+            zone = system.text(file.with_name("type")) or ""
+            hottest = max(hottest or (0.0, ""), (degrees, zone))
         for kind in system.found(str(file.with_name("trip_point_*_type").relative_to(system.root))):
             degrees = (system.number(kind.with_name(kind.name[:-4] + "temp")) or 0) / 1000
             if system.text(kind) in ("passive", "hot") and degrees >= LEAST_TRIP:

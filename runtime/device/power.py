@@ -1,7 +1,7 @@
-"""How a machine's power is set: a Jetson's mode, the governor, the cores online. Nothing is set here.
+"""How a machine's power is set: a Jetson's mode, the governor, cores online. Nothing is set here.
 
-Sources: NVIDIA Jetson Linux Developer Guide, "Power Mode Control"; Linux' admin-guide/pm/cpufreq and
-Documentation/ABI/testing/sysfs-devices-system-cpu.
+Sources: NVIDIA Jetson Linux Developer Guide, "Power Mode Control"; Linux' admin-guide/pm/cpufreq
+and Documentation/ABI/testing/sysfs-devices-system-cpu.
 """
 
 from __future__ import annotations

@@ -289,7 +289,8 @@ def _bundle(seen: Seen) -> Iterator[Check]:
 
 def _fits(need: Need, free: int | None, chosen: bool) -> Check:
     name = f"fits {need.quant}"
-    said = f"about {_size(need.own)}" + (f" and {_size(need.mapped)} of pages" if need.mapped else "")
+    pages = f" and {_size(need.mapped)} of pages" if need.mapped else ""
+    said = f"about {_size(need.own)}{pages}"
     if free is None or need.all <= free:
         return Check(name, OK, said)
     said += f", {_size(free)} are free"

@@ -44,7 +44,7 @@ def start(
     system: System | None = None,
     measure: Callable[[Subject], tune.Measure] | None = None,
 ) -> None:
-    """Measure and keep what is faster, unless this machine is no ARM or its profile knows it already.
+    """Measure and keep what is faster, unless this is no ARM processor or its profile has it.
 
     Neither is anything measured where the profile cannot be kept, or layers go to a GPU. `measure`
     gives what answers with settings.

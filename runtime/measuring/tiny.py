@@ -1,7 +1,7 @@
 """Tiny models, made here, to try an engine with: of random weights, in the types that bundles have.
 
-Sources: ggml's docs/gguf.md and ggml-common.h (the blocks of quantized types); onnx's onnx.proto and
-protobuf's wire format.
+Sources: ggml's docs/gguf.md and ggml-common.h (the blocks of quantized types); onnx's onnx.proto
+and protobuf's wire format.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether the engines of this machine work: each is tried with a tiny model in a process of its own.
+"""Whether this machine's engines work: each is tried with a tiny model, in a process of its own.
 
 What a library says of itself is what it was compiled with. llama.cpp takes layers for a GPU and
 leaves them on the CPU where there is none, and onnxruntime does so with a whole graph; so what
@@ -33,8 +33,9 @@ SYMBOLS = (
     "llama_model_default_params", "llama_model_free", "llama_model_get_vocab",
     "llama_model_load_from_file", "llama_model_meta_val_str", "llama_model_n_ctx_train",
     "llama_model_n_embd", "llama_model_n_head", "llama_model_n_head_kv", "llama_model_n_layer",
-    "llama_pos", "llama_print_system_info", "llama_seq_id", "llama_set_adapters_lora", "llama_state_seq_get_data",
-    "llama_state_seq_get_size", "llama_state_seq_set_data", "llama_supports_gpu_offload",
+    "llama_pos", "llama_print_system_info", "llama_seq_id",
+    "llama_set_adapters_lora", "llama_state_seq_get_data", "llama_state_seq_get_size",
+    "llama_state_seq_set_data", "llama_supports_gpu_offload",
     "llama_token", "llama_token_to_piece", "llama_tokenize", "llama_vocab_bos", "llama_vocab_eos",
     "llama_vocab_get_text", "llama_vocab_is_eog", "llama_vocab_n_tokens", "llama_vocab_type",
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """The systemd unit of a service, with the memory that its bundle needs.
 
 Sources: systemd.exec(5), systemd.resource-control(5), systemd.service(5). Not used are
-MemoryDenyWriteExecute, since llama.cpp's log comes through a callback that ctypes makes as code, and
-ProcSubset=pid, since processor and memory are read from /proc.
+MemoryDenyWriteExecute, since llama.cpp's log comes through a callback that ctypes makes as code,
+and ProcSubset=pid, since processor and memory are read from /proc.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Service:
     """`command` is the program, a path, and `options` what it is given beside the admin socket.
 
     `local` says that this machine alone asks it, `gpu` that it needs devices, `home` that files of
-    it lie in a home folder, `admin` that the options name a socket. `credentials` are files by option,
-    which systemd hands on to a user who could not read them.
+    it lie in a home folder, `admin` that the options name a socket. `credentials` are files by
+    option, which systemd hands on to a user who could not read them.
     """
 
     title: str
