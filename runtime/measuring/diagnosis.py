@@ -21,6 +21,8 @@ BUILT = {"avx2": "AVX2", "asimddp": "DOTPROD"}
 SLOW, OWN = "powersave", ("intel_pstate", "amd-pstate-epp", "amd_pstate_epp")
 # Less memory or disk than this is too little for anything; degrees below the trip, cores of others.
 LEAST, CLOSE, BUSY = 300_000_000, 5.0, 0.5
+# Characters of an error that are shown.
+LONGEST = 160
 # Clock rates that are held below this share of the highest are told.
 HELD = 0.95
 CUDA = "-DGGML_CUDA=ON -DGGML_NATIVE=OFF -DCMAKE_CUDA_ARCHITECTURES="
@@ -166,6 +168,11 @@ def _memory(of: Machine) -> Check:
     return Check("memory", OK, said)
 
 
+def _short(text: str) -> str:
+    """Return the end of a library's error, which is where the reason stands."""
+    return text if len(text) <= LONGEST else f"...{text[-LONGEST:]}"
+
+
 def _size(number: int) -> str:
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
@@ -224,7 +231,8 @@ def _gpu(of: Machine, tried: Tried) -> Check:
     for name, wrong in tried.others.items():
         if wrong:
             return Check(
-                "gpu", WARN, f"llama.cpp says that it can, but {name}: {wrong}; the CPU answers",
+                "gpu", WARN,
+                f"llama.cpp says that it can, but {name}: {_short(wrong)}; the CPU answers",
                 "pass no --gpu-layers, and see that driver and CUDA are those it was built with",
             )  # fmt: skip
         return Check("gpu", OK, f"{name} computes what the CPU does; --gpu-layers -1 uses it")
@@ -248,7 +256,7 @@ def _onnx(tried: Tried) -> Iterator[Check]:
     for name, wrong in tried.others.items():
         short = name.removesuffix("ExecutionProvider")
         if wrong:
-            yield Check("provider", WARN, f"{short} is listed and does not compute: {wrong}",
+            yield Check("provider", WARN, f"{short} is listed and does not compute: {_short(wrong)}",
                         f"pass no --provider {short.lower()}, or install what it asks for"
                         )  # fmt: skip
         else:
