@@ -1,8 +1,8 @@
 """A folder that installs tel-edge without a network: `scripts/wheelhouse.py PLATFORM`.
 
 PLATFORM is one of pip's, such as manylinux_2_28_aarch64 or linux_x86_64. What the index has as
-wheels for it is fetched as wheels. llama-cpp-python is there as source alone: it comes with all that
-compiling it needs, or, with --compile, as a wheel that is compiled here for machines like this one.
+wheels for it is fetched so. llama-cpp-python is there as source alone: it comes with all that
+compiling it needs or, with --compile, as a wheel that is compiled here for machines like this one.
 """
 
 from __future__ import annotations
@@ -144,12 +144,14 @@ def made(name: str, python: str, extras: Sequence[str], out: Path, compiled: boo
     with tempfile.TemporaryDirectory() as folder:
         # From the folder alone, all over again.
         pip("download", *foreign, "--no-index", "--find-links", out, "--dest", folder, *plain)
-        pip("download", "--no-deps", "--no-index", "--find-links", out, "--dest", folder, "tel-edge")
+        pip(
+            "download", "--no-deps", "--no-index", "--find-links", out, "--dest", folder, "tel-edge"
+        )
     text = README.format(
         version=wheel.name.split("-")[1], platform=name, python=python, extras=",".join(extras)
     )
     if sources and not compiled:
-        lines = (f"    {device:<15} export CMAKE_ARGS=\"{of}\"\n" for device, of in FLAGS.items())
+        lines = (f'    {device:<15} export CMAKE_ARGS="{of}"\n' for device, of in FLAGS.items())
         text += COMPILING.format(flags="".join(lines))
     (out / "README.txt").write_text(text, encoding="utf-8")
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
@@ -172,7 +174,9 @@ def main() -> None:
         raise SystemExit(f"wheelhouse: --compile makes wheels for {here} alone")
     own = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if args.compile and args.python != own:
-        raise SystemExit(f"wheelhouse: --compile makes wheels for Python {own} alone: --python {own}")
+        raise SystemExit(
+            f"wheelhouse: --compile makes wheels for Python {own} alone: --python {own}"
+        )
     out = args.out or ROOT / "wheelhouse" / args.platform
     made(args.platform, args.python, args.extras.split(","), out.absolute(), args.compile)
 

@@ -34,9 +34,7 @@ def work(
     known = args.bundle is not None or (folder / manifest.NAME).is_file()
     # The machine first, so that what is tried is no load of others.
     machine = seen.machine(system or System(), folder, pause)
-    found = seen.Seen(
-        machine, llama(), onnx(), seen.of_bundle(folder, settings) if known else None
-    )
+    found = seen.Seen(machine, llama(), onnx(), seen.of_bundle(folder, settings) if known else None)
     made = checks(found)
     print(table(made))
     after = following(found, made)

@@ -105,10 +105,6 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
     from tel_edge.runtime.serving.link import Link
     from tel_edge.runtime.serving.metrics import Metrics
 
-    def changed(text: str) -> None:
-        cli.say(args, text)
-        metrics.power_changes.inc()
-
     known = guard.keys(args.keys) if args.keys else None
     metrics = Metrics()
     link = Link(options, partial(cli.say, args), refused=metrics.refused)
@@ -146,23 +142,16 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
     also = asyncio.ensure_future(owner.serve([private])) if owner and private else None
     told = asyncio.ensure_future(_tell(args, link, server))
     ended = asyncio.ensure_future(stop.wait())
-    seconds = notify.watchdog()
-    fed = asyncio.ensure_future(notify.feed(link, seconds)) if seconds else ended
+    fed = asyncio.ensure_future(notify.feed(link))
     try:
-        with power.told(front.power, changed):
+        with power.told(front.power, partial(_changed, args, metrics)):
             await asyncio.wait({engine, http, ended}, return_when=asyncio.FIRST_COMPLETED)
         front.draining = True
         notify.notify(notify.STOPPING)
         if engine.done():
             engine.result()
-        if link.info is None:
-            link.kill()
-        else:
-            link.drain()
         hurry = asyncio.ensure_future(now.wait())
-        await asyncio.wait({engine, hurry}, timeout=DRAIN, return_when=asyncio.FIRST_COMPLETED)
-        whole = engine.done()
-        link.kill()
+        whole = await _drained(link, engine, hurry)
         await _closed(server, http, hurry)
         if owner and also:
             await _closed(owner, also, hurry)
@@ -175,6 +164,24 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
             task.cancel()
     cli.say(args, "stopped: all that waited was answered" if whole else "stopped at once")
     return {"restarts": link.restarts}
+
+
+def _changed(args: argparse.Namespace, metrics: Any, text: str) -> None:
+    """Say and count that the power is set anew."""
+    cli.say(args, text)
+    metrics.power_changes.inc()
+
+
+async def _drained(link: Any, engine: asyncio.Future[Any], hurry: asyncio.Future[Any]) -> bool:
+    """Let what waits be answered, then end the engine's process; return whether all was."""
+    if link.info is None:
+        link.kill()
+    else:
+        link.drain()
+    await asyncio.wait({engine, hurry}, timeout=DRAIN, return_when=asyncio.FIRST_COMPLETED)
+    whole = engine.done()
+    link.kill()
+    return whole
 
 
 async def _closed(server: Any, serving: asyncio.Future[Any], hurry: asyncio.Future[Any]) -> None:

@@ -171,7 +171,7 @@ def _groups(system: System) -> Iterator[tuple[str, PurePosixPath]]:
     In a container the folder is the host's, and what is there begins at the root.
     """
     for line in (system.text("proc/self/cgroup") or "").splitlines():
-        _, controllers, place = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, place = [*line.split(":", 2), "", ""][:3]
         own = PurePosixPath(place.lstrip("/"))
         for folder in dict.fromkeys([own, *own.parents, PurePosixPath()]):
             yield controllers, folder

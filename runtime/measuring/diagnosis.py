@@ -40,14 +40,8 @@ class Check:
 
 def checks(seen: Seen) -> tuple[Check, ...]:
     """Return all lines, the machine's first."""
-    return tuple(
-        (
-            *_machine(seen.machine),
-            *_engines(seen),
-            _service(seen.machine),
-            *_bundle(seen),
-        )
-    )
+    machine = seen.machine
+    return (*_machine(machine), *_engines(seen), _service(machine), *_bundle(seen))
 
 
 def following(seen: Seen, made: Sequence[Check]) -> str:
@@ -67,7 +61,7 @@ def _tune(of: Bundle) -> str:
 
 
 def _machine(of: Machine) -> Iterator[Check]:
-    python, processor, heat, room = of.python, of.processor, of.heat, of.room
+    python, processor, heat = of.python, of.processor, of.heat
     if python.bits < 64:
         yield Check("python", FAIL, f"{python.version}, {python.bits} bits: models do not fit",
                     "install a 64-bit system")  # fmt: skip
@@ -256,9 +250,9 @@ def _onnx(tried: Tried) -> Iterator[Check]:
     for name, wrong in tried.others.items():
         short = name.removesuffix("ExecutionProvider")
         if wrong:
-            yield Check("provider", WARN, f"{short} is listed and does not compute: {_short(wrong)}",
-                        f"pass no --provider {short.lower()}, or install what it asks for"
-                        )  # fmt: skip
+            said = f"{short} is listed and does not compute: {_short(wrong)}"
+            do = f"pass no --provider {short.lower()}, or install what it asks for"
+            yield Check("provider", WARN, said, do)
         else:
             yield Check("provider", OK, f"{short} computes; --provider {short.lower()} uses it")
 
@@ -283,8 +277,12 @@ def _bundle(seen: Seen) -> Iterator[Check]:
         do = rest or first.rpartition("; ")[2]
         yield Check("bundle", FAIL, first, do.removeprefix("run: "))
         return
-    yield Check("bundle", OK, f"{of.name}: {of.chosen} answers, with "
-                + (f"adapters for {' '.join(of.adapters)}" if of.adapters else "no adapter"))
+    yield Check(
+        "bundle",
+        OK,
+        f"{of.name}: {of.chosen} answers, with "
+        + (f"adapters for {' '.join(of.adapters)}" if of.adapters else "no adapter"),
+    )
     tried = seen.llama if of.format == "gguf" else seen.onnx
     if tried is None:
         extra = f"'tel-edge[{FORMATS[of.format].extra}]'"

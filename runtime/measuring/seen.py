@@ -93,9 +93,7 @@ class Seen:
     bundle: Bundle | None
 
 
-def machine(
-    system: System, folder: Path, pause: Callable[[float], None] = time.sleep
-) -> Machine:
+def machine(system: System, folder: Path, pause: Callable[[float], None] = time.sleep) -> Machine:
     """Look at a machine; `folder` is on the disk that bundles are on."""
     files = system.found("sys/class/powercap/intel-rapl:*/energy_uj")
     there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
@@ -162,4 +160,3 @@ def _put(
     except InputError as error:
         return settings, False, str(error)
     return put, tuned, "" if tuned else said or ""
-

@@ -83,8 +83,10 @@ class Health:
         return float(stats.get("still_seconds", 0.0)) < self._limit
 
 
-async def feed(link: Link, seconds: float) -> None:
-    """Tell systemd again and again that all is well, as long as it is."""
+async def feed(link: Link) -> None:
+    """Tell systemd again and again that all is well, as long as it is, if it wants to hear that."""
+    if (seconds := watchdog()) is None:
+        return
     health = Health(link, seconds)
     while True:
         if await health.well():

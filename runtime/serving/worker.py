@@ -389,4 +389,3 @@ class Worker:
         made = answered(asked.request.question, score, asked.how, asked.category)
         taken = {"tokens": score.tokens, "decoded": score.decoded, "packed": score.packed}
         self._told(job, record(asked.request, made) | taken, began, score.milliseconds)
-

@@ -28,7 +28,9 @@ def cpuinfo(cores: int, **fields: str) -> str:
 
 def meminfo(total: int, available: int) -> str:
     """In kilobytes, as the kernel has it."""
-    return f"MemTotal:       {total} kB\nMemFree:          90000 kB\nMemAvailable:   {available} kB\n"
+    return (
+        f"MemTotal:       {total} kB\nMemFree:          90000 kB\nMemAvailable:   {available} kB\n"
+    )
 
 
 def rails(number: int, kind: str, **channels: tuple[int, int]) -> dict[str, str]:

@@ -46,7 +46,7 @@ class Doctor:
         assert err == ""
         *lines, after, document = out.splitlines()
         self.document, self.next = json.loads(document), after.removeprefix("next: ")
-        self.said = {}
+        self.said, name = {}, ""
         for line in lines:
             if line.lstrip().startswith("->"):
                 self.said[name] += " " + line.strip()
@@ -100,9 +100,7 @@ def test_a_raspberry_pi_5_that_is_hot_and_short_of_power(of: Callable[..., Docto
     assert found.document["machine"]["chip"] is None
 
 
-def test_a_jetson_orin_nano_whose_gpu_lies_idle(
-    of: Callable[..., Doctor], tmp_path: Path
-) -> None:
+def test_a_jetson_orin_nano_whose_gpu_lies_idle(of: Callable[..., Doctor], tmp_path: Path) -> None:
     stat = tmp_path / "orin/proc/77/stat"
 
     def pause(_: float) -> None:
@@ -154,9 +152,7 @@ def test_a_container_of_a_gigabyte(of: Callable[..., Doctor], tmp_path: Path) ->
     fakes.large_bundle(tmp_path / "bundle")
     found = of("container", "--bundle", str(tmp_path / "bundle"))
     assert found.code == 0, found.said
-    assert found.said["memory"] == (
-        "OK 850 MB to be had of 65.5 GB; a limit of 1.0 GB holds here"
-    )
+    assert found.said["memory"] == ("OK 850 MB to be had of 65.5 GB; a limit of 1.0 GB holds here")
     assert found.said["cores"].startswith("WARN a limit lets 1.5 of 64 compute at a time")
     assert "-> pass --threads 1" in found.said["cores"]
     assert found.said["bundle"] == (

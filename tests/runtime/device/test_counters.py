@@ -144,9 +144,7 @@ def test_power_is_added_up_over_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert made.read()["soc"] == pytest.approx(20.0)
 
 
-def test_what_nobody_holds_is_read_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_nobody_holds_is_read_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
     import time
 

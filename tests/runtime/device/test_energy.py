@@ -195,5 +195,3 @@ def test_a_resumed_run_has_the_energy_of_all_its_runs(
     monkeypatch.setattr(energy, "_monitor", lambda: None)
     monkeypatch.setattr(energy, "_counters", lambda: Counters(fakes.bare(tmp_path), Nothing()))
     assert Watch(tmp_path, quiet=True).spent()[1] == Energy()
-
-

@@ -47,7 +47,7 @@ def test_groups_of_cores_may_have_several_governors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "cores"),
-    [("0-3\n", 4), ("0", 1), ("0-1,4,6-7", 5), ("", None), (None, None), ("x", None)],
+    [("0-3", 4), ("0", 1), ("0-1,4,6-7", 5), ("", None), (None, None), ("x", None)],
 )
 def test_a_list_of_cores_is_counted(text: str | None, cores: int | None) -> None:
     assert power.count(text) == cores

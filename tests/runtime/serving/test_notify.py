@@ -16,6 +16,7 @@ from tel_edge.runtime.serving import notify
 from tel_edge.runtime.serving.notify import Health
 from tel_edge.runtime.serving.problems import STARTING, Failed
 
+
 @pytest.fixture(params=["file", "abstract"])
 def manager(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -36,9 +37,7 @@ def test_lines_come_in_one_datagram(manager: Manager) -> None:
     assert re.fullmatch(r"MONOTONIC_USEC=\d{6,}", second)
 
 
-def test_without_a_manager_nothing_is_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_a_manager_nothing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert not notify.notify("READY=1")
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
@@ -133,5 +132,3 @@ def test_opening_may_take_its_time_and_no_more() -> None:
     assert asyncio.run(health.well())
     engine.info = None
     assert asyncio.run(health.well())
-
-
