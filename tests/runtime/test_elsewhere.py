@@ -70,11 +70,11 @@ def test_memory_without_proc_and_without_resource(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "Path", lambda _: tmp_path / "nothing")
-    # macOS has the module, and says bytes.
+    # macOS has the module, and says bytes: what Linux says is not multiplied there.
     monkeypatch.setattr(sys, "platform", "darwin")
     mac = memory.now()
     assert mac.anonymous is None
-    assert mac.peak > 1_000_000
+    assert 0 < mac.peak < 10_000_000
     # Windows has not.
     monkeypatch.setitem(sys.modules, "resource", None)
     assert memory.now() == memory.Memory(None, None, 0)
