@@ -17,8 +17,8 @@ from tel_edge.runtime.engines.packed import OUTPUTS
 from tel_edge.runtime.files import gguf_header, onnx_header
 from tel_edge.runtime.files.gguf_model import TOKENS, Numbers
 
-# Bytes of the interpreter, the libraries and what the allocator keeps, and of a service's front.
-INTERPRETER, FRONT = 100_000_000, 60_000_000
+# Bytes of the interpreter with its libraries, of each token of a vocabulary, of a service's front.
+INTERPRETER, TOKEN, FRONT = 40_000_000, 450, 60_000_000
 # Cells of an ONNX cache, which grows with what is asked, and what its prefixes may keep besides.
 CELLS, KEPT = 1024, 64_000_000
 
@@ -83,7 +83,7 @@ def _gguf(
         cells = min(settings.context, number("context_length", settings.context))
         own += cells * kv_bytes(number("block_count"), shared, key, value, settings.kv)
         # Logits, twice: where they are computed, and where they are read.
-        own += 2 * 4 * OUTPUTS * int(header.metadata.get(TOKENS) or 0)
+        own += (TOKEN + 2 * 4 * OUTPUTS) * int(header.metadata.get(TOKENS) or 0)
         own += 4 * batch * 2 * (number("feed_forward_length") + width)
     copied = file.bytes if settings.extra_buffers else 0
     return Need(file.format, file.quant, own + copied, file.bytes)
