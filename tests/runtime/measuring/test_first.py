@@ -117,7 +117,7 @@ def test_nothing_is_measured_on_other_processors_or_for_a_gpu(
 
 
 def test_nothing_is_measured_where_the_copy_has_no_room(device: Device) -> None:
-    fakes.put(device.system.root, {"proc/meminfo": fakes.meminfo(900_000, 90_000)})
+    fakes.put(device.system.root, {"proc/meminfo": fakes.meminfo(900_000, 30_000)})
     ways = Ways(1.0, 2.0)
     device.start(ways)
     assert ways.asked == []
