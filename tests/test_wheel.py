@@ -173,3 +173,37 @@ def test_images_are_made_of_the_wheel_by_a_user_of_their_own() -> None:
         # No key, and nothing that belongs to one registry.
         assert not any("/" in line.split()[1] for line in stages)
     assert (ROOT / ".dockerignore").read_text().splitlines()[-2:] == ["*", "!dist/"]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_folder_has_source_and_its_tools_or_a_compiled_wheel(
+    compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def pip(*argv: str | Path, **more: str) -> None:
+        asked.append((*map(str, argv), *(f"{name}={value}" for name, value in more.items())))
+
+    monkeypatch.setattr(wheelhouse, "pip", pip)
+    monkeypatch.setattr(wheelhouse, "project_wheel", lambda out: out / "tel_edge-0.1.0-py3-x.whl")
+    monkeypatch.setattr(wheelhouse, "said_by", lambda _: (["numpy>=1.20"], ["scikit-build-core"]))
+    monkeypatch.delenv("CMAKE_ARGS", raising=False)
+    (tmp_path / "llama_cpp_python-0.3.36.tar.gz").touch()
+    wheelhouse.made("manylinux_2_28_aarch64", "3.12", ["llama"], tmp_path, compiled)
+    first, wheels, again, project = asked
+    readme = (tmp_path / "README.txt").read_text()
+    if compiled:
+        assert first[0] == "wheel"
+        assert first[-1] == "CMAKE_ARGS=-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF"
+        assert "CMAKE_CUDA_ARCHITECTURES" not in readme
+    else:
+        assert first[:3] == ("download", "--no-deps", "--no-binary=:all:")
+        assert {"cmake>=3.21", "ninja>=1.5", "scikit-build-core"} <= {*wheels}
+        for architecture in ("=87", "=110"):
+            assert f"CMAKE_CUDA_ARCHITECTURES{architecture}" in readme
+    assert wheels[wheels.index("--platform") + 1] == "manylinux_2_28_aarch64"
+    assert "cp312" in wheels
+    # And all of it once more, from the folder alone.
+    assert "--no-index" in again
+    assert "--no-index" in project
+    assert '--no-index --find-links . "tel-edge[llama]"' in readme
