@@ -82,7 +82,10 @@ def _unit(args: argparse.Namespace, folder: Path, made: Manifest) -> str:
     handed = {name.replace("_", "-"): str(p.absolute()) for name, p in files.items() if p}
     without = ["unit", "bundle", "backbone", "workspace", "json", "quiet", *files]
     options = unit.given(args, parser().parse_args([]), without)
-    command, place = shutil.which("tel-serve") or sys.argv[0], str(folder.absolute())
+    # The script beside this interpreter, whatever started it.
+    beside = shutil.which("tel-serve", path=os.path.dirname(sys.executable))
+    place = str(folder.absolute())
+    command = beside or shutil.which("tel-serve") or sys.argv[0]
     paths = (os.path.abspath(command), place)
     home = any(path.startswith(("/home/", "/root/")) for path in paths)
     if home:

@@ -103,7 +103,7 @@ def test_keys_are_handed_on_by_systemd_and_a_gpu_has_its_devices(
 def test_a_bundle_in_a_home_is_told(run_command: Command, monkeypatch: pytest.MonkeyPatch,
                                     tmp_path: Path) -> None:  # fmt: skip
     fake.bundle(tmp_path / "bundle")
-    monkeypatch.setattr(shutil, "which", lambda _: "/home/somebody/.venv/bin/tel-serve")
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: "/home/somebody/.venv/bin/tel-serve")
     code, out, err = run_command(
         serve.parser(), serve.work, "--unit", "--bundle", str(tmp_path / "bundle")
     )
