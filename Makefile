@@ -1,5 +1,9 @@
 # `make demo` and `make test` do all their own set-up on a fresh machine.
-.PHONY: help venv demo test test-slow test-optimum test-harnesses test-signing lint tel-nano clean
+.PHONY: help venv demo test test-slow test-optimum test-harnesses test-signing test-wheel wheel \
+  wheelhouse lint tel-nano clean
+
+# What needs no more than pip.
+PYTHON_HERE = $(or $(wildcard .venv/bin/python),python3)
 
 help:
 	@echo "make demo          train, export, score and report on the embedded default"
@@ -8,6 +12,9 @@ help:
 	@echo "make test-optimum  ONNX to and from optimum, in an environment of its own"
 	@echo "make test-harnesses  lm-evaluation-harness and Inspect, unchanged, against tel-serve"
 	@echo "make test-signing  signatures of bundles there and back with OpenSSF model signing"
+	@echo "make test-wheel    the wheel alone, in an environment of its own, answers a question"
+	@echo "make wheel         dist/tel_edge-*.whl, to install without this folder"
+	@echo "make wheelhouse PLATFORM=manylinux_2_28_aarch64   a folder that installs without a network"
 	@echo "make tel-nano      pretrain the embedded backbone again (about an hour on two idle cores)"
 
 venv:
@@ -39,6 +46,18 @@ test-signing: venv
 	TEL_BIN=.venv/bin .venv-signing/bin/pytest -q -p no:cacheprovider --disable-warnings \
 	  --confcutdir tests/with_signing tests/with_signing $(ARGS)
 
+wheel:
+	rm -rf build dist
+	$(PYTHON_HERE) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist
+
+# Of another machine, or with --compile in ARGS of one like this.
+wheelhouse:
+	$(PYTHON_HERE) scripts/wheelhouse.py $(or $(PLATFORM),linux_$(shell uname -m)) $(ARGS)
+
+test-wheel: venv
+	.venv/bin/pytest -m slow tests/test_wheel.py $(ARGS)
+
 lint: venv
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -48,4 +67,4 @@ tel-nano: venv
 	cd scripts && ../.venv/bin/python pretrain_tel_nano.py --out ../src/tel_edge/tel_nano
 
 clean:
-	rm -rf .venv .venv-* tel-workspace build src/*.egg-info
+	rm -rf .venv .venv-* tel-workspace build dist wheelhouse src/*.egg-info

@@ -163,14 +163,7 @@ class Answerer:
         # What `current` of a store leads to may change before all adapters are loaded.
         folder = folder.resolve() if folder.is_symlink() else folder
         made = bundle.read(folder)
-        decided, worth = None, None
-        if quant is None:
-            decided, said = bundle.deployed_file(made, format)
-            if said:
-                say(said)
-            if decided and made.deploy:
-                worth = made.deploy.categories
-        backbone = decided or _chosen(folder, made, quant, format, say)
+        backbone, worth = selected(folder, made, quant, format, say)
         names = [only] if only else list(made.adapters(backbone.format))
         asked = [name for name in names if name not in SPOKEN]
         if worth is not None and not bare and (doubted := [n for n in asked if n not in worth]):
@@ -337,6 +330,23 @@ class Answerer:
         `asked` are questions with the name of the adapter to ask, None being the bare backbone.
         """
         yield from answers(self.scorer, asked, self.how)
+
+
+def selected(
+    folder: Path, made: Manifest, quant: str | None, format: str | None, say: Say
+) -> tuple[BundleFile, tuple[str, ...] | None]:
+    """Return the backbone that a bundle is opened with, see `Answerer.of_bundle`.
+
+    Where a report decided for it, the categories that it is worth deploying for come with it.
+    """
+    decided, worth = None, None
+    if quant is None:
+        decided, said = bundle.deployed_file(made, format)
+        if said:
+            say(said)
+        if decided and made.deploy:
+            worth = made.deploy.categories
+    return decided or _chosen(folder, made, quant, format, say), worth
 
 
 def _chosen(

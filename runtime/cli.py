@@ -104,15 +104,20 @@ def wait_option(made: Parser) -> None:
     )
 
 
+def bundle_options(made: Parser) -> None:
+    """Add which bundle, and for prompts of what length."""
+    made.add_argument("--bundle", type=Path, metavar="DIR", help="instead of the workspace's")
+    made.add_argument(
+        "--context", type=positive, default=4096, metavar="N", help="tokens (%(default)s)"
+    )
+
+
 def engine_options(made: Parser) -> None:
     """Add the options of every command that opens an engine."""
     from tel_edge.runtime.bundles.formats import FORMATS
 
-    made.add_argument("--bundle", type=Path, metavar="DIR", help="instead of the workspace's")
+    bundle_options(made)
     made.add_argument("--threads", type=threads, metavar="N", help="(the profile's, or all cores)")
-    made.add_argument(
-        "--context", type=positive, default=4096, metavar="N", help="tokens (%(default)s)"
-    )
     made.add_argument(
         "--exact",
         action="store_true",
@@ -148,6 +153,9 @@ def variant_options(made: Parser) -> None:
         "fastest, else the smallest there is)",
     )
     made.add_argument("--no-adapter", action="store_true", help="ask the bare backbone")
+    made.add_argument(
+        "--no-tune", action="store_true", help="measure nothing on the first start on an ARM device"
+    )
     made.add_argument(
         "--threshold",
         type=share,

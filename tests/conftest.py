@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tel_edge.runtime import cli
+from tel_edge.runtime.device import power
 
 ROOT = Path(__file__).resolve().parents[1]
 # The modules that several tests share, also for processes that tests start.
@@ -60,8 +61,10 @@ def frozen() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what `tel-bench --tune` found for this machine."""
+    """Leave out what `tel-bench --tune` found for this machine, and how its power is set."""
     monkeypatch.setenv("TEL_PROFILE", str(tmp_path / "no" / "profile.json"))
+    asked = power.now
+    monkeypatch.setattr(power, "now", lambda of=None: asked(of) if of else power.Power())
 
 
 @pytest.fixture(params=["terminal", "background"])

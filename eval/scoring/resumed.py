@@ -25,8 +25,9 @@ from tel_edge.eval.scoring.records import (
 from tel_edge.eval.scoring.scored import ScoringTask, Used
 from tel_edge.eval.statistics import Share
 from tel_edge.runtime.device import profile
-from tel_edge.runtime.device.energy import Meter, power_mode
+from tel_edge.runtime.device.energy import Meter
 from tel_edge.runtime.device.memory import Memory
+from tel_edge.runtime.device.power import mode as power_mode
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files import lock
 from tel_edge.runtime.processors import cores

@@ -19,7 +19,7 @@ from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones, bundle
 from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
-from tel_edge.runtime.device import profile
+from tel_edge.runtime.device import power, profile
 from tel_edge.runtime.device.child import in_child
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
@@ -268,7 +268,8 @@ def _tuned(
         first.backbone.format, first.backbone.quant, rates, date.today().isoformat()
     )
     name, say = first.manifest.backbone.name, partial(cli.say, args)
-    path = profile.kept(lambda there: profile.with_choice(there, name, found), say)
+    of = profile.chosen_key(name, power.now())
+    path = profile.kept(lambda there: profile.with_choice(there, of, found), say)
     print(f"saved in {path}: {name} answers with {found.quant} ({found.format})", flush=True)
     return {**compared, "tuned": made, "chosen": asdict(found)}
 
@@ -280,7 +281,7 @@ def _tune(
     opener: bundle.Opener,
     isolated: bool,
 ) -> dict[str, Any]:
-    path = profile.location()
+    path, under = profile.location(), power.now()
     profile.check_writable(path)
     bundle.verify(what.folder, what.manifest, [f for f in (what.backbone, what.adapter) if f])
     format = what.backbone.format
@@ -294,7 +295,9 @@ def _tune(
         run, base, device, format, rounds=args.repeat, say=lambda text: cli.say(args, text)
     )
     print(tune.table(found.findings))
-    name = profile.key(what.manifest.backbone.name, what.backbone.quant)
+    if under != (now := power.now()):
+        raise WorkError(f"nothing is saved: the power was {under.key}, and is {now.key} now")
+    name = profile.key(what.manifest.backbone.name, what.backbone.quant, under)
     chosen = {part: getattr(found.settings, part) for part in FORMATS[format].tuned}
     entry = profile.ProfileEntry(
         **chosen,
@@ -325,6 +328,7 @@ def _head(what: Subject) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "adapter": what.category,
         "machine": profile.machine(),
+        "power": power.now().key or None,
         "engine": profile.engine(what.backbone.format),
     }
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tel_edge.runtime import cli, clock
 from tel_edge.runtime.bundles import backbones
+from tel_edge.runtime.device.power import Watch, told
 from tel_edge.runtime.errors import InputError, named
 from tel_edge.runtime.questions import stream
 from tel_edge.runtime.questions.categories import CATEGORIES, SPOKEN, category
@@ -63,6 +64,8 @@ def _opened(args: argparse.Namespace, opener: Opener | None) -> Answerer:
     from tel_edge.runtime.answerer import Answerer, Answering
     from tel_edge.runtime.bundles import bundle
 
+    if opener is None and not (args.backbone_file or args.no_tune):
+        _measured_first(args)
     opener = opener or bundle.native
     if args.chat:
         return _talking(args, opener)
@@ -84,6 +87,15 @@ def _opened(args: argparse.Namespace, opener: Opener | None) -> Answerer:
         opener=opener,
         say=partial(cli.say, args),
     )
+
+
+def _measured_first(args: argparse.Namespace) -> None:
+    """Measure what an ARM processor likes better, where nobody has yet."""
+    from tel_edge.runtime.measuring import first
+
+    folder = cli.bundle_folder(args, backbones.find(args.backbone).name)
+    say = partial(cli.say, args)
+    first.start(folder, args.quant, args.format, cli.engine_settings(args), say)
 
 
 def _talking(args: argparse.Namespace, opener: Opener) -> Answerer:
@@ -129,7 +141,7 @@ def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, An
             rows = None
         else:
             rows = chat.asked(args.questions) if args.questions and not _file(args) else _rows(args)
-        with _opened(args, opener) as answerer:
+        with told(Watch(), partial(cli.say, args)), _opened(args, opener) as answerer:
             return chat.work(args, answerer, rows)
     args.temperature = 0.7 if args.temperature is None else args.temperature
     cli.check_draws(args)
@@ -149,7 +161,7 @@ def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, An
         )
     done = failed = 0
     first = 0.0
-    with _opened(args, opener) as answerer:
+    with told(Watch(), partial(cli.say, args)), _opened(args, opener) as answerer:
         opened = time.perf_counter()
         windows, total = _windows(
             args, answerer.defaults(default.name if default else None, labels)

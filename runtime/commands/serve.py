@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import ipaddress
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 from tel_edge.runtime import cli, extras
 from tel_edge.runtime.bundles import backbones, bundle
+from tel_edge.runtime.bundles.manifest import Manifest
 from tel_edge.runtime.errors import InputError
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -41,7 +43,15 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         )
     folder = cli.bundle_folder(args, backbones.find(args.backbone).name)
     # What is wrong with the bundle is told before anything is started.
-    bundle.read(folder)
+    made = bundle.read(folder)
+    if args.unit:
+        print(_unit(args, folder, made), end="")
+        return {}
+    if not args.no_tune:
+        from tel_edge.runtime.measuring import first
+
+        say = partial(cli.say, args)
+        first.start(folder, args.quant, args.format, cli.engine_settings(args), say)
     options = {
         "bundle": str(folder.absolute()),
         "quant": args.quant,
@@ -56,10 +66,44 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     return asyncio.run(_served(args, options))
 
 
+def _unit(args: argparse.Namespace, folder: Path, made: Manifest) -> str:
+    """Return the systemd unit of a service with these options."""
+    from tel_edge.runtime.answerer import selected
+    from tel_edge.runtime.device import needs, profile
+    from tel_edge.runtime.serving import unit
+
+    say = partial(cli.say, args)
+    file, _ = selected(folder, made, args.quant, args.format, say)
+    put, _ = profile.settings(
+        cli.engine_settings(args), made.backbone.name, file.quant, file.format
+    )
+    need = needs.need(folder, made, file, put)
+    files = {name: getattr(args, name) for name in ("keys", "tls_cert", "tls_key")}
+    handed = {name.replace("_", "-"): str(p.absolute()) for name, p in files.items() if p}
+    without = ["unit", "bundle", "backbone", "workspace", "json", "quiet", *files]
+    options = unit.given(args, parser().parse_args([]), without)
+    # The script beside this interpreter, whatever started it.
+    beside = shutil.which("tel-serve", path=os.path.dirname(sys.executable))
+    place = str(folder.absolute())
+    command = beside or shutil.which("tel-serve") or sys.argv[0]
+    paths = (os.path.abspath(command), place)
+    home = any(path.startswith(("/home/", "/root/")) for path in paths)
+    if home:
+        say(f"warning: a user of its own cannot read homes; put {' and '.join(paths)} elsewhere")
+    title = f"{made.backbone.name} {file.quant}"
+    return unit.unit(
+        unit.Service(
+            title, paths[0], ("--bundle", place, *options), unit.memory(need), _local(args.host),
+            bool(args.gpu_layers or args.provider), home, args.admin is not None, handed,
+        )
+    )  # fmt: skip
+
+
 async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
     import uvicorn
 
-    from tel_edge.runtime.serving import admin, guard, sockets
+    from tel_edge.runtime.device import power
+    from tel_edge.runtime.serving import admin, guard, notify, sockets
     from tel_edge.runtime.serving.front import Front
     from tel_edge.runtime.serving.link import Link
     from tel_edge.runtime.serving.metrics import Metrics
@@ -101,19 +145,16 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
     also = asyncio.ensure_future(owner.serve([private])) if owner and private else None
     told = asyncio.ensure_future(_tell(args, link, server))
     ended = asyncio.ensure_future(stop.wait())
+    fed = asyncio.ensure_future(notify.feed(link))
     try:
-        await asyncio.wait({engine, http, ended}, return_when=asyncio.FIRST_COMPLETED)
+        with power.told(front.power, partial(_changed, args, metrics)):
+            await asyncio.wait({engine, http, ended}, return_when=asyncio.FIRST_COMPLETED)
         front.draining = True
+        notify.notify(notify.STOPPING)
         if engine.done():
             engine.result()
-        if link.info is None:
-            link.kill()
-        else:
-            link.drain()
         hurry = asyncio.ensure_future(now.wait())
-        await asyncio.wait({engine, hurry}, timeout=DRAIN, return_when=asyncio.FIRST_COMPLETED)
-        whole = engine.done()
-        link.kill()
+        whole = await _drained(link, engine, hurry)
         await _closed(server, http, hurry)
         if owner and also:
             await _closed(owner, also, hurry)
@@ -122,10 +163,28 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
         link.kill()
         if private:
             args.admin.unlink(missing_ok=True)
-        for task in (told, ended):
+        for task in (told, ended, fed):
             task.cancel()
     cli.say(args, "stopped: all that waited was answered" if whole else "stopped at once")
     return {"restarts": link.restarts}
+
+
+def _changed(args: argparse.Namespace, metrics: Any, text: str) -> None:
+    """Say and count that the power is set anew."""
+    cli.say(args, text)
+    metrics.power_changes.inc()
+
+
+async def _drained(link: Any, engine: asyncio.Future[Any], hurry: asyncio.Future[Any]) -> bool:
+    """Let what waits be answered, then end the engine's process; return whether all was."""
+    if link.info is None:
+        link.kill()
+    else:
+        link.drain()
+    await asyncio.wait({engine, hurry}, timeout=DRAIN, return_when=asyncio.FIRST_COMPLETED)
+    whole = engine.done()
+    link.kill()
+    return whole
 
 
 async def _closed(server: Any, serving: asyncio.Future[Any], hurry: asyncio.Future[Any]) -> None:
@@ -187,12 +246,16 @@ def _own(path: Path) -> socket.socket:
 
 async def _tell(args: argparse.Namespace, link: Any, server: Any) -> None:
     """Say once where the service is, as soon as it answers."""
+    from tel_edge.runtime.serving.notify import READY, notify
+
     while link.info is None or not server.started:
         await asyncio.sleep(0.02)
     port = server.servers[0].sockets[0].getsockname()[1]
     host = f"[{args.host}]" if ":" in args.host else args.host
     scheme = "https" if args.tls_cert else "http"
-    print(f"tel-serve: {link.info['file']} at {scheme}://{host}:{port}", flush=True)
+    said = f"{link.info['file']} at {scheme}://{host}:{port}"
+    print(f"tel-serve: {said}", flush=True)
+    notify(READY, f"STATUS={said}")
 
 
 def parser() -> cli.Parser:
@@ -234,6 +297,9 @@ def parser() -> cli.Parser:
         default=60.0,
         metavar="S",
         help="of work that may wait before requests are refused (%(default)g)",
+    )
+    made.add_argument(
+        "--unit", action="store_true", help="print a systemd unit for these options, and end"
     )
     return made
 

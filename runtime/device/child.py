@@ -19,6 +19,8 @@ from tel_edge.runtime.errors import REMEDIES, InputError, Terminated, WorkError
 T = TypeVar("T")
 # Seconds for a child that was interrupted with its parent, and between a polite and a hard end.
 SOON, GRACE = 1.0, 5.0
+# How Windows ends a process that crashes (ntstatus.h): it has no signals.
+CRASHES = {0xC0000005: ", access violation", 0xC000001D: ", illegal instruction (SIGILL)"}
 
 
 def in_child(limit: float | None, work: Callable[..., T], *given: Any, shown: bool = False) -> T:
@@ -171,4 +173,4 @@ def ending(code: int | None) -> str:
             return signal.Signals(-code).name
         except ValueError:
             return f"signal {-code}"
-    return f"exit code {code}"
+    return f"exit code {code}{CRASHES.get(code or 0, '')}"

@@ -1,36 +1,32 @@
 """Energy of a run, from the counters that this machine has, and from nothing else.
 
-zeus reads NVML, RAPL and the sensors of Jetson and Apple chips, offline, and gives nothing where
-there is no counter. codecarbon was looked at too: where a counter is missing it puts in an estimate
-from the processor's rated power, which afterwards looks like a measurement.
+The system's own are read as they are (`counters`). zeus, where it is installed, is asked instead:
+it knows Apple's chips too, and gives nothing where there is no counter. codecarbon was looked at:
+where a counter is missing it puts in an estimate from the processor's rated power, which afterwards
+looks like a measurement.
 """
 
 from __future__ import annotations
 
 import logging
-import subprocess
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tel_edge.runtime.device.counters import Counters
+
 # Of a chip's sensors either the one for all of it, or the parts that together are all of it.
 WHOLE = "total_energy_mj"
 PARTS = ("cpu_total_mj", "dram_mj", "gpu_mj", "gpu_sram_mj", "ane_mj")
-# Jetson's program for the power mode, and the line of its answer that holds the mode's name.
-# Source: NVIDIA Jetson Linux Developer Guide, "Power Mode Control".
-POWER_MODE = ("nvpmodel", "-q")
-MODE_LINE = "NV Power Mode:"
-# It answers at once or hangs on its driver.
-POWER_MODE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Energy:
     """Joules by what was measured; None where there is no counter that this process may read.
 
-    `gpu` are all GPUs in use, `cpu` and `dram` the processor packages, `soc` a whole chip. Other
-    work on the same parts at the same time is counted in.
+    `gpu` are all GPUs in use, `cpu` and `dram` the processor packages, `soc` a whole chip, or the
+    board that it is on. Other work on the same parts at the same time is counted in.
     """
 
     gpu: float | None = None
@@ -53,24 +49,30 @@ class Energy:
 
 
 class Meter:
-    """Reads the counters from `begin` on; everything is None where zeus is not installed."""
+    """Reads the counters from `begin` on; everything is None where there is none to read."""
 
     def __init__(self) -> None:
         self._monitor: Any = None
+        self._counters: Counters | None = None
+        self._before: dict[str, float] = {}
 
     def begin(self) -> None:
         """Note what the counters say now."""
         self._monitor = _monitor()
         if self._monitor is not None:
             self._monitor.begin_window("run", sync_execution=False)
+            return
+        self._counters = _counters()
+        self._before = self._counters.read()
 
     def read(self) -> Energy:
         """Return the energy since `begin`, or since the last `read`."""
-        if self._monitor is None:
-            return Energy()
-        found = energy_of(self._monitor.end_window("run", sync_execution=False))
-        self._monitor.begin_window("run", sync_execution=False)
-        return found
+        if self._monitor is not None:
+            found = energy_of(self._monitor.end_window("run", sync_execution=False))
+            self._monitor.begin_window("run", sync_execution=False)
+            return found
+        before, self._before = self._before, self._counters.read() if self._counters else {}
+        return Energy(**{part: now - before.get(part, 0.0) for part, now in self._before.items()})
 
 
 def energy_of(measured: Any) -> Energy:
@@ -96,6 +98,10 @@ def _soc(sensors: Any) -> float | None:
     return sum(known) / 1000 if known else None
 
 
+def _counters() -> Counters:
+    return Counters()
+
+
 def _monitor() -> Any:
     """Return zeus' monitor of all that can be read, None where that is nothing."""
     try:
@@ -112,21 +118,3 @@ def _monitor() -> Any:
             return None
     readable = made.gpu_indices or made.cpu_indices or type(made.soc).__name__ != "EmptySoC"
     return made if readable else None
-
-
-def power_mode() -> str | None:
-    """Return the name of a Jetson's power mode, such as "MODE_15W".
-
-    None where there is no `nvpmodel`, or where it fails, says no mode or does not end in time.
-    """
-    try:
-        done = subprocess.run(
-            POWER_MODE, capture_output=True, text=True, errors="replace",
-            timeout=POWER_MODE_SECONDS, stdin=subprocess.DEVNULL, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    for line in done.stdout.splitlines():
-        if line.strip().startswith(MODE_LINE):
-            return line.partition(":")[2].strip() or None
-    return None

@@ -16,7 +16,7 @@ from pathlib import Path
 class Memory:
     """`anonymous` is this process's own; `file` is mapped files, which the system may drop.
 
-    `peak` is the largest resident size so far, mapped files counted in.
+    `peak` is the largest resident size so far, mapped files counted in, 0 where it is not known.
     """
 
     anonymous: int | None
@@ -28,8 +28,11 @@ def now() -> Memory:
     """Read the counters. Fields that this system does not give are None."""
     rollup, status = Path("/proc/self/smaps_rollup"), Path("/proc/self/status")
     if not rollup.exists():
-        import resource
-
+        try:
+            import resource
+        except ImportError:
+            # Windows has no such module, and nothing asks it in another way: 0 is unknown.
+            return Memory(None, None, 0)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return Memory(None, None, peak if sys.platform == "darwin" else peak * 1024)
     parts = _kilobytes(rollup.read_text())

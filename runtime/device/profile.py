@@ -1,8 +1,11 @@
 """The device profile: the engine settings that `tel-bench --tune` found fastest on this machine.
 
-One JSON file for each machine, with one entry for each backbone and type. A profile of another
-machine, or an entry of another build of its engine, is not used: what is fast or even safe there
-(extra buffers crash in some builds) says nothing here.
+One JSON file for each machine, with one entry for each backbone, type and way in which its power is
+set. A profile of another machine, or an entry of another build of its engine or another power mode,
+is not used: what is fast or even safe there (extra buffers crash in some builds) says nothing here.
+
+Older profiles do not say how the power was set, nor do those of machines where it cannot be read.
+Such an entry is used as before, but on a device with power modes: it may be of any of them.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ from typing import Any
 
 from tel_edge.runtime import versions
 from tel_edge.runtime.bundles.formats import FORMATS
+from tel_edge.runtime.device import power as powers
+from tel_edge.runtime.device.power import Power
+from tel_edge.runtime.device.system import System
 from tel_edge.runtime.engines.engine import KV_TYPES, EngineSettings
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest, lock
@@ -25,6 +31,8 @@ from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.processors import cores
 
 SCHEMA_VERSION = 2
+# Between the name of an entry and the power that it was measured under.
+AT = " at "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +70,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Profile:
-    """Entries by "<backbone>/<type>", choices by backbone, and the machine that they hold for."""
+    """Entries by `key`, choices by `chosen_key`, and the machine that they hold for."""
 
     machine: str
     entries: Mapping[str, ProfileEntry] = field(default_factory=dict)
@@ -80,20 +88,27 @@ def location() -> Path:
     return Path(folder) / "tel-edge" / "profile.json"
 
 
-def machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def machine(system: System | None = None) -> str:
     """Return what settings depend on: the processor's model, its cores in use and its features.
 
+    Cores that are offline count: a power mode that wakes them is no other machine.
     Source: Linux `proc(5)`; the names differ between x86, ARM and RISC-V.
     """
+    system = system or System()
     model, flags = platform.processor() or platform.machine(), ""
-    if cpuinfo.is_file():
-        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    if text := system.text("proc/cpuinfo"):
         model = ", ".join(_values(text, "model name", "Model", "CPU part", "uarch")) or model
         words = {
             word for line in _values(text, "flags", "Features", "isa") for word in line.split()
         }
         flags = f", features {digest.of_value(sorted(words))[:8]}"
-    return f"{model or 'unknown'}, {cores()} cores{flags}"
+    return f"{model or 'unknown'}, {_cores(system)} cores{flags}"
+
+
+def _cores(system: System) -> int:
+    """Return the cores that this process may use, all that there are if it may use all online."""
+    usable, present = cores(), powers.count(system.text(f"{powers.CORES}/present"))
+    return present if present and usable == powers.online(system) else usable
 
 
 def _values(text: str, *names: str) -> list[str]:
@@ -119,9 +134,14 @@ def engine(format: str) -> str:
     return row.version() + (f", build {digest.of_value(libraries)[:8]}" if names else "")
 
 
-def key(backbone: str, quant: str) -> str:
-    """Return the name of the entry for that backbone and type."""
-    return f"{backbone}/{quant}"
+def key(backbone: str, quant: str, power: Power | None = None) -> str:
+    """Return the name of the entry for that backbone and type under that power."""
+    return chosen_key(f"{backbone}/{quant}", power)
+
+
+def chosen_key(backbone: str, power: Power | None = None) -> str:
+    """Return the name of the choice among that backbone's files under that power."""
+    return f"{backbone}{AT}{power.key}" if power and power.key else backbone
 
 
 def shown(name: str, value: Any) -> str:
@@ -146,19 +166,21 @@ def settings(
     """Return `base` with the profile's entry put in, and a line for the log, None without an entry.
 
     A field of `base` that is not the default was asked for and stays. A profile of another machine
-    is left alone, and so is an entry of another engine, and the line says so. Raises `InputError`
-    for a damaged file.
+    is left alone, and so is an entry of another engine or power mode, and the line says so. Raises
+    `InputError` for a damaged file.
     """
-    path, name = path or location(), key(backbone, quant)
+    path = path or location()
     made = read(path)
     if made is None:
         return base, None
     if stale := _difference("machine", made.machine, machine()):
         return base, f"warning: {path} is not used, {stale}; run: tel-bench --tune"
-    entry = made.entries.get(name)
-    if entry is None:
+    name, entry, stale = _found(made, key(backbone, quant))
+    if entry is None and not stale:
         return base, None
-    if stale := _difference("engine", entry.engine, engine(format)):
+    if entry is not None:
+        stale = stale or _difference("engine", entry.engine, engine(format))
+    if entry is None or stale:
         remedy = f"run: tel-bench --tune --quant {quant}"
         return base, f"warning: {path}: {name} is not used, {stale}; {remedy}"
     default = EngineSettings()
@@ -172,13 +194,50 @@ def settings(
     return put, f"settings of {path}: {described(put, format)}"
 
 
+def _found(made: Profile, name: str) -> tuple[str, ProfileEntry | None, str]:
+    """Return the entry for the power that is set now, its name, and why it does not hold, if so."""
+    under = [found.partition(AT)[2] for found in sorted(made.entries) if _of(found, name)]
+    if not under:
+        return name, None, ""
+    # Only now, since a program may have to be asked.
+    power = powers.now()
+    if entry := made.entries.get(chosen_key(name, power)):
+        return chosen_key(name, power), entry, ""
+    if entry := made.entries.get(name):
+        unsure = f"tuned under a power mode that nobody noted (this is {power.key})"
+        return name, entry, unsure if power.mode else ""
+    return name, None, f"tuned under another power ({under[0]}; this is {power.key or 'unknown'})"
+
+
+def _of(found: str, name: str) -> bool:
+    return found == name or found.startswith(name + AT)
+
+
+def tuned_here(backbone: str, quant: str, format: str) -> bool:
+    """Return whether this machine's profile has an entry that holds now.
+
+    Raises `InputError` for a damaged file.
+    """
+    made = read(location())
+    if made is None or made.machine != machine():
+        return False
+    _, entry, stale = _found(made, key(backbone, quant))
+    return entry is not None and not stale and entry.engine == engine(format)
+
+
 def choice(backbone: str, path: Path | None = None) -> Choice | None:
     """Return which file of a backbone this machine's profile says to answer with, None if none.
 
     Raises `InputError` for a damaged file.
     """
     made = read(path or location())
-    return made.chosen.get(backbone) if made and made.machine == machine() else None
+    if made is None or made.machine != machine():
+        return None
+    if not any(_of(found, backbone) for found in made.chosen):
+        return None
+    power = powers.now()
+    unsure = None if power.mode else made.chosen.get(backbone)
+    return made.chosen.get(chosen_key(backbone, power), unsure)
 
 
 def _difference(what: str, theirs: str, ours: str) -> str:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tel_edge.runtime.serving import notify
 from tel_edge.runtime.serving.front import Front
 from tel_edge.runtime.serving.http import body, responded
 from tel_edge.runtime.serving.problems import Failed
@@ -28,13 +30,20 @@ def app(front: Front, drain: Callable[[], None]) -> Starlette:
     """Return the application; `drain` lets the service answer what waits, and end."""
     before: list[str] = []
 
+    async def exchanged(folder: str) -> dict[str, Any]:
+        notify.reloading()
+        try:
+            return await front.link.reload(folder)
+        finally:
+            notify.notify(notify.READY)
+
     async def reload(request: Request) -> Response:
         try:
             given = Path((await body(request, Reload)).bundle).absolute()
             # `current` of a store may lead elsewhere when the engine is started again.
             folder = str(given.resolve() if os.path.islink(given) else given)
             old = front.link.folder
-            reply = await front.link.reload(folder)
+            reply = await exchanged(folder)
         except Failed:
             front.metrics.reloads.labels("refused").inc()
             raise
@@ -45,7 +54,7 @@ def app(front: Front, drain: Callable[[], None]) -> Starlette:
     async def rollback(_: Request) -> Response:
         if not before:
             return JSONResponse({"error": "there is no bundle before this one"}, 409)
-        reply = await front.link.reload(before[-1])
+        reply = await exchanged(before[-1])
         return JSONResponse({**reply, "folder": before.pop()})
 
     async def ended(_: Request) -> Response:

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tel_edge.runtime.device.energy import power_mode
+from tel_edge.runtime.device.power import Watch
 from tel_edge.runtime.serving import chat as chats
 from tel_edge.runtime.serving import kserve, openai
 from tel_edge.runtime.serving.http import (
@@ -50,7 +50,7 @@ class Front:
     """The application over a link to the engine's process."""
 
     def __init__(self, link: Link, metrics: Metrics) -> None:
-        self.link, self.metrics = link, metrics
+        self.link, self.metrics, self.power = link, metrics, Watch()
         self.draining = False
         self._number = 0
         paths: dict[str, tuple[str, Handler]] = {
@@ -297,8 +297,8 @@ class Front:
         """Return the metrics in Prometheus' text form."""
         stats, energy = await self._stats(), await self._stats("energy")
         # A device's tool, which may take a while.
-        mode = await asyncio.to_thread(power_mode)
-        self.metrics.powered(energy.get("joules"), mode)
+        power = await asyncio.to_thread(self.power.now)
+        self.metrics.powered(energy.get("joules"), power)
         text, kind = self.metrics.text(stats, self.link.info, self.link.restarts)
         return Response(text, media_type=kind)
 

@@ -36,7 +36,8 @@ class Link:
     """What asks the engine's process. All methods belong to one event loop.
 
     `info` is what the process said of itself when it was ready, None until then; `restarts` counts;
-    `refused` is given the code of every error that the process sends.
+    `reloading` says that a bundle is exchanged; `refused` is given the code of every error that the
+    process sends.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Link:
         self.refused = refused
         self.info: dict[str, Any] | None = None
         self.restarts = 0
-        self.stopping = False
+        self.stopping = self.reloading = False
         self._asked: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._parts: dict[str, Callable[[str], None]] = {}
         self._numbers = itertools.count()
@@ -175,7 +176,11 @@ class Link:
 
     async def reload(self, folder: str) -> dict[str, Any]:
         """Answer with the adapters of another bundle; a process started again opens that one."""
-        reply = await self.ask({"op": "reload", "bundle": folder})
+        self.reloading = True
+        try:
+            reply = await self.ask({"op": "reload", "bundle": folder})
+        finally:
+            self.reloading = False
         self.options = json.dumps({**json.loads(self.options), "bundle": folder})
         return reply
 

@@ -16,6 +16,7 @@ from prometheus_client import (
     generate_latest,
 )
 
+from tel_edge.runtime.device.power import Power
 from tel_edge.runtime.serving.problems import FULL
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -48,6 +49,7 @@ class Metrics:
         self.reloads = Counter("tel_reloads", "Changes of the bundle.", ["result"], **of)
         self.rejected = Counter("tel_rejected", "What got no answer, by code.", ["reason"], **of)
         self.bundle = Gauge("tel_bundle_info", "What answers.", ["digest", "backbone"], **of)
+        self.power_changes = Counter("tel_power_changes", "Times the power was set anew.", **of)
         # Only where there is something to read, since 0 would say that nothing was used.
         self.joules: Counter | None = None
         self.mode: Gauge | None = None
@@ -86,19 +88,21 @@ class Metrics:
         """Count what the engine's process gave an error for."""
         self.rejected.labels(code).inc()
 
-    def powered(self, joules: float | None, mode: str | None) -> None:
-        """Count energy since the last time, and note the power mode, where they can be read."""
+    def powered(self, joules: float | None, power: Power) -> None:
+        """Count energy since the last time, and note how power is set, where they can be read."""
         if joules is not None:
             self.joules = self.joules or Counter(
                 "tel_joules", "Energy of the machine's parts.", registry=self.registry
             )
             self.joules.inc(joules)
-        if mode is not None:
+        if power.key:
+            names = ["mode", "governor", "cores_online"]
             self.mode = self.mode or Gauge(
-                "tel_power_mode_info", "The device's power mode.", ["mode"], registry=self.registry
+                "tel_power_mode_info", "How the power is set.", names, registry=self.registry
             )
             self.mode.clear()
-            self.mode.labels(mode).set(1)
+            values = (power.mode, power.governor, power.online)
+            self.mode.labels(*("" if value is None else str(value) for value in values)).set(1)
 
     @property
     def answers(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 Kind = tuple[int, str]
 
 INVALID: Kind = (400, "invalid_request")
@@ -33,3 +35,9 @@ class Failed(Exception):
     def __init__(self, kind: Kind, text: str, after: float | None = None) -> None:
         super().__init__(text)
         self.kind, self.after = kind, after
+
+    def told(self) -> dict[str, Any]:
+        """Return it as the engine's process sends it."""
+        status, code = self.kind
+        after = {} if self.after is None else {"after": round(self.after, 1)}
+        return {"status": status, "code": code, "message": shortened(str(self)), **after}

@@ -33,6 +33,13 @@ class Waiting:
     how: Answering | None = None
     prompt: Prompt | None = None
 
+    def origin(self, engine: Any) -> dict[str, Any]:
+        """Return what an answer says of where it is from."""
+        digest = engine.adapter(self.adapter).digest if self.adapter else None
+        masked = {"masked": self.prompt.masked} if self.prompt and self.prompt.masked else {}
+        made = {"adapter": self.category, "adapter_digest": digest, "bundle": self.bundle}
+        return made | masked
+
 
 def check_size(message: Mapping[str, Any], context: int) -> None:
     """Refuse what is far too long before it is read, which all others wait for."""

@@ -33,7 +33,6 @@ from tel_edge.runtime.serving.problems import (
     LONG,
     MODEL,
     Failed,
-    shortened,
 )
 from tel_edge.runtime.serving.queueing import Bounds, Job, Queue, Refused
 from tel_edge.runtime.serving.waiting import Waiting, check_size
@@ -77,6 +76,8 @@ class Worker:
         self.exact = bool(engine.settings.exact)
         self.queue: Queue[Waiting] = Queue(Bounds(self.decode, seconds), RATE)
         self.running = 0
+        # When the thread that has the engine did something last, None while it has nothing to do.
+        self._beat: float | None = None
         self.draining = self.stopped = False
         self._ready = threading.Condition()
 
@@ -114,10 +115,7 @@ class Worker:
 
     def fail(self, id: Any, error: Failed) -> None:
         """Send why a message gets no reply."""
-        status, code = error.kind
-        after = {} if error.after is None else {"after": round(error.after, 1)}
-        told = {"status": status, "code": code, "message": shortened(str(error)), **after}
-        self.send({"id": id, "error": told})
+        self.send({"id": id, "error": error.told()})
 
     def _ask(self, message: Message) -> None:
         asked = request(1, message["row"], self._defaults(message.get("model")))
@@ -236,6 +234,7 @@ class Worker:
                 "flows": self.queue.flows,
                 "running_tokens": self.running,
                 "tokens_per_second": round(self.queue.rate, 1),
+                "still_seconds": time.monotonic() - self._beat if self._beat else 0.0,
                 "draining": self.draining,
             }
 
@@ -245,7 +244,7 @@ class Worker:
         """Compute until `stop`, or until all is answered once draining."""
         while True:
             with self._ready:
-                self.running = 0
+                self.running, self._beat = 0, None
                 while not (len(self.queue) or self.draining or self.stopped):
                     self._drop_retired()
                     self._ready.wait()
@@ -253,7 +252,7 @@ class Worker:
                     return
                 late = [*self.queue.late(time.monotonic())]
                 turn = self._alone(self.queue.turn())
-                self.running = sum(job.tokens for job in turn)
+                self.running, self._beat = sum(job.tokens for job in turn), time.monotonic()
                 self._names, self._left = {job.name for job in turn}, set()
                 self._drop_retired({turn[0].payload.adapter} if turn else set())
             for job in late:
@@ -353,6 +352,7 @@ class Worker:
 
     def _goes_on(self, job: Job[Waiting], text: Text, new: str) -> bool:
         """Send what is new of a text, and return whether there is time for more of it."""
+        self._beat = time.monotonic()
         if new and text.prompt.streamed:
             self.send({"id": job.name, "part": new})
         return self._has_time(job, len(text.tokens) - len(text.prompt.done) < SLICE)
@@ -368,13 +368,13 @@ class Worker:
         self, job: Job[Waiting], reply: dict[str, Any], began: float, spent: float | None = None
     ) -> None:
         """Send a reply; `spent` are the engine's milliseconds, those since it began if None."""
-        asked = job.payload
-        spent = (time.monotonic() - began) * 1000 if spent is None else spent
+        asked, self._beat = job.payload, time.monotonic()
+        spent = (self._beat - began) * 1000 if spent is None else spent
         times = {
             "queue_ms": round((began - asked.since) * 1000, 2),
             "engine_ms": round(spent, 2),
         }
-        self.send({"id": job.name, "reply": reply | self._origin(asked) | times})
+        self.send({"id": job.name, "reply": reply | asked.origin(self.answerer.engine) | times})
 
     def _reply(self, job: Job[Waiting], score: Score, began: float) -> None:
         asked = job.payload
@@ -387,12 +387,3 @@ class Worker:
         made = answered(asked.request.question, score, asked.how, asked.category)
         taken = {"tokens": score.tokens, "decoded": score.decoded, "packed": score.packed}
         self._told(job, record(asked.request, made) | taken, began, score.milliseconds)
-
-    def _origin(self, asked: Waiting) -> dict[str, Any]:
-        """Return what an answer says of where it is from."""
-        engine: Any = self.answerer.engine
-        digest = engine.adapter(asked.adapter).digest if asked.adapter else None
-        masked = {"masked": asked.prompt.masked} if asked.prompt and asked.prompt.masked else {}
-        return {
-            "adapter": asked.category, "adapter_digest": digest, "bundle": asked.bundle, **masked
-        }  # fmt: skip

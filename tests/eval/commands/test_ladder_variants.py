@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_engine as fake
@@ -245,6 +246,8 @@ def test_without_counters_costs_are_unknown(
     tel_eval: Command, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tel_edge.runtime.device.energy._monitor", lambda: None)
+    nothing = SimpleNamespace(read=dict)
+    monkeypatch.setattr("tel_edge.runtime.device.energy._counters", lambda: nothing)
     monkeypatch.setattr(resumed, "power_mode", lambda: None)
     assert tel_eval()[0] == 0
     made = summary(home, "base-F16")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import fake_machines as fakes
 import pytest
 
 from tel_edge.runtime.device import energy
-from tel_edge.runtime.device.energy import Energy, Meter, energy_of, power_mode
+from tel_edge.runtime.device.counters import Counters
+from tel_edge.runtime.device.energy import Energy, Meter, energy_of
 from tel_edge.train.energy import recorded, restored
 
 
@@ -120,22 +121,54 @@ def test_each_reading_is_of_the_time_since_the_one_before(monkeypatch: pytest.Mo
     assert [meter.read().gpu for _ in range(3)] == [5.0, 5.0, 5.0]
 
 
-def test_without_zeus_everything_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_zeus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zeus", None)
     monkeypatch.setitem(sys.modules, "zeus.monitor", None)
+
+
+@pytest.mark.usefixtures("no_zeus")
+def test_without_zeus_the_own_counters_are_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = "sys/class/powercap/intel-rapl:0"
+    files = {"name": "package-0", "energy_uj": "1000000", "max_energy_range_uj": "9000000"}
+    fakes.put(tmp_path, {f"{place}/{name}": text for name, text in files.items()})
+    system = fakes.bare(tmp_path)
+    monkeypatch.setattr(energy, "_counters", lambda: Counters(system, Nothing()))
+    meter = Meter()
+    assert meter.read() == Energy(), "it has not begun"
+    meter.begin()
+    fakes.put(tmp_path, {f"{place}/energy_uj": "3500000"})
+    assert meter.read() == Energy(cpu=2.5)
+    assert meter.read() == Energy(cpu=0.0)
+
+
+@pytest.mark.usefixtures("no_zeus")
+def test_without_anything_everything_is_unknown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(energy, "_counters", lambda: Counters(fakes.bare(tmp_path), Nothing()))
     meter = Meter()
     meter.begin()
     assert meter.read() == Energy()
 
 
+class Nothing:
+    """No GPU."""
+
+    def since(self, seconds: float) -> dict[str, float]:
+        return {}
+
+
 def test_without_a_counter_everything_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Nothing(Monitor):
+    class Empty(Monitor):
         gpu_indices: tuple[int, ...] = ()
 
     def fails() -> None:
         raise RuntimeError("NVML Shared Library Not Found")
 
-    for monitor in (Nothing, fails):
+    for monitor in (Empty, fails):
         zeus(monkeypatch, monitor)
         assert energy._monitor() is None
 
@@ -160,38 +193,5 @@ def test_a_resumed_run_has_the_energy_of_all_its_runs(
     # A run that went on where nothing can be read has no sum.
     zeus(monkeypatch, lambda: None)
     monkeypatch.setattr(energy, "_monitor", lambda: None)
+    monkeypatch.setattr(energy, "_counters", lambda: Counters(fakes.bare(tmp_path), Nothing()))
     assert Watch(tmp_path, quiet=True).spent()[1] == Energy()
-
-
-def nvpmodel(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Put a program of that name before all others."""
-    program = folder / "nvpmodel"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-
-
-def test_the_power_mode_is_the_one_that_the_jetson_says(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    says = '[ "$*" = -q ] && printf "NVPM WARN: fan\\nNV Power Mode: MODE_15W\\n2\\n"'
-    nvpmodel(tmp_path, monkeypatch, says)
-    assert power_mode() == "MODE_15W"
-
-
-@pytest.mark.parametrize(
-    "script", ["echo 2", *(f"echo NV Power Mode: X; {end}" for end in ("exit 1", "exec sleep 10"))]
-)
-def test_a_program_that_says_no_mode_is_none(
-    script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(energy, "POWER_MODE_SECONDS", 0.3)
-    nvpmodel(tmp_path, monkeypatch, script)
-    assert power_mode() is None
-
-
-def test_where_there_is_no_such_program_there_is_no_mode(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert power_mode() is None

@@ -7,10 +7,12 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+import fake_machines as fakes
 import pytest
 
 from tel_edge.runtime.bundles import formats
-from tel_edge.runtime.device import profile
+from tel_edge.runtime.device import power, profile
+from tel_edge.runtime.device.power import Power
 from tel_edge.runtime.device.profile import Profile, ProfileEntry
 from tel_edge.runtime.engines.engine import KV_TYPES, EngineSettings
 from tel_edge.runtime.engines.with_llama import GGML_TYPES
@@ -259,9 +261,10 @@ def test_a_profile_that_is_no_file_is_none() -> None:
     assert profile.read(Path("/dev/null")) is None
 
 
-def of(tmp_path: Path, text: str) -> str:
-    (tmp_path / "cpuinfo").write_text(text)
-    return profile.machine(tmp_path / "cpuinfo")
+def of(tmp_path: Path, text: str, **cores: str) -> str:
+    files = {f"sys/devices/system/cpu/{name}": text for name, text in cores.items()}
+    fakes.put(tmp_path, {"proc/cpuinfo": text, **files})
+    return profile.machine(fakes.bare(tmp_path))
 
 
 def test_the_machine_is_its_processor_cores_and_features(
@@ -277,5 +280,111 @@ def test_the_machine_is_its_processor_cores_and_features(
     assert of(tmp_path, RISCV).startswith("sifive,u74-mc, 2 cores, features ")
     monkeypatch.setattr(profile, "cores", lambda: 3)
     assert of(tmp_path, X86) == x86.replace("2 cores", "3 cores")
-    assert profile.machine(tmp_path / "nothing").endswith(", 3 cores")
+    assert profile.machine(fakes.bare(tmp_path / "nothing")).endswith(", 3 cores")
     assert profile.machine() == profile.machine()
+
+
+def test_cores_that_a_power_mode_turned_off_are_the_machines_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile, "cores", lambda: 4)
+    assert of(tmp_path, ARM, online="0-3", present="0-5").startswith("0xd05, 0xd0b, 6 cores")
+    monkeypatch.setattr(profile, "cores", lambda: 6)
+    assert of(tmp_path, ARM, online="0-5", present="0-5").startswith("0xd05, 0xd0b, 6 cores")
+    # One that may use two of them has two.
+    monkeypatch.setattr(profile, "cores", lambda: 2)
+    assert of(tmp_path, ARM, online="0-3", present="0-5").startswith("0xd05, 0xd0b, 2 cores")
+
+
+QUIET, FULL = Power("15W", "schedutil", 4), Power("MAXN", "schedutil", 6)
+
+
+@pytest.fixture
+def under(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Set the device's power."""
+    return lambda of: monkeypatch.setattr(power, "now", lambda _=None: of)
+
+
+def asked(path: Path) -> tuple[EngineSettings, str | None]:
+    return profile.settings(EngineSettings(), "tel-nano", "Q4_K_M", "gguf", path)
+
+
+def test_each_power_mode_has_its_entry(path: Path, under: Any) -> None:
+    made = None
+    for of, threads in ((QUIET, 4), (FULL, 6)):
+        name = profile.key("tel-nano", "Q4_K_M", of)
+        made = profile.with_entry(made, name, replace(ENTRY, threads=threads))
+    assert made
+    assert list(made.entries) == [
+        "tel-nano/Q4_K_M at 15W, schedutil, 4 cores online",
+        "tel-nano/Q4_K_M at MAXN, schedutil, 6 cores online",
+    ]
+    profile.write(made, path)
+    for of, threads in ((QUIET, 4), (FULL, 6)):
+        under(of)
+        found, note = asked(path)
+        assert found.threads == threads
+        assert note
+        assert note.startswith("settings of ")
+    under(replace(FULL, governor="performance"))
+    found, note = asked(path)
+    assert found == EngineSettings()
+    assert note == (
+        f"warning: {path}: tel-nano/Q4_K_M is not used, tuned under another power (15W, schedutil, "
+        "4 cores online; this is MAXN, performance, 6 cores online); run: tel-bench --tune --quant "
+        "Q4_K_M"
+    )
+
+
+def test_an_entry_from_before_power_was_noted(path: Path, under: Any) -> None:
+    written(path)
+    # Where nothing, or only the governor, can be read it is used as before.
+    for of in (Power(), Power(None, "schedutil", 4)):
+        under(of)
+        assert asked(path)[0].threads == 1
+    # On a device with modes it may be of any of them.
+    under(QUIET)
+    found, note = asked(path)
+    assert found == EngineSettings()
+    assert note
+    assert "is not used, tuned under a power mode that nobody noted (this is 15W, sched" in note
+    name = profile.key("tel-nano", "Q4_K_M", QUIET)
+    made = profile.with_entry(profile.read(path), name, replace(ENTRY, threads=3))
+    profile.write(made, path)
+    assert asked(path)[0].threads == 3
+    under(Power())
+    assert asked(path)[0].threads == 1, "the old one is kept"
+
+
+def test_a_profile_with_power_modes_is_read_where_they_cannot_be(path: Path, under: Any) -> None:
+    made = profile.with_entry(None, profile.key("tel-nano", "Q4_K_M", QUIET), ENTRY)
+    profile.write(made, path)
+    under(Power())
+    _, note = asked(path)
+    assert note
+    assert "tuned under another power (15W, schedutil, 4 cores online; this is unknown)" in note
+
+
+def test_what_is_fastest_is_chosen_for_each_power_mode(path: Path, under: Any) -> None:
+    made = None
+    for of, quant in ((QUIET, "int4"), (FULL, "Q4_K_M"), (None, "Q8_0")):
+        format = "onnx" if quant == "int4" else "gguf"
+        found = profile.Choice(format, quant, {quant: 1.0}, "2026-01-31")
+        made = profile.with_choice(made, profile.chosen_key("tel-nano", of), found)
+    assert made
+    profile.write(made, path)
+    for of, quant in ((QUIET, "int4"), (FULL, "Q4_K_M"), (Power(), "Q8_0")):
+        under(of)
+        chosen = profile.choice("tel-nano", path)
+        assert chosen
+        assert chosen.quant == quant
+    under(Power("30W"))
+    assert profile.choice("tel-nano", path) is None
+    assert profile.choice("other", path) is None
+
+
+def test_nobody_is_asked_where_no_entry_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(path)
+    monkeypatch.setattr(power, "now", lambda _=None: pytest.fail("asked"))
+    other = profile.settings(EngineSettings(), "tel-nano", "Q8_0", "gguf", path)
+    assert other == (EngineSettings(), None)
