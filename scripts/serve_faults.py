@@ -145,8 +145,7 @@ async def killed(client: Any, process: subprocess.Popen[str]) -> dict[str, Any]:
     began = time.perf_counter()
     # The dead one may be gone before anybody has noticed, so a new one has to be there first.
     while (
-        children(process.pid) in ([], [engine])
-        or (await client.get("/readyz")).status_code != 200
+        children(process.pid) in ([], [engine]) or (await client.get("/readyz")).status_code != 200
     ):
         await asyncio.sleep(0.02)
     return {"engine killed, ready again s": time.perf_counter() - began}

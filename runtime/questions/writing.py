@@ -23,8 +23,9 @@ class Prompt:
     At most `most` tokens are generated, greedily at `temperature` 0, up to the first of the texts
     `stop`. With `likely` every token has its log-probability, those of the prompt only with `echo`.
     Of `choices`, if there are any, one is chosen instead. `done` are the tokens that were generated
-    before, of whose text `shown` characters were sent; `read` tokens of the prompt, too. A text that is `spoken`, an answer in a
-    conversation, ends before any special token; `masked` names what of that was hidden.
+    before, of whose text `shown` characters were sent; `read` tokens of the prompt were read. A
+    text that is `spoken`, an answer in a conversation, ends before any special token; `masked`
+    names what of that was hidden.
     """
 
     ids: tuple[int, ...]
