@@ -97,7 +97,8 @@ def _machine(of: Machine) -> Iterator[Check]:
     if busy >= BUSY:
         yield Check("load", WARN, said + mean, "end it before anything is measured or tuned")
     else:
-        yield Check("load", OK, (said or "nothing else computes") + mean)
+        said = said or ("not known here" if of.load is None else "nothing else computes")
+        yield Check("load", OK, said + mean)
 
 
 def _processor(of: Machine) -> Check:

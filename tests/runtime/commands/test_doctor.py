@@ -279,3 +279,19 @@ def test_a_build_without_what_the_processor_has_is_told(of: Callable[..., Doctor
     assert 'CMAKE_ARGS="-DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=87"' in found.said["llama.cpp"]
     whole = Tried("llama-cpp-python 0.3.36", milliseconds=9.0, built=("NEON", "DOTPROD"))
     assert of("orin", llama=whole).said["llama.cpp"].startswith("OK")
+
+
+def test_a_system_without_proc_is_told_what_is_not_known(
+    run_command: Command, tmp_path: Path
+) -> None:
+    found = Doctor(run_command, tmp_path / "home")
+    bare = fakes.bare(tmp_path / "windows")
+    found.on(System(bare.root, bare.path, "Windows", "AMD64"))
+    assert found.code == 0
+    assert found.said["system"] == "OK Windows AMD64"
+    assert found.said["processor"].startswith("OK AMD64, ")
+    assert found.said["power"] == "OK nothing here says how it is set"
+    assert found.said["load"] == "OK not known here"
+    assert found.said["memory"].startswith("WARN ")
+    assert found.said["memory"].endswith("how much is free cannot be read here")
+    assert found.said["service"] == "OK tel-serve needs Unix sockets; on Windows use WSL"
