@@ -71,8 +71,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     if not args.bare:
         adapter = bundle.adapter_file(folder, made, args.adapter, file.format)
         peft_folder = workspace.adapter(backbone.name, args.adapter)
-    lent = None if file.format == "gguf" else asked.template_of(folder, made)
-    model = asked.Model(folder, made, file, adapter, cli.engine_settings(args), lent)
+    model = asked.Model(folder, made, file, adapter, cli.engine_settings(args))
     cases = read(Path(args.dataset), args.part, args.limit).cases
     peft = Peft(fetching.fetch(backbone, None, say).folder, peft_folder, args.threads)
     rows: dict[str, list[tuple[bool, list[float]]]] = {}
