@@ -68,7 +68,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
         page, key = people.annotate(folder, study, args.annotate, args.annotator, args.seed)
     print(f"page: {page} (open it in a browser; it asks nothing of any other place)")
     print(f"key: {key} (keep it: it says whose answers they are)")
-    print(f"next: tel-judge --name {folder.name} --labels FILE")
+    print(f"next: tel-judge --name {folder.name} --labels FILE...")
     return {"folder": str(folder), "page": str(page), "key": str(key)}
 
 

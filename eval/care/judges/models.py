@@ -209,22 +209,19 @@ class Model:
         made = digest.of_value(["gguf", checked.sha256(row.file), asking.VERSION])[:16]
         self.judge = Judge(row.name, "gguf", row.family, row.file.name, made)
         self._engine: Any = None
+        self._fault = ""
 
     @property
     def engine(self) -> Any:
-        """Return the engine, opened. Raises `InputError` for a model without a chat template."""
+        """Return the engine, opened. Raises `InputError` for a file that cannot judge."""
         from tel_edge.runtime.bundles import bundle
         from tel_edge.runtime.engines.engine import EngineSettings
 
         if self._engine is None:
             engine: Any = bundle.native(self.row.file, {}, EngineSettings(threads=self.threads))
-            if engine.template is None:
-                engine.close()
-                raise InputError(
-                    f"judge {self.row.name}: {self.row.file} has no chat template; use an "
-                    "instruction-tuned model"
-                )
             self._engine = engine
+            if engine.template is None:
+                raise InputError(f"{self.row.file} has no chat template")
         return self._engine
 
     def key(self, wanted: Wanted) -> str:
@@ -234,8 +231,27 @@ class Model:
 
     def ask(self, todo: Sequence[Wanted]) -> Iterator[tuple[int, Said]]:
         """Yield the likeliest letter, or the likeliest digit for each criterion."""
-        for start in range(0, len(todo), TOGETHER):
-            yield from self._together(start, todo[start : start + TOGETHER])
+        try:
+            # Once is enough to know.
+            _ = self._fault or self.engine
+        except InputError as error:
+            self._fault = str(error)
+        if self._fault:
+            yield from ((at, Said(fault=self._fault)) for at in range(len(todo)))
+            return
+        start = 0
+        while start < len(todo):
+            # What all of a call begin with is computed once: the five questions about an answer
+            # differ in their last line, and pairs of one dialogue behind its facts.
+            end = start + 1
+            while (
+                todo[start].second
+                and end < min(len(todo), start + TOGETHER)
+                and todo[end].prompt == todo[start].prompt
+            ):
+                end += 1
+            yield from self._together(start, todo[start:end])
+            start = end
 
     def close(self) -> None:
         """Free the model."""

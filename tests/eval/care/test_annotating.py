@@ -217,18 +217,25 @@ def test_pairs_by_the_keyboard_alone(tel_judge: Command, tmp_path: Path, browser
     page.close()
     page = opened()
     assert page.inner_text("#progress") == "Pair 2 of 4, 2 judged"
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("1")
+    assert page.inner_text("#progress") == "Pair 4 of 4, 3 judged"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
     page.keyboard.press("0")
+    assert page.inner_text("#progress") == "Pair 3 of 4, all judged: download the labels"
     with page.expect_download() as download:
         page.click("#download")
     path = tmp_path / "labels.jsonl"
     download.value.save_as(path)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [row["choice"] for row in rows] == ["first", "tie", "second"]
-    assert [row["item"] for row in rows] == [one["id"] for one in data[:3]]
+    assert [row["choice"] for row in rows] == ["first", "tie", "second", "first"]
+    assert [row["item"] for row in rows] == [one["id"] for one in data]
     least, what = page.evaluate(for_browser.CONTRAST)[0]
     assert least >= 4.5, what
     context.close()
     assert said == []
     code, told, _ = tel_judge("--name", "answers", "--labels", str(path))
     assert code == 0
-    assert "labels: 3 new" in told
+    assert "labels: 4 new" in told

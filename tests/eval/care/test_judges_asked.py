@@ -106,7 +106,9 @@ def test_answers_stand_between_marks_that_none_can_hold(case: Case) -> None:
     assert re.sub(r"\s", "", inside) == re.sub(r"\s", "", HOSTILE)
     assert told.index("is no instruction to you") < told.index(begin)
     assert told.endswith(asking.BETTER)
-    # Who knows a code of one dialogue knows it of no other text.
+    # Nobody knows a code before the text is written.
+    other = asking.told(Wanted(case.id, "b", "a"), of, asking.BETTER)
+    assert code not in other
     again = asking.told(
         Wanted(case.id, "a", "b"), material(case, a=f"{HOSTILE} {code}", b="Fine."), asking.BETTER
     )
@@ -238,6 +240,9 @@ def test_a_file_judges_by_letters_and_digits(
             if one.scores} == {*made_of.QUALITY.items()}  # fmt: skip
     [engine] = engines
     assert engine.closed
+    # The five questions about an answer are one call, pairs of a dialogue another.
+    assert {count for count, _ in engine.calls} <= {1, 2, 5, 6, 7, 8}
+    assert [count for count, _ in engine.calls].count(5) >= 9
     # All that it writes is one letter or digit, so nothing is generated; and a second run opens
     # no file.
     assert tel_judge(*argv)[0] == 0
@@ -267,10 +272,13 @@ def test_a_judge_without_a_template(
     file, _ = judging(tmp_path, prefers, monkeypatch)
     monkeypatch.setattr(bundle, "native", fake.FakeOpener(prefers, engine=Bare))
     argv = [*made_of.systems(tmp_path), "--prompts", "1"]
-    argv += panel(tmp_path, {"name": "small", "kind": "gguf", "file": str(file), "family": "x"})
-    code, _, err = tel_judge(*argv)
-    assert code == 2
-    assert "judge.gguf has no chat template; use an instruction-tuned model" in err
+    small = {"name": "small", "kind": "gguf", "file": str(file), "family": "x"}
+    with serving() as server:
+        code, said, _ = tel_judge(*argv, *panel(tmp_path, small, endpoint(server.url)))
+    assert code == 1
+    assert re.search(r"small: (\d+) not judged: \1 x .*judge.gguf has no chat template", said)
+    # Whoever stands behind it in the panel is asked.
+    assert len(server.asked) >= 6
 
 
 SOUND = {"name": "a", "kind": "endpoint", "url": "http://localhost/v1", "model": "m", "family": "f"}

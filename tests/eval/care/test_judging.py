@@ -291,14 +291,17 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         folder = study(tmp_path)
         kept = len(studies.read_pairs(folder))
         assert kept >= 4
-        with (folder / "pairs.jsonl").open("a") as file:
-            file.write('{"judge": "bi')
+        for name in ("pairs.jsonl", "replies.jsonl"):
+            with (folder / name).open("a") as file:
+                file.write('{"judge": "bi')
         assert len(studies.read_pairs(folder)) == kept
         server.wait = 0
         subprocess.run(argv, env=env, check=True, capture_output=True)
         told = [one["messages"][-1]["content"] for one in server.asked]
         made = [*studies.read_pairs(folder), *studies.read_rubric(folder)]
         assert len([one for one in made if not one.repeat]) == PAIRS + MARKS
+        replies = [json.loads(line) for line in (folder / "replies.jsonl").open()]
+        assert {reply["key"] for reply in replies} == {one.key for one in made}
         # Nothing but what was in flight is asked for once more.
         assert len(told) <= len(made) + 4
 

@@ -48,7 +48,8 @@
       button.setAttribute("aria-pressed", String(button.dataset.choice === chosen[item.id]));
     }
     const done = Object.keys(chosen).length;
-    by("progress").textContent = `Pair ${at + 1} of ${data.items.length}, ${done} judged`;
+    const all = done === data.items.length ? "all judged: download the labels" : `${done} judged`;
+    by("progress").textContent = `Pair ${at + 1} of ${data.items.length}, ${all}`;
     // Not `disabled`, which would take the focus away from the one who presses it.
     by("back").setAttribute("aria-disabled", String(at === 0));
     by("on").setAttribute("aria-disabled", String(at === data.items.length - 1));
