@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -35,7 +36,9 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
         study = home / "studies" / NAME
         made_study.write(study, truth, prompts=args.prompts)
         command = [sys.executable, "-m", "tel_edge.eval.commands.report", "--quiet"]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         usage, _ = measured([*command, "--study", NAME, "--workspace", str(home)])
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         wanted = [study / f"report.{end}" for end in ("html", "json", "md")]
         if missing := [file.name for file in wanted if not file.is_file()]:
             raise WorkError(f"tel-report did not write {' '.join(missing)}")
@@ -44,6 +47,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
             "systems": args.systems,
             "prompts": args.prompts,
             "seconds": usage.seconds,
+            "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
             "memory": usage.anonymous + usage.file,
             "bytes": {file.name: file.stat().st_size for file in wanted},
         }
@@ -52,6 +56,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
         "systems": str(args.systems),
         "prompts": str(args.prompts),
         "seconds": f"{found['seconds']:.1f}",
+        "CPU seconds": f"{found['cpu_seconds']:.1f}",
         "peak MB": f"{found['memory'] / 1e6:,.0f}",
         **{f"{name} MB": f"{size / 1e6:.2f}" for name, size in found["bytes"].items()},
         "target": f"{TARGET_SECONDS} s",
