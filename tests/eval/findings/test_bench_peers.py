@@ -193,5 +193,5 @@ def test_a_server_is_started_asked_and_ended(tmp_path: Path) -> None:
     assert made["pass"]["picks"] == (1, -1)
     assert made["pass"]["logprobs"] == [pytest.approx([math.log(0.25), math.log(0.75)])] * 2
     program.write_text("#!/bin/sh\necho error: no such model >&2; exit 1\n")
-    with pytest.raises(WorkError, match="llama-server: error: no such model"):
+    with pytest.raises(WorkError, match="llama-server: exit code 1: error: no such model"):
         peer_contenders.server(task)

@@ -157,8 +157,8 @@ def test_a_prompt_that_cannot_be_kept_is_read_whole(
     monkeypatch.setattr(engine, "most", 32)
     monkeypatch.setattr(engine, "decode", counted)
     monkeypatch.setattr(engine.cache, "resume", lambda key: engine.cache.clear() or 0)
-    long = talk("Which x, which y? " * 12, model="oranbench", max_tokens=1)
-    replies = asked(engine, long, {**long, "model": "base"})
+    long = [talk(f"Which {x}, which y? " * 12, model="oranbench", max_tokens=1) for x in "xz"]
+    replies = asked(engine, *long)
     assert [one["reply"]["generated"] for one in replies] == [1, 1]
     # One part each that was lost, and both prompts whole.
     tokens = sum(one["reply"]["prompt_tokens"] for one in replies)
