@@ -75,7 +75,7 @@ def commands(args: argparse.Namespace) -> list[list[str]]:
 
 
 # The demo's study: dialogues to train on, epochs, and dialogues that every run answers.
-STUDIED = (576, 2, 48)
+STUDIED = (384, 1, 24)
 # The embedded backbone was never talked to, so it gets the plainest way to be.
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}"
