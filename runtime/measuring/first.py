@@ -80,11 +80,9 @@ def start(
     if plain.error:
         # Whoever opens the engine is told.
         return
-    taken = (
-        not copied.error
-        and copied.questions_per_second > GAIN * plain.questions_per_second
-        and tune.drift(plain, copied) <= DRIFT
-    )
+    # One that failed has a rate of 0.
+    faster = copied.questions_per_second > GAIN * plain.questions_per_second
+    taken = faster and tune.drift(plain, copied) <= DRIFT
     best = copied if taken else plain
     entry = ProfileEntry(
         threads=None,
