@@ -144,6 +144,23 @@ def prices(text: str) -> tuple[float, float]:
     return read, written
 
 
+def model_options(made: cli.Parser, what: str) -> None:
+    """Add the options of commands that ask models: `what` may leave the machine, at which cost."""
+    made.add_argument("--send", action="store_true", help=f"{what} may go to other machines")
+    made.add_argument(
+        "--price", type=prices, default=(0.0, 0.0), metavar="IN,OUT",
+        help="of a million tokens, read and written; nothing is assumed",
+    )  # fmt: skip
+    made.add_argument(
+        "--limit-cost", type=cli.above_zero, metavar="X", help="stop there, in the unit of --price"
+    )
+    made.add_argument(
+        "--parallel", type=cli.whole(1, 64), default=4, metavar="N",
+        help="requests to an endpoint at a time (%(default)s)",
+    )  # fmt: skip
+    made.add_argument("--threads", type=cli.threads, metavar="N", help="of a GGUF file (all cores)")
+
+
 def parser() -> cli.Parser:
     """Return the command's options."""
     made = cli.parser(
@@ -170,21 +187,7 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--limit", type=cli.positive, metavar="N", help="of the scenarios, drawn from all (all)"
     )
-    made.add_argument(
-        "--send", action="store_true", help="the scenarios may be sent to another machine"
-    )
-    made.add_argument(
-        "--price", type=prices, default=(0.0, 0.0), metavar="IN,OUT",
-        help="of a million tokens, read and written; nothing is assumed",
-    )  # fmt: skip
-    made.add_argument(
-        "--limit-cost", type=cli.above_zero, metavar="X", help="stop there, in the unit of --price"
-    )
-    made.add_argument(
-        "--parallel", type=cli.whole(1, 64), default=4, metavar="N",
-        help="requests to an endpoint at a time (%(default)s)",
-    )  # fmt: skip
-    made.add_argument("--threads", type=cli.threads, metavar="N", help="of a GGUF file (all cores)")
+    model_options(made, "the scenarios")
     return made
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from tel_edge.eval.commands.generate import prices
+from tel_edge.eval.commands.generate import model_options
 from tel_edge.runtime import cli
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import lock
@@ -344,21 +344,7 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--dry-run", action="store_true", help="print what would be asked of whom, and end"
     )
-    made.add_argument(
-        "--send", action="store_true", help="dialogues and answers may go to other machines"
-    )
-    made.add_argument(
-        "--price", type=prices, default=(0.0, 0.0), metavar="IN,OUT",
-        help="of a million tokens, read and written; nothing is assumed",
-    )  # fmt: skip
-    made.add_argument(
-        "--limit-cost", type=cli.above_zero, metavar="X", help="stop there, in the unit of --price"
-    )
-    made.add_argument(
-        "--parallel", type=cli.whole(1, 64), default=4, metavar="N",
-        help="requests to an endpoint at a time (%(default)s)",
-    )  # fmt: skip
-    made.add_argument("--threads", type=cli.threads, metavar="N", help="of a GGUF file (all cores)")
+    model_options(made, "dialogues and answers")
     made.add_argument(
         "--annotate", type=cli.positive, metavar="N",
         help="write a page on which a person compares N pairs",
