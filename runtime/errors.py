@@ -12,6 +12,8 @@ REMEDIES = {
     errno.ENOSPC: "make room and run the same command again",
     errno.EDQUOT: "make room in your quota and run the same command again",
     errno.EROFS: "nothing can be written there; name another place",
+    errno.EFBIG: "this file system, or a limit, takes no such file; name another place",
+    errno.ENAMETOOLONG: "name it more shortly",
     errno.EACCES: "allow this user to read and write there, or name another place",
 }
 

@@ -192,6 +192,8 @@ def _deploy(args: argparse.Namespace) -> Mapping[str, Any]:
     folder = args.out or cli.workspace(args).bundle(backbones.find(args.backbone).name)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such bundle; export one first, or name it with --out")
+    if args.deploy.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"--deploy {args.deploy}: in the bundle itself; name another folder")
     say = partial(cli.say, args)
     with (
         lock.held(folder, args.wait, say, inside=True),

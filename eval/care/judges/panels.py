@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tel_edge.eval.care.judges.verdicts import PANEL
 from tel_edge.runtime.errors import InputError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
@@ -66,6 +67,8 @@ def read(path: Path) -> tuple[Row, ...]:
     if not rows:
         raise InputError(f"--panel {path}: no judges")
     names = [row.name for row in rows]
+    if PANEL in names:
+        raise InputError(f"--panel {path}: {PANEL} is what all judges together are called")
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"--panel {path}: two judges are called {twice[0]}")
     return tuple(rows)

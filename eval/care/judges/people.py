@@ -35,6 +35,7 @@ from tel_edge.eval.care.judges.studies import (
 )
 from tel_edge.eval.care.judges.verdicts import (
     CHOICES,
+    PANEL,
     SCHEMA_VERSION,
     Judge,
     PairVerdict,
@@ -269,6 +270,6 @@ def with_people(folder: Path, study: Study) -> Study:
 
 def _check_free(study: Study, names: Sequence[str]) -> None:
     """Refuse annotators who are called as a judge of the panel is."""
-    taken = {judge.name for judge in study.judges if judge.kind != PEOPLE}
+    taken = {judge.name for judge in study.judges if judge.kind != PEOPLE} | {PANEL}
     if both := [name for name in names if name in taken]:
         raise InputError(f"{both[0]}: both a judge of the panel and an annotator; rename one")

@@ -14,6 +14,8 @@ SCHEMA_VERSION = 1
 # What a rubric asks for, each from 1 to 5.
 CRITERIA = ("correctness", "resolution", "clarity", "empathy", "policy")
 CHOICES = ("first", "second", "tie")
+# What all judges together are called.
+PANEL = "panel"
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def of_judges(audits: Sequence[Audit]) -> Iterator[StudyFinding]:
                 one.judge,
                 f"{one.judge} prefers {kind} answers of the same systems "
                 f"({one.length.value:+.2f} nats a standard deviation); see the ranks at equal "
-                "length. It may be right: longer answers may say more",
+                f"length. It may be right: {kind} answers may be the better ones",
             )
     for one in audits:
         if one.missing.value > UNREAD:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from tel_edge.eval.care.judges.verdicts import PANEL
 from tel_edge.eval.care.study.found import StudyReport, StudyRow
-from tel_edge.eval.care.study.losses import PANEL, PARTS
+from tel_edge.eval.care.study.losses import PARTS
 from tel_edge.eval.care.study.strength import Standing
 from tel_edge.eval.reports.plots import COLOURS, INK, STYLE, WIDE, Plot, keyed, shown, svg
 from tel_edge.runtime.extras import need

@@ -13,11 +13,11 @@ from tel_edge.eval.care.answers import records, tables
 from tel_edge.eval.care.answers.cases import Case
 from tel_edge.eval.care.judges import studies
 from tel_edge.eval.care.judges.studies import Answer
-from tel_edge.eval.care.judges.verdicts import CRITERIA, PairVerdict, Study, System
+from tel_edge.eval.care.judges.verdicts import CRITERIA, PANEL, PairVerdict, Study, System
 from tel_edge.eval.care.study import audit, checks, losses, people, strength
 from tel_edge.eval.care.study.audit import Audit, JudgesTogether
 from tel_edge.eval.care.study.checks import StudyFinding
-from tel_edge.eval.care.study.losses import PANEL, PARTS, LossRank, Verdict
+from tel_edge.eval.care.study.losses import PARTS, LossRank, Verdict
 from tel_edge.eval.care.study.people import MODELS, WHO, PeopleSaid
 from tel_edge.eval.care.study.strength import Fit, Standing
 from tel_edge.eval.care.study.tallies import Tally, pooled, tallied

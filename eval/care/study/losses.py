@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tel_edge.eval.agreement import RankCorrelation, least_tau, rank_correlations
+from tel_edge.eval.care.judges.verdicts import PANEL
 from tel_edge.eval.care.study.strength import Fit, Standing, apart
 from tel_edge.eval.reports.tables import Table
 from tel_edge.eval.statistics import FEWEST, Z95, holm
 
 # The parts that losses are of, the one that the epoch was chosen by first.
 PARTS = ("validation", "test", "unseen")
-PANEL = "panel"
 AGREE, DISAGREE, UNTOLD = "agree", "disagree", "cannot be told"
 # Source: the abstract of arXiv 2606.05176; its data, judges and sixteen rows are its own.
 PAPER = (

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tel_edge.eval.agreement import jackknifed, kappa
-from tel_edge.eval.care.judges.verdicts import Study
-from tel_edge.eval.care.study.losses import PANEL
+from tel_edge.eval.care.judges.verdicts import PANEL, Study
 from tel_edge.eval.care.study.tallies import Tally, Unit
 from tel_edge.eval.statistics import Mean, student, tail
 

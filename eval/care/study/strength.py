@@ -31,6 +31,8 @@ DRAWS = 1000
 # The share of the spread of lengths that has to be between answers of the same two systems: what is
 # all between systems cannot be told from how good they are.
 WITHIN = 0.3
+# A coefficient of lengths, in nats, that only grows with the number of steps.
+FARTHEST = 20.0
 # What each side of every pair is given where a system has won or lost everything.
 GIVEN = 0.5
 
@@ -89,7 +91,13 @@ def fitted(tally: Tally, lengths: bool = False) -> Fit | None:
         x[:, size] = tally.longer / spread
     bounded = _bounded(tally)
     prior = _prior(met, size + lengths) if bounded else np.zeros((0, size + lengths))
-    found, inverse = solved(x, tally.won, prior, size)
+    try:
+        found, inverse = solved(x, tally.won, prior, size)
+    except np.linalg.LinAlgError:
+        found, inverse = np.full(size + lengths, np.inf), np.zeros((size + lengths,) * 2)
+    if lengths and not abs(found[size]) < FARTHEST:
+        # Lengths foretell every verdict, so no finite coefficient is the likeliest.
+        return fitted(tally)
     groups = tally.groups
     count = int(groups.max()) + 1
     gradient = np.zeros((count, size + lengths))

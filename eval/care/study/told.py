@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from tel_edge.eval.care import panel as dialogues
 from tel_edge.eval.care.answers import tables
-from tel_edge.eval.care.judges.verdicts import CRITERIA
+from tel_edge.eval.care.judges.verdicts import CRITERIA, PANEL
 from tel_edge.eval.care.study.drawn import HOUR
 from tel_edge.eval.care.study.found import StudyReport, mark
-from tel_edge.eval.care.study.losses import PANEL, PAPER, PARTS, beside, places
+from tel_edge.eval.care.study.losses import PAPER, PARTS, beside, places
 from tel_edge.eval.care.study.people import EPSILON
 from tel_edge.eval.care.study.strength import Standing
 from tel_edge.eval.reports.render import NARROW, Chapter

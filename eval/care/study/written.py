@@ -10,9 +10,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tel_edge.eval.care.judges.verdicts import PANEL
 from tel_edge.eval.care.study import drawn, told
 from tel_edge.eval.care.study.found import StudyReport
-from tel_edge.eval.care.study.losses import AGREE, DISAGREE, PANEL, PAPER, UNTOLD
+from tel_edge.eval.care.study.losses import AGREE, DISAGREE, PAPER, UNTOLD
 from tel_edge.eval.reports import browse, page
 from tel_edge.eval.reports.plots import Plot
 from tel_edge.eval.reports.reporting import write_json

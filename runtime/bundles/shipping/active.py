@@ -49,7 +49,14 @@ def newer(home: Path, made: Manifest, name: str, older: bool) -> None:
     now = current(home)
     if now is None or older or now == name:
         return
-    serial, active = made.serial or 0, manifests.read(home / now).serial or 0
+    try:
+        active = manifests.read(home / now).serial or 0
+    except InputError as error:
+        raise InputError(
+            f"{error}\nit is the active version: tel-bundle pull of the same one mends it, --older "
+            "takes any other"
+        ) from None
+    serial = made.serial or 0
     if serial < active:
         raise InputError(
             f"{home}: {name[:12]} is older than what is active (serial {serial}, active is "

@@ -29,6 +29,8 @@ def pull(
     anything large comes. Raises `InputError` for what is not what it should be, and for a version
     that is older than the active one, unless `older`.
     """
+    if (home / NAME).is_file():
+        raise InputError(f"{home}: a bundle, no folder of versions; name the folder that it is in")
     text = small(source, NAME, manifests.MOST)
     if text is None:
         raise InputError(

@@ -163,7 +163,10 @@ def opened(given: str) -> tuple[Source, str | None]:
     """
     root: Web | Folder
     if "://" in given:
-        scheme, host, path, query, fragment = urlsplit(given)
+        try:
+            scheme, host, path, query, fragment = urlsplit(given)
+        except ValueError:
+            scheme = host = path = query = fragment = ""
         if scheme not in ("file", *REMOTE) or bool(host) != (scheme in REMOTE) or query or fragment:
             raise InputError(
                 f"{given}: a folder is needed, or a URL such as https://HOST/PATH or file:///PATH"

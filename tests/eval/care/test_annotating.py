@@ -158,6 +158,7 @@ def test_people_alone(tel_judge: Command, tmp_path: Path) -> None:
 def test_who_cannot_annotate(tel_judge: Command, tmp_path: Path) -> None:
     folder = judged(tel_judge, tmp_path)
     for name, said in (("rules", "both a judge of the panel and an annotator"),
+                       ("panel", "both a judge of the panel and an annotator"),
                        ("../x", "--annotator '../x': letters")):  # fmt: skip
         code, _, err = tel_judge("--name", "answers", "--annotate", "3", "--annotator", name)
         assert code == 2

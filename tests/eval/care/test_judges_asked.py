@@ -296,6 +296,7 @@ SOUND = {"name": "a", "kind": "endpoint", "url": "http://localhost/v1", "model":
         ({"judges": [{**SOUND, "kind": "oracle"}]}, "kind is 'oracle', not one of endpoint gguf"),
         ({"judges": [{"name": "a", "kind": "endpoint"}]}, "judge a: field 'url' is missing"),
         ({"judges": [SOUND, SOUND]}, "two judges are called a"),
+        ({"judges": [{**SOUND, "name": "panel"}]}, "is what all judges together are called"),
         ({"judges": ["a"]}, "judge 1: no object"),
         ({"judges": [{**SOUND, "family": ""}]}, "family is '', a text is needed"),
         ({"judges": [{**SOUND, "name": "a/b"}]}, "name is 'a/b', letters, digits"),

@@ -380,3 +380,19 @@ def test_judges_are_joined_by_pair_and_pooled_by_verdict() -> None:
     panel = pooled([one, other])
     assert (panel.won.tolist(), panel.asked) == ([1.0, 0.5, 1.0], 6)
     assert panel.means() == {("s1", 0, 1): 1.0, ("s2", 0, 1): 0.75}
+
+
+def test_lengths_that_foretell_every_verdict_have_no_coefficient() -> None:
+    """Two systems, of which the longer answer always wins: the likelihood has no maximum."""
+    longer = np.array([0.5, -0.4, 0.3, -0.2, 0.6, -0.5])
+    size = len(longer)
+    zeros, names = np.zeros(size, np.int64), np.array([f"s{at}" for at in range(size)])
+    none = np.zeros(size, np.bool_)
+    of = Tally(
+        ("a", "b"), zeros, zeros + 1, (longer > 0).astype(float), longer, np.full(size, 0.5),
+        none, none, names, names, size, 0, 0,
+    )  # fmt: skip
+    fit = strength.fitted(of, lengths=True)
+    assert fit is not None
+    assert fit.length is None
+    assert np.abs(fit.scores).max() < 1

@@ -58,6 +58,9 @@ def test_what_cannot_be_deployed_is_told(tel_export: Command, tmp_path: Path) ->
     assert (code, "no such bundle; export one first, or name it with --out" in err) == (2, True)
     assert tel_export("--serial", "3")[2] == "tel-export: --serial is for --deploy\n"
     folder = made.bundle(tmp_path / "elsewhere")
+    for inside in (folder, folder / "out"):
+        code, _, err = tel_export("--deploy", str(inside), "--out", str(folder))
+        assert (code, "in the bundle itself; name another folder" in err) == (2, True)
     (folder / "nano-oranbench-LoRA.gguf").write_bytes(b"GGUF")
     code, _, err = tel_export("--out", str(folder), "--deploy", str(tmp_path / "out"))
     assert (code, "nano-oranbench-LoRA.gguf: 4 bytes, manifest.json says" in err) == (2, True)

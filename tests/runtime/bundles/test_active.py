@@ -54,6 +54,17 @@ def test_an_older_version_is_refused_by_name(tmp_path: Path) -> None:
     assert active.activate(home, one.name, older=True) == one.name
 
 
+def test_a_damaged_version_that_is_active_is_named_as_that(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    one, two = made.versions(home, "x", "y")
+    active.activate(home, one.name)
+    store.unsealed(one)
+    (one / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match=r"active version: tel-bundle pull .* mends it, --older"):
+        active.activate(home, two.name)
+    assert active.activate(home, two.name, older=True) == two.name
+
+
 def test_what_is_damaged_stays_inactive(tmp_path: Path) -> None:
     home = tmp_path / "home"
     one, two, three = made.versions(home, "x", "y", "z")

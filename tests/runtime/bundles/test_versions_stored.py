@@ -289,3 +289,15 @@ def test_what_is_different_is_told(tmp_path: Path) -> None:
     assert lines[3] == "decision: none -> lora-Q4_K_M in oranbench"
     gone = replace(new, files=new.files[:-1])
     assert [row["state"] for row in differing.differences(new, gone)["files"]] == ["removed"]
+
+
+def test_a_version_is_not_put_into_another_one(tmp_path: Path) -> None:
+    one, two = made.versions(tmp_path / "out", "x", "y")
+    with pytest.raises(InputError, match="a bundle, no folder of versions"):
+        pulled(two, one)
+    assert not (one / two.name).exists()
+
+
+def test_a_url_that_is_none_is_told() -> None:
+    with pytest.raises(InputError, match="a folder is needed, or a URL such as"):
+        sources.opened("http://[::1/x")
