@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files.atomic import write_text
+
+T = TypeVar("T")
 
 
 def write(path: Path, document: Mapping[str, Any]) -> None:
@@ -33,3 +36,23 @@ def read(path: Path, version: int) -> Any:
     if document["schema_version"] != version:
         raise ValueError(f"schema_version {document['schema_version']}")
     return document
+
+
+def lines(
+    path: Path, make: Callable[[dict[str, Any]], T], wrong: Callable[[int, Exception], str]
+) -> Iterator[T]:
+    """Yield what `make` makes of each line of JSON in a file, nothing where there is no file.
+
+    A torn last line, which a killed run leaves, ends it. Raises `InputError` for a broken one
+    before it, with what `wrong` says of its number and error.
+    """
+    if not path.exists():
+        return
+    # Not at other separators, which texts may have in them.
+    *whole, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, text in enumerate(whole, 1):
+        try:
+            made = make(json.loads(text))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise InputError(wrong(number, error)) from None
+        yield made

@@ -14,6 +14,7 @@ from tel_edge.runtime.device import profile
 from tel_edge.runtime.engines.engine import Engine, EngineSettings, Generation, Score
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest
+from tel_edge.runtime.files.atomic import followed
 from tel_edge.runtime.questions import protocol, stream, votes
 from tel_edge.runtime.questions import router as routers
 from tel_edge.runtime.questions.categories import SPOKEN, category
@@ -159,9 +160,7 @@ class Answerer:
         `say` is told what there is to say. Raises `InputError` for a
         file that is not what it should be.
         """
-        folder = Path(folder)
-        # What `current` of a store leads to may change before all adapters are loaded.
-        folder = folder.resolve() if folder.is_symlink() else folder
+        folder = followed(Path(folder))
         made = bundle.read(folder)
         backbone, worth = selected(folder, made, quant, format, say)
         names = [only] if only else list(made.adapters(backbone.format))

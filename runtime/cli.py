@@ -16,6 +16,7 @@ import tel_edge
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.engines.packing import BRANCHES
 from tel_edge.runtime.errors import REMEDIES, InputError, Terminated, WorkError
+from tel_edge.runtime.files.atomic import followed
 from tel_edge.runtime.questions.votes import MOST_DRAWS
 from tel_edge.runtime.workspace import Workspace
 
@@ -177,8 +178,7 @@ def bundle_folder(args: argparse.Namespace, backbone: str) -> Path:
         has = there.is_dir() and there != given
         hint = f"pass --bundle {there}" if has else "make a bundle with tel-export"
         raise InputError(f"--bundle {given}: no such folder; {hint}")
-    # `current` of a store may lead elsewhere before all of its files are open.
-    return given.resolve() if given.is_symlink() else given
+    return followed(given)
 
 
 def engine_settings(args: argparse.Namespace) -> EngineSettings:

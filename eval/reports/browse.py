@@ -6,8 +6,6 @@ in the page as JSON, and the script puts them in as text only.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from tel_edge.eval.benchmarks.facets import Facets
 from tel_edge.eval.findings.answers import Answers, Floats, Indices, Truths, aligned
 from tel_edge.eval.findings.calibration import probabilities
 from tel_edge.eval.scoring.records import Summary, Variant, asked_digest
+from tel_edge.runtime.files import digest
 from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.questions.question import Question
 
@@ -110,7 +109,7 @@ def fragment(document: Mapping[str, Any]) -> str:
     return (
         _file("questions.html").replace("{{notes}}", notes)
         + f'<script type="application/json" id="answers">{data}</script>\n'
-        + f"<script>{_file('browse.js')}</script>"
+        + f"<script>{scripted(_file('browse.js'))}</script>"
     )
 
 
@@ -119,17 +118,21 @@ def style() -> str:
     return _file("report.css").strip()
 
 
+def scripted(browser: str) -> str:
+    """Return a browser's script with what all of them share before it."""
+    return f"{_file('pages.js')}{browser}"
+
+
 def policy(script: str | None = None) -> str:
     """Return the page's Content-Security-Policy: no network, and no script but the one it has.
 
     It is the browser's by default. Source: https://www.w3.org/TR/CSP3/. Plots may hold rasters as
     data URLs.
     """
-    own = _file("browse.js") if script is None else script
-    digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    own = scripted(_file("browse.js")) if script is None else script
     return (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
-        f"style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+        f"style-src 'unsafe-inline'; script-src {digest.in_policy(own)}"
     )
 
 

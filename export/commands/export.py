@@ -194,6 +194,7 @@ def _deploy(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError(f"{folder}: no such bundle; export one first, or name it with --out")
     if args.deploy.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"--deploy {args.deploy}: in the bundle itself; name another folder")
+    store.check_home(args.deploy)
     say = partial(cli.say, args)
     with (
         lock.held(folder, args.wait, say, inside=True),

@@ -129,6 +129,15 @@ def write_link(path: Path, target: str) -> None:
     _sync(path.parent)
 
 
+def followed(path: Path) -> Path:
+    """Return what a symbolic link leads to now, `path` itself where it is none.
+
+    A link such as `current` of a store may lead elsewhere before all files behind it are open.
+    """
+    # Unlike `is_symlink` this is no error for a name that no file can have.
+    return path.resolve() if os.path.islink(path) else path
+
+
 def replace_folder(made: Path, path: Path) -> None:
     """Put the finished folder `made` in the place of `path`, which goes away if it is there.
 

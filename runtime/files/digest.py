@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -22,6 +23,14 @@ def of_value(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     # JSON may escape half a surrogate pair, which UTF-8 alone has no bytes for.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def in_policy(text: str) -> str:
+    """Return a style or script as a Content-Security-Policy names it.
+
+    Source: https://www.w3.org/TR/CSP3/.
+    """
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def of_folder(folder: Path, patterns: Iterable[str], of: Callable[[Path], str] = of_file) -> str:

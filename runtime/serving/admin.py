@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from tel_edge.runtime.files.atomic import followed
 from tel_edge.runtime.serving import notify
 from tel_edge.runtime.serving.front import Front
 from tel_edge.runtime.serving.http import body, responded
@@ -39,9 +39,7 @@ def app(front: Front, drain: Callable[[], None]) -> Starlette:
 
     async def reload(request: Request) -> Response:
         try:
-            given = Path((await body(request, Reload)).bundle).absolute()
-            # `current` of a store may lead elsewhere when the engine is started again.
-            folder = str(given.resolve() if os.path.islink(given) else given)
+            folder = str(followed(Path((await body(request, Reload)).bundle).absolute()))
             old = front.link.folder
             reply = await exchanged(folder)
         except Failed:

@@ -8,7 +8,6 @@ begun (`uvicorn/protocols/http/h11_impl.py`); its limit of connections answers h
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -26,11 +25,6 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request."""
         super().connection_made(transport)
-        # asyncio does so only where a socket names its protocol, which accepted ones here do not;
-        # else a reply in two pieces waits for the client's delayed acknowledgement, 40 ms.
-        link = transport.get_extra_info("socket")
-        if link and link.family in (socket.AF_INET, socket.AF_INET6):
-            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._since = self.loop.time()
         self._watch()
         idle = [one for one in self.connections if isinstance(one, Protocol) and one.waits]

@@ -46,6 +46,14 @@ STUDY_NEEDS = (*NEEDS, ("datasketch", "care"), ("sacrebleu", "care"))
 EMBEDDED = "tel-nano"
 # Questions and epochs of a backbone that is many times the embedded one.
 BRIEF = (150, 3)
+# The demo's study: dialogues to train on, epochs, and dialogues that every run answers.
+STUDIED = (384, 1, 24)
+# The embedded backbone was never talked to, so it gets the plainest way to be.
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}"
+    "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 
 
 def commands(args: argparse.Namespace) -> list[list[str]]:
@@ -72,16 +80,6 @@ def commands(args: argparse.Namespace) -> list[list[str]]:
         ["tel-eval", *shared, *data, "--baselines", *quiet],
         ["tel-report", *shared, *quiet],
     ]
-
-
-# The demo's study: dialogues to train on, epochs, and dialogues that every run answers.
-STUDIED = (384, 1, 24)
-# The embedded backbone was never talked to, so it gets the plainest way to be.
-TEMPLATE = (
-    "{% for message in messages %}{{ message.role }}: {{ message.content }}"
-    "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
 
 
 def talking(folder: Path) -> Path:

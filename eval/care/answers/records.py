@@ -6,16 +6,16 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tel_edge.eval import documents
 from tel_edge.eval.care.answers.measured import FACTS, Measured
 from tel_edge.eval.scoring.records import Variant
 from tel_edge.eval.statistics import Mean, Share, clustered_mean, clustered_share, quantile
-from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files.atomic import make_folder, replacing
 from tel_edge.runtime.workspace import Workspace
 
+T = TypeVar("T")
 SCHEMA_VERSION = 1
 EARLIER = "earlier"
 
@@ -122,26 +122,15 @@ def read_along(path: Path, run: str) -> Iterator[Along]:
             yield record
 
 
-def _read(path: Path, made: Callable[[dict[str, Any]], Any]) -> Iterator[Any]:
-    """Yield what `made` makes of each line.
-
-    A torn last line, which a killed run leaves, ends the file; a broken line before it raises
-    `InputError`.
-    """
-    if not path.exists():
-        return
-    # Not at other separators, which texts may have in them.
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, text in enumerate(lines, 1):
-        if number == len(lines):
-            return
-        try:
-            record = made(json.loads(text))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(
-                f"{path}, line {number}: no record ({error}); delete the file and run tel-eval"
-            ) from None
-        yield record
+def _read(path: Path, made: Callable[[dict[str, Any]], T]) -> Iterator[T]:
+    """Yield what `made` makes of each whole line; see `documents.lines`."""
+    return documents.lines(
+        path,
+        made,
+        lambda number, error: (
+            f"{path}, line {number}: no record ({error}); delete the file and run tel-eval"
+        ),
+    )
 
 
 def put_away(out: Path, run: str) -> None:

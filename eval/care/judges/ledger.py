@@ -22,7 +22,7 @@ Ident = tuple[str, str, int]
 
 
 class Ledger:
-    """The verdicts of one file of a study; `close` it.
+    """The verdicts of one file of a study.
 
     Those that this study does not want are kept in `earlier/`, for when it does again. `plan` are
     all that it wants, and what each is of.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -186,20 +186,15 @@ def _answer(row: Mapping[str, Any]) -> Answer:
     return Answer(**{**row, "texts": tuple(row["texts"]), "ended": tuple(row["ended"])})
 
 
-def lines(path: Path, make: Callable[[dict[str, Any]], T]) -> Iterable[T]:
-    """Yield what `make` makes of each whole line of a file, nothing where there is no file."""
-    if not path.exists():
-        return
-    # Not at other separators, which texts may have in them.
-    *whole, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, text in enumerate(whole, 1):
-        try:
-            made = make(json.loads(text))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise InputError(
-                f"{path}: line {number} is none of tel-judge's ({error}); move the file away"
-            ) from None
-        yield made
+def lines(path: Path, make: Callable[[dict[str, Any]], T]) -> Iterator[T]:
+    """Yield what `make` makes of each whole line of a study's file; see `documents.lines`."""
+    return documents.lines(
+        path,
+        make,
+        lambda number, error: (
+            f"{path}: line {number} is none of tel-judge's ({error}); move the file away"
+        ),
+    )
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tel_edge.eval.agreement import alpha, jackknifed, kendall_w, signs, tau_b
+from tel_edge.eval.care.answers.records import grouped, shared
 from tel_edge.eval.care.judges.studies import own_family
 from tel_edge.eval.care.judges.verdicts import (
     CRITERIA,
@@ -19,7 +20,7 @@ from tel_edge.eval.care.judges.verdicts import (
 )
 from tel_edge.eval.care.study.strength import Fit
 from tel_edge.eval.care.study.tallies import Tally, joined
-from tel_edge.eval.statistics import Mean, Share, clustered_mean, clustered_share, student, tail
+from tel_edge.eval.statistics import Mean, Share, clustered_mean, student, tail
 
 
 @dataclass(frozen=True)
@@ -87,19 +88,17 @@ def audited(
         judge=judge.name,
         kind=judge.kind,
         pairs=len(tally.won),
-        missing=_by_scenario([(one.scenario, one.choice is None) for one in counted]),
+        missing=shared(counted, lambda v: (int(v.choice is None), 1)),
         half=tally.half,
         flips=tally.shared(tally.flipped),
         changed=tally.shared(tally.changed),
-        ties=_by_scenario(
-            [(one.scenario, one.choice == "tie") for one in counted if one.choice is not None]
-        ),
+        ties=shared(counted, lambda v: (int(v.choice == "tie"), int(v.choice is not None))),
         first=first,
         first_p=_p(first, 0.5),
         length=length,
         length_p=_p(length, 0.0) if length else 1.0,
         longer=clustered_mean(kept),
-        repeated=_by_scenario(_repeats(verdicts)),
+        repeated=_repeated(verdicts),
         own=own_family(study, judge),
     )
 
@@ -108,21 +107,11 @@ def _none() -> Mean:
     return Mean(0.5, None, None, 0, 0)
 
 
-def _by_scenario(of: Sequence[tuple[str, bool]]) -> Share:
-    groups: dict[str, list[bool]] = {}
-    for scenario, right in of:
-        groups.setdefault(scenario, []).append(right)
-    return clustered_share([(sum(one), len(one)) for one in groups.values()])
-
-
-def _repeats(verdicts: Sequence[PairVerdict]) -> list[tuple[str, bool]]:
-    """Return whether each verdict that was asked for again was the same as at first."""
+def _repeated(verdicts: Sequence[PairVerdict]) -> Share:
+    """Return the share of verdicts, asked for again, that were the same as at first."""
     at_first = {(v.prompt, v.first, v.second): v.choice for v in verdicts if not v.repeat}
-    return [
-        (one.scenario, one.choice == at_first[one.prompt, one.first, one.second])
-        for one in verdicts
-        if one.repeat and (one.prompt, one.first, one.second) in at_first
-    ]
+    again = [v for v in verdicts if v.repeat and (v.prompt, v.first, v.second) in at_first]
+    return shared(again, lambda v: (int(v.choice == at_first[v.prompt, v.first, v.second]), 1))
 
 
 def _p(made: Mean, null: float) -> float:
@@ -182,17 +171,15 @@ def marked(
     rubric: Sequence[RubricVerdict], systems: Sequence[str], judges: Sequence[str]
 ) -> dict[str, dict[str, Mean]]:
     """Return each system's mean mark by criterion, over `judges`, clustered by scenario."""
-    groups: dict[tuple[str, str], dict[str, list[float]]] = {}
+    own: dict[str, list[RubricVerdict]] = {}
     for one in rubric:
         if one.judge in judges and not one.repeat and one.scores is not None:
-            for name in CRITERIA:
-                of = groups.setdefault((one.system, name), {})
-                of.setdefault(one.scenario, []).append(float(one.scores[name]))
+            own.setdefault(one.system, []).append(one)
+
+    def mean(system: str, name: str) -> Mean:
+        return clustered_mean(grouped(own[system], lambda one: float(one.scores[name])))
+
     return {
-        system: {
-            name: clustered_mean([*groups[system, name].values()])
-            for name in CRITERIA
-            if (system, name) in groups
-        }
+        system: {name: mean(system, name) for name in CRITERIA} if system in own else {}
         for system in systems
     }

@@ -11,6 +11,7 @@ from typing import Any
 from tel_edge.eval import documents
 from tel_edge.eval.care.answers import records, tables
 from tel_edge.eval.care.answers.cases import Case
+from tel_edge.eval.care.answers.records import Record, grouped, shared
 from tel_edge.eval.care.judges import studies
 from tel_edge.eval.care.judges.studies import Answer
 from tel_edge.eval.care.judges.verdicts import CRITERIA, PANEL, PairVerdict, Study, System
@@ -21,7 +22,7 @@ from tel_edge.eval.care.study.losses import PARTS, LossRank, Verdict
 from tel_edge.eval.care.study.people import MODELS, WHO, PeopleSaid
 from tel_edge.eval.care.study.strength import Fit, Standing
 from tel_edge.eval.care.study.tallies import Tally, pooled, tallied
-from tel_edge.eval.statistics import Mean, Share, clustered_mean, clustered_share
+from tel_edge.eval.statistics import Mean, Share, clustered_mean
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import jsonl
 from tel_edge.runtime.workspace import Workspace
@@ -149,7 +150,8 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
         for one in study.judges
         if one.name in tallies
     )
-    rows = tuple(_row(one, study, folder, prompts, answers) for one in study.systems)
+    kept = {one.name: _records(folder, one, study) for one in study.systems}
+    rows = tuple(_row(one, study, prompts, answers, kept[one.name]) for one in study.systems)
     own = {part: [row.losses.get(part) for row in rows] for part in PARTS}
     scores = {name: [one.score.value for one in of] for name, of in standings.items()}
     ranks = losses.against(own, scores)
@@ -167,7 +169,7 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
         one.text for one in findings if one.grave and (one.about in panel or one.kind == "training")
     ]
     who = WHO[kinds[panel[0]]]
-    cells, cells_of = _cells(study, folder, top, whole[PANEL])
+    cells, cells_of = _cells(study, kept, top, whole[PANEL])
     return StudyReport(
         study=study,
         folder=folder,
@@ -216,26 +218,22 @@ def _standings(
 def _row(
     system: System,
     study: Study,
-    folder: Path,
     prompts: Mapping[str, Case],
     answers: Mapping[tuple[str, str], Answer],
+    kept: Sequence[Record],
 ) -> StudyRow:
     row = system.row
     options = row.get("options") or {}
     of = {part: made for part, made in (row.get("losses") or {}).items() if part in PARTS}
     own = [
-        (prompts[name].scenario, answer)
+        prompts[name]
         for name in study.prompts
-        if name in prompts and (answer := answers.get((system.name, name)))
+        if name in prompts and (system.name, name) in answers
     ]
-    stopped: dict[str, list[bool]] = {}
-    words: dict[str, list[float]] = {}
-    for scenario, answer in own:
-        stopped.setdefault(scenario, []).append(all(answer.ended))
-        words.setdefault(scenario, []).append(float(answer.words))
-    f1: dict[str, list[float]] = {}
-    for scenario, value in _f1(folder, system, study).values():
-        f1.setdefault(scenario, []).append(value)
+
+    def answer(case: Case) -> Answer:
+        return answers[system.name, case.id]
+
     return StudyRow(
         system=system.name,
         targets=str(options.get("targets", "-")),
@@ -247,32 +245,30 @@ def _row(
         perplexity=of[PARTS[0]].get("perplexity") if PARTS[0] in of else None,
         joules=row.get("joules"),
         stated_joules=row.get("stated_joules"),
-        stopped=clustered_share([(sum(one), len(one)) for one in stopped.values()])
-        if stopped
-        else None,
-        words=clustered_mean([*words.values()]) if words else None,
-        f1=clustered_mean([*f1.values()]) if f1 else None,
+        stopped=shared(own, lambda case: (int(all(answer(case).ended)), 1)) if own else None,
+        words=clustered_mean(grouped(own, lambda case: float(answer(case).words))) if own else None,
+        f1=clustered_mean(grouped(kept, lambda one: one.measured.f1)) if kept else None,
     )
 
 
-def _f1(folder: Path, system: System, study: Study) -> dict[str, tuple[str, float]]:
-    """Return (scenario, F1) by prompt, nothing where the answers' measures are not here."""
+def _records(folder: Path, system: System, study: Study) -> list[Record]:
+    """Return what tel-eval left of a system's answers, nothing where that is not here."""
     path, wanted = folder / system.answers, set(study.prompts)
     try:
         made = [one for one in records.read(path, system.run) if one.id in wanted]
     except (InputError, OSError):
-        return {}
-    return {one.id: (one.scenario, one.measured.f1) for one in made}
+        return []
+    return [*{one.id: one for one in made}.values()]
 
 
 def _cells(
-    study: Study, folder: Path, top: Sequence[Standing], tally: Tally
+    study: Study, kept: Mapping[str, Sequence[Record]], top: Sequence[Standing], tally: Tally
 ) -> tuple[tuple[Cell, ...], str]:
     """Return the best system's F1 by cause and context, or its wins where there is no F1."""
     if not top:
         return (), ""
     at = min(range(len(top)), key=lambda at: top[at].rank)
-    values = [*_f1(folder, study.systems[at], study).values()]
+    values = [(one.scenario, one.measured.f1) for one in kept[study.systems[at].name]]
     what = "F1 of facts, its number of prompts in brackets"
     if not values:
         what = "Share of wins, its number of pairs in brackets"

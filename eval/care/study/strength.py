@@ -94,7 +94,9 @@ def fitted(tally: Tally, lengths: bool = False) -> Fit | None:
     try:
         found, inverse = solved(x, tally.won, prior, size)
     except np.linalg.LinAlgError:
-        found, inverse = np.full(size + lengths, np.inf), np.zeros((size + lengths,) * 2)
+        if not lengths:
+            raise
+        return fitted(tally)
     if lengths and not abs(found[size]) < FARTHEST:
         # Lengths foretell every verdict, so no finite coefficient is the likeliest.
         return fitted(tally)

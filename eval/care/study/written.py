@@ -107,7 +107,7 @@ def html(report: StudyReport, plots: Sequence[Plot], texts: bool) -> str:
         fragment(browsed(report)) if texts else "",
         f'<p class="units">{escape(report.label)}</p>',
     ]
-    return page.whole(told.title(report), parts, browse.policy(_file("answers.js")))
+    return page.whole(told.title(report), parts, browse.policy(_script()))
 
 
 def browsed(report: StudyReport) -> dict[str, Any]:
@@ -175,8 +175,12 @@ def fragment(made: dict[str, Any]) -> str:
     return (
         _file("answers.html").replace("{{notes}}", f'<p class="units">{note}</p>')
         + f'<script type="application/json" id="told">{data}</script>\n'
-        + f"<script>{_file('answers.js')}</script>"
+        + f"<script>{_script()}</script>"
     )
+
+
+def _script() -> str:
+    return browse.scripted(_file("answers.js"))
 
 
 def _file(name: str) -> str:

@@ -2,6 +2,7 @@
 // Browses the questions of the JSON element `answers`; `tel_edge.eval.browse.document` says what is
 // in it. Data become text nodes and never markup.
 (() => {
+  const { element, number, turn } = paged;
   const data = JSON.parse(document.getElementById("answers").textContent);
   const root = document.querySelector("#questions .browser");
   const form = root.querySelector("form");
@@ -73,18 +74,10 @@
 
   // --- elements ---
 
-  function element(tag, className, ...children) {
-    const made = document.createElement(tag);
-    if (className) made.className = className;
-    made.append(...children.filter((child) => child !== null && child !== ""));
-    return made;
-  }
-
   const percent = (permille) => (permille / 10).toFixed(1) + " %";
   const letter = (index) => String.fromCharCode(65 + index);
   const named = (pick) =>
     pick === UNPARSED ? "no answer" : pick === MISSING ? "not asked" : letter(pick);
-  const number = (value) => value.toLocaleString("en");
 
   function card(change) {
     const { question, before, after, kind } = change;
@@ -232,30 +225,9 @@
     for (const name of ["before", "after"]) {
       root.querySelector(".legend ." + name).textContent = `${name}: ${state[name]}`;
     }
-    for (const nav of root.querySelectorAll(".pages")) turn(nav, page, last);
-  }
-
-  function turn(nav, page, last) {
-    nav.hidden = last === 1;
-    if (!nav.children.length) {
-      nav.append(step("Previous", -1), element("span", "at"), step("Next", 1));
+    for (const nav of root.querySelectorAll(".pages")) {
+      turn(nav, page, last, root, (to) => change({ page: String(to) }));
     }
-    const [previous, at, next] = nav.children;
-    at.textContent = `Page ${number(page)} of ${number(last)}`;
-    // Not `disabled`, which would take the focus away from the one who presses it.
-    previous.setAttribute("aria-disabled", String(page === 1));
-    next.setAttribute("aria-disabled", String(page === last));
-  }
-
-  function step(title, by) {
-    const made = element("button", "", title);
-    made.type = "button";
-    made.addEventListener("click", () => {
-      if (made.getAttribute("aria-disabled") === "true") return;
-      change({ page: String(Number(state.page) + by) });
-      root.querySelector(".turn").scrollIntoView({ block: "start" });
-    });
-    return made;
   }
 
   // --- the state, and its link ---

@@ -29,8 +29,7 @@ def pull(
     anything large comes. Raises `InputError` for what is not what it should be, and for a version
     that is older than the active one, unless `older`.
     """
-    if (home / NAME).is_file():
-        raise InputError(f"{home}: a bundle, no folder of versions; name the folder that it is in")
+    store.check_home(home)
     text = small(source, NAME, manifests.MOST)
     if text is None:
         raise InputError(

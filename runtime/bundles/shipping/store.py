@@ -34,6 +34,12 @@ class Added:
     moved: int
 
 
+def check_home(home: Path) -> None:
+    """Raise `InputError` for a folder of versions that is a bundle itself, before it is locked."""
+    if (home / NAME).is_file():
+        raise InputError(f"{home}: a bundle, no folder of versions; name the folder that it is in")
+
+
 def versions(home: Path) -> dict[str, Manifest]:
     """Return the manifests of a store's versions by digest, the highest serial last."""
     found = {}

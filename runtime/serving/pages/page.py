@@ -6,11 +6,11 @@ Its markup, style and script are the files of `page_files`; none of them holds d
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from importlib import resources
 
 from starlette.responses import HTMLResponse
+
+from tel_edge.runtime.files.digest import in_policy
 
 
 def response() -> HTMLResponse:
@@ -21,7 +21,8 @@ def response() -> HTMLResponse:
     style, script = _file("page.css"), _file("page.js")
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        f"connect-src 'self'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
+        "connect-src 'self'; img-src data:; "
+        f"style-src {in_policy(style)}; script-src {in_policy(script)}"
     )
     html = _file("page.html").replace("{{style}}", style).replace("{{script}}", script)
     headers = {
@@ -31,10 +32,6 @@ def response() -> HTMLResponse:
         "cache-control": "no-cache",
     }
     return HTMLResponse(html, headers=headers)
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _file(name: str) -> str:

@@ -262,3 +262,13 @@ def test_the_front_loads_neither_numpy_nor_an_engine() -> None:
     )
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert made.stdout == "[]\n"
+
+
+def test_replies_wait_for_no_acknowledgement() -> None:
+    """Else each reply in two pieces takes the 40 ms of a client that delays its own."""
+    with (
+        serve._listening("127.0.0.1", 0) as public,
+        socket.create_connection(public.getsockname()),
+        public.accept()[0] as link,
+    ):
+        assert link.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -2,6 +2,7 @@
 // Browses the answers of the JSON element `told`; `tel_edge.eval.care.study.written.browsed` says
 // what is in it. Data become text nodes and never markup.
 (() => {
+  const { element, number, turn } = paged;
   const data = JSON.parse(document.getElementById("told").textContent);
   const root = document.querySelector("#answers .browser");
   const form = root.querySelector("form");
@@ -12,14 +13,6 @@
   };
   let state = { ...DEFAULTS };
 
-  const number = (value) => value.toLocaleString("en");
-
-  function element(tag, className, ...children) {
-    const made = document.createElement(tag);
-    if (className) made.className = className;
-    made.append(...children.filter((child) => child !== null && child !== ""));
-    return made;
-  }
 
   /** Return what each judge said of two answers, both orders, with the place turned to `one`. */
   function verdicts(prompt, one, other) {
@@ -122,30 +115,9 @@
     root.querySelector(".count").textContent = found.length
       ? `${number(found.length)} ${found.length === 1 ? "prompt" : "prompts"}`
       : "No prompt matches.";
-    for (const nav of root.querySelectorAll(".pages")) turn(nav, page, last);
-  }
-
-  function turn(nav, page, last) {
-    nav.hidden = last === 1;
-    if (!nav.children.length) {
-      nav.append(step("Previous", -1), element("span", "at"), step("Next", 1));
+    for (const nav of root.querySelectorAll(".pages")) {
+      turn(nav, page, last, root, (to) => change({ page: String(to) }));
     }
-    const [previous, at, next] = nav.children;
-    at.textContent = `Page ${number(page)} of ${number(last)}`;
-    // Not `disabled`, which would take the focus away from the one who presses it.
-    previous.setAttribute("aria-disabled", String(page === 1));
-    next.setAttribute("aria-disabled", String(page === last));
-  }
-
-  function step(title, by) {
-    const made = element("button", "", title);
-    made.type = "button";
-    made.addEventListener("click", () => {
-      if (made.getAttribute("aria-disabled") === "true") return;
-      change({ page: String(Number(state.page) + by) });
-      root.querySelector(".turn").scrollIntoView({ block: "start" });
-    });
-    return made;
   }
 
   function change(values) {
