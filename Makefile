@@ -12,7 +12,7 @@ help:
 	@echo "make test-optimum  ONNX to and from optimum, in an environment of its own"
 	@echo "make test-harnesses  lm-evaluation-harness and Inspect, unchanged, against tel-serve"
 	@echo "make test-signing  signatures of bundles there and back with OpenSSF model signing"
-	@echo "make test-wheel    the wheel alone, in an environment of its own, answers a question"
+	@echo "make test-wheel    the wheel alone answers a question, and a wheelhouse without a network"
 	@echo "make wheel         dist/tel_edge-*.whl, to install without this folder"
 	@echo "make wheelhouse PLATFORM=manylinux_2_28_aarch64   a folder that installs without a network"
 	@echo "make tel-nano      pretrain the embedded backbone again (about an hour on two idle cores)"
@@ -56,7 +56,7 @@ wheelhouse:
 	$(PYTHON_HERE) scripts/wheelhouse.py $(or $(PLATFORM),linux_$(shell uname -m)) $(ARGS)
 
 test-wheel: venv
-	.venv/bin/pytest -m slow tests/test_wheel.py $(ARGS)
+	.venv/bin/pytest -m slow tests/test_wheel.py tests/test_wheelhouse.py $(ARGS)
 
 lint: venv
 	.venv/bin/ruff check .

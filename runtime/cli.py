@@ -24,7 +24,14 @@ Work = Callable[[argparse.Namespace], Mapping[str, Any] | None]
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` whose errors are two lines, the second of which says where to look."""
+    """An `ArgumentParser` whose errors are two lines, the second of which says where to look.
+
+    Paths must not be empty: that is a variable that nobody set, and would be the current folder.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register("type", Path, path)
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit code 2."""
@@ -47,7 +54,7 @@ def parser(prog: str, description: str, *options: str) -> Parser:
         "--workspace",
         type=folder,
         metavar="DIR",
-        default=os.environ.get("TEL_WORKSPACE", "tel-workspace"),
+        default=os.environ.get("TEL_WORKSPACE") or "tel-workspace",
         help="where adapters, bundles, results and reports are (env TEL_WORKSPACE; %(default)s)",
     )
     if "backbone" in options:
@@ -62,7 +69,7 @@ def parser(prog: str, description: str, *options: str) -> Parser:
         made.add_argument(
             "--dataset",
             metavar="NAME|DIR",
-            default=os.environ.get("TEL_DATASET", "ot-mini"),
+            default=os.environ.get("TEL_DATASET") or "ot-mini",
             help="ot-mini (embedded), ot-full (the hub's) or a folder in the same layout "
             "(env TEL_DATASET; %(default)s)",
         )
@@ -248,12 +255,19 @@ def check_draws(args: argparse.Namespace) -> None:
         raise InputError(f"-k {args.k}: with --protocol generate at most {BRANCHES - 1} work")
 
 
+def path(text: str) -> Path:
+    """Return a path as the `type` of an option."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path; name a file or folder")
+    return Path(text)
+
+
 def folder(text: str) -> Path:
     """Return a folder that is there or can be made, as the `type` of an option."""
-    path = Path(text)
-    if path.exists() and not path.is_dir():
+    given = path(text)
+    if given.exists() and not given.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a file, a folder is needed")
-    return path
+    return given
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:

@@ -163,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("platform", help="such as linux_x86_64 or manylinux_2_28_aarch64")
     parser.add_argument("--python", default="3.12", help="of the device (%(default)s)")
-    parser.add_argument("--extras", default="llama,onnx,serve", help="(%(default)s)")
+    parser.add_argument("--extras", default="llama,onnx,serve,sign", help="(%(default)s)")
     parser.add_argument("--out", type=Path, help="(wheelhouse/PLATFORM)")
     parser.add_argument(
         "--compile", action="store_true", help="llama.cpp here, for machines like this one"

@@ -6,18 +6,11 @@ token for a model of 135M parameters, 5 GB for a batch of 16 long questions.
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 # Tokens with padding that are computed together on a CPU, see docs/training.md.
 MOST = 512
-# Resident bytes above which memory that is free goes back to the system after a step. Rows of all
-# lengths leave it in pieces, of which glibc would keep gigabytes.
-HELD = 2_500_000_000
 
 
 def parted(batch: dict[str, Any], most: int, by_tokens: bool) -> Iterator[dict[str, Any]]:
@@ -53,17 +46,6 @@ def again(model: Any, wanted: bool) -> None:
     for module in model.modules():
         if hasattr(module, "_gradient_checkpointing_func"):
             module.gradient_checkpointing = wanted
-
-
-def give_back() -> None:
-    """Give free memory back to the system if much is held. Source: malloc_trim(3) of glibc."""
-    counts = Path("/proc/self/statm")
-    if not sys.platform.startswith("linux") or not counts.exists():
-        return
-    resident = int(counts.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if resident > HELD and trim is not None:
-        trim(0)
 
 
 # Of a batch what has a column for each token, padded on the left.

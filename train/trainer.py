@@ -23,12 +23,13 @@ from transformers import (
 )
 
 from tel_edge.eval.folders import loading
+from tel_edge.runtime.device import heap
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.train.callbacks import GivesWay, Turn, Watch
 from tel_edge.train.data import Example, Rows, collate, examples, fitted, varied
 from tel_edge.train.energy import recorded
 from tel_edge.train.fused import fuse
-from tel_edge.train.parts import MOST, again, give_back, parted
+from tel_edge.train.parts import MOST, again, parted
 from tel_edge.train.scoring import document, score
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ class AnswerTrainer(Trainer):
             # A row alone may be of thousands of tokens.
             again(model, self.checkpointing or part["input_ids"].numel() > MOST)
             loss = loss + super().training_step(model, part, num_items_in_batch)
-        give_back()
+        # Rows of all lengths leave memory in pieces, of which glibc would keep gigabytes.
+        heap.give_back()
         return loss
 
     def prediction_step(
@@ -194,6 +196,7 @@ def trained(
     set_seed(job.seed)
     # Sharp attention leaves subnormal numbers behind, which slow a CPU step down several times.
     torch.set_flush_denormal(True)
+    heap.keep()
     recipe, rows = job.recipe, material.shown
     model = loading.model(
         weights or job.folder,

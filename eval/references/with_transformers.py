@@ -11,6 +11,7 @@ from typing import Any
 
 from tel_edge.eval.folders import contents, loading
 from tel_edge.eval.folders.files import json_object
+from tel_edge.runtime.device import heap
 from tel_edge.runtime.engines import packing
 from tel_edge.runtime.engines.engine import Generation, Item, Sampling, Score
 from tel_edge.runtime.engines.logits import drawn
@@ -64,6 +65,7 @@ class TransformersEngine:
         threads: int | None = None,
     ) -> None:
         torch = need("torch", "train")
+        heap.keep()
         # The tokenizer is not made for two threads.
         self._lock = threading.Lock()
         if threads:

@@ -232,6 +232,16 @@ def _check_backbone(bundle: Path, made: Manifest, file: BundleFile) -> None:
             )
 
 
+def answering(bundle: Path, made: Manifest, backbone: BundleFile) -> tuple[BundleFile, ...]:
+    """Return what questions of any kind may need with a backbone's file: adapters and router too.
+
+    Raises `InputError` for an adapter of another backbone.
+    """
+    names = made.adapters(backbone.format)
+    adapters = (adapter_file(bundle, made, name, backbone.format) for name in names)
+    return (backbone, *adapters, *(file for file in made.files if file.kind == "router"))
+
+
 def loose_adapters(backbone: Path, files: Mapping[str, Path]) -> dict[str, LoraFile]:
     """Return adapters that no manifest binds to `backbone`, by the category that they answer.
 

@@ -115,9 +115,13 @@ def _list(args: argparse.Namespace) -> dict[str, Any]:
         size = f"{total_bytes(made.files) / 1e6:>9,.2f} MB"
         star = "*" if name == now else " "
         print(f"{star} {name[:12]}  serial {made.serial or '-':>3}  {size}  {made.backbone.name}")
-    if not rows:
+    damaged = store.damaged(args.home)
+    for name, wrong in damaged.items():
+        star = "*" if name == now else " "
+        print(f"{star} {name[:12]}  damaged: {wrong}; tel-bundle pull of the same version mends it")
+    if not rows and not damaged:
         raise InputError(f"{args.home}: no versions; run: tel-bundle pull SOURCE {args.home}")
-    return {"versions": rows}
+    return {"versions": rows, "damaged": damaged}
 
 
 def _prune(args: argparse.Namespace) -> dict[str, Any]:

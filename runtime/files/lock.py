@@ -19,6 +19,8 @@ from tel_edge.runtime.files.atomic import make_folder, what_is
 PAUSE, SOON = 0.1, 1.0
 # The most characters of a command line that a message shows, and what nobody noted.
 LONGEST, NOBODY = 120, "another command"
+# The lock's file in a folder that is locked `inside`, and the one that says who has it.
+NAMES = (".lock", ".holder")
 
 
 class Busy(WorkError):
@@ -103,7 +105,8 @@ def holder(place: Path, inside: bool = False) -> str:
 def _files(place: Path, inside: bool) -> tuple[Path, Path]:
     """Return the lock's file and the one that says who has it."""
     folder, name = (place, "") if inside else (place.parent, f".{place.name}")
-    return folder / f"{name}.lock", folder / f"{name}.holder"
+    lock_file, note = (folder / f"{name}{end}" for end in NAMES)
+    return lock_file, note
 
 
 def _myself() -> dict[str, str | int]:

@@ -126,7 +126,7 @@ def of_bundle(folder: Path, settings: EngineSettings) -> Bundle:
     try:
         made = bundle.read(folder)
         chosen, _ = selected(folder, made, None, None, lambda _: None)
-        bundle.verify(folder, made, [chosen])
+        bundle.verify(folder, made, bundle.answering(folder, made, chosen))
         put, tuned, said = _put(settings, made, chosen)
         found = [
             needs.need(folder, made, file, put if file is chosen else settings)

@@ -10,9 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tel_edge.train import parts  # noqa: E402
 from tel_edge.train.data import collate  # noqa: E402
-from tel_edge.train.parts import again, give_back, parted  # noqa: E402
+from tel_edge.train.parts import again, parted  # noqa: E402
 from tel_edge.train.trainer import AnswerTrainer  # noqa: E402
 
 LENGTHS = (3, 40, 7, 7, 12, 39, 5)
@@ -94,16 +93,3 @@ def test_what_is_long_is_computed_again(tmp_path: Path) -> None:
     (kept, plain), (twice, same) = found
     assert (kept, twice) == (1, 2)
     assert torch.allclose(plain, same)
-
-
-def test_free_memory_goes_back_only_where_much_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[int] = []
-
-    class Library:
-        malloc_trim = staticmethod(called.append)
-
-    monkeypatch.setattr(parts.ctypes, "CDLL", lambda _: Library)
-    give_back()
-    monkeypatch.setattr(parts, "HELD", 0)
-    give_back()
-    assert called == [0]

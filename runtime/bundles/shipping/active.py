@@ -1,7 +1,8 @@
 """Which version of a store runs: `current`, a symbolic link that is exchanged in one step.
 
-`history.json` lists what was activated, for the way back. It is written before the link changes, so
-a process that is killed anywhere leaves the link where it was, and the way back right.
+`history.json` lists what was activated, for the way back. It grows before the link changes and gets
+shorter after it, so a process that is killed anywhere leaves a whole version active, and a way back
+from it.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ def rollback(home: Path, key: Path | None = None) -> str:
         raise InputError(f"{home}: {before[:12]}, active before, is gone; tel-bundle pull gets it")
     _checked(home, before, key)
     _switch(home, before)
+    # After the link: who is killed in between still has the way back from here.
+    write_text(home / HISTORY, json.dumps(past[: _last(past, now)]) + "\n")
     return before
 
 

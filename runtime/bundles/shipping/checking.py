@@ -11,7 +11,7 @@ from tel_edge.runtime.bundles import manifest as manifests
 from tel_edge.runtime.bundles.manifest import DIGEST, NAME, Manifest
 from tel_edge.runtime.bundles.shipping import signature
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.files import digest
+from tel_edge.runtime.files import digest, lock
 from tel_edge.runtime.files.atomic import what_is
 
 # What to do with a bundle that is not as it was made.
@@ -32,12 +32,15 @@ def check(folder: Path, key: Path | None = None) -> Manifest:
     there = dict(_files(folder))
     made = manifests.read(folder)
     own = manifests.of_folder(folder)
-    if DIGEST.fullmatch(folder.name) and folder.name != own:
+    version = DIGEST.fullmatch(folder.name)
+    if version and folder.name != own:
         raise InputError(f"{folder / NAME}: changed, the folder is called by its SHA-256; {AGAIN}")
     listed = {PurePosixPath(file.path).as_posix(): file for file in made.files}
     if signature.NAME in listed:
         raise InputError(f"{folder / NAME}: lists {signature.NAME}, the signature's place; {AGAIN}")
-    if extra := there.keys() - listed.keys() - {NAME, signature.NAME}:
+    # In a workspace commands lock a bundle; in a version nothing is ever written.
+    usual = {NAME, signature.NAME, *(() if version else lock.NAMES)}
+    if extra := there.keys() - listed.keys() - usual:
         raise InputError(
             f"{folder / min(extra)}: {NAME} does not list it; remove it, or make "
             "a bundle that travels: tel-export --deploy"

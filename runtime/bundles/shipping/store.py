@@ -45,10 +45,22 @@ def versions(home: Path) -> dict[str, Manifest]:
     found = {}
     for folder in home.iterdir() if home.is_dir() else ():
         if DIGEST.fullmatch(folder.name):
-            # One that is damaged is no version; `checking.check` says so where it is named.
+            # One that is damaged is no version, see `damaged`.
             with suppress(InputError, OSError):
                 found[folder.name] = manifests.read(folder)
     return dict(sorted(found.items(), key=lambda item: (item[1].serial or 0, item[0])))
+
+
+def damaged(home: Path) -> dict[str, str]:
+    """Return what is wrong with each folder of a store that is called as a version and is none."""
+    found, whole = {}, versions(home)
+    for folder in home.iterdir() if home.is_dir() else ():
+        if DIGEST.fullmatch(folder.name) and folder.name not in whole:
+            try:
+                manifests.read(folder)
+            except (InputError, OSError) as error:
+                found[folder.name] = str(error).partition("\n")[0]
+    return dict(sorted(found.items()))
 
 
 def chosen(folder: Path, made: Manifest) -> tuple[BundleFile, ...]:

@@ -40,6 +40,35 @@ def test_back_and_forth(tmp_path: Path) -> None:
     assert active.activate(home, one) == one
 
 
+def test_going_back_ends_though_a_version_was_active_twice(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    one, two = (path.name for path in made.versions(home, "x", "y"))
+    for name in (one, two, one):
+        active.activate(home, name, older=True)
+    assert [active.rollback(home), active.rollback(home)] == [two, one]
+    with pytest.raises(InputError, match="nothing was active before"):
+        active.rollback(home)
+
+
+def test_who_is_killed_while_going_back_has_a_way_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    one, two, three = (path.name for path in made.versions(home, "x", "y", "z"))
+    for name in (one, two, three):
+        active.activate(home, name)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(active, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            active.rollback(home)
+    assert active.current(home) == two
+    assert active.rollback(home) == one
+
+
 def test_an_older_version_is_refused_by_name(tmp_path: Path) -> None:
     home = tmp_path / "home"
     one, two = made.versions(home, "x", "y")

@@ -138,11 +138,35 @@ def test_a_bundle_of_the_workspace_has_a_name(tel_bundle: Command, tmp_path: Pat
     made.bundle(tmp_path / "bundles" / "tel-nano", size=10)
     place = ("--workspace", tmp_path)
     assert tel_bundle(*place, "verify", "tel-nano")[0] == 0
+    # Where commands have locked it; in a version nothing is written.
     (tmp_path / "bundles" / "tel-nano" / ".lock").touch()
-    code, _, err = tel_bundle(*place, "verify", "tel-nano")
+    assert tel_bundle(*place, "verify", "tel-nano")[0] == 0
+    [version] = made.versions(tmp_path / "out", "x")
+    store.unsealed(version)
+    (version / ".lock").touch()
+    code, _, err = tel_bundle("verify", version)
     assert (code, "lock: manifest.json does not list it; remove it, or make a bundle" in err) == (
         2, True
     )  # fmt: skip
+
+
+def test_a_damaged_version_is_listed(tel_bundle: Command, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    one, two = made.versions(home, "x", "y")
+    tel_bundle("activate", home, two.name)
+    store.unsealed(two)
+    (two / "manifest.json").write_text("{")
+    code, said, _ = tel_bundle("list", home)
+    whole, damaged = said.splitlines()
+    assert (code, whole.startswith(f"  {one.name[:12]}  serial")) == (0, True)
+    assert damaged.startswith(f"* {two.name[:12]}  damaged: {two}/manifest.json: ")
+    assert damaged.endswith("; tel-bundle pull of the same version mends it")
+
+
+@pytest.mark.parametrize("argv", [["verify", ""], ["pull", "SOURCE", ""], ["list", ""]])
+def test_an_empty_path_is_not_the_current_folder(argv: list[str], tel_bundle: Command) -> None:
+    code, _, err = tel_bundle(*argv)
+    assert (code, "an empty path; name a file or folder" in err) == (2, True)
 
 
 # A device has none of these, nor what signs.

@@ -257,6 +257,15 @@ def test_a_bundle_that_is_none_or_damaged(of: Callable[..., Doctor], tmp_path: P
     assert "4 bytes, manifest.json says" in found.said["bundle"]
 
 
+def test_a_damaged_adapter_is_told(of: Callable[..., Doctor], tmp_path: Path) -> None:
+    made = fakes.large_bundle(tmp_path / "bundle")
+    [adapter] = [file for file in made.files if file.kind == "adapter"]
+    (tmp_path / "bundle" / adapter.path).write_bytes(b"GGUF")
+    found = of("laptop", "--bundle", str(tmp_path / "bundle"))
+    assert found.code == 1
+    assert f"{adapter.path}: 4 bytes, manifest.json says" in found.said["bundle"]
+
+
 def test_this_machine_with_its_real_engines(tmp_path: Path, run_command: Command) -> None:
     for module in ("llama_cpp", "onnxruntime"):
         pytest.importorskip(module)
