@@ -11,31 +11,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import shutil
 import statistics
+import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import bench_peak
 from bench_tables import common_options, head, line, machine, spread
-from onnx_contenders import items
+from graph_contender import PROMPT, answered, file
 from real_size import ROWS, built, check_space, peft
 
 from tel_edge.runtime import cli
 from tel_edge.runtime.device.child import in_child
-from tel_edge.runtime.engines.engine import EngineSettings, LoraFile
 from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.processors import cores
 
 FORMS = ("slots", "fused")
+# The graph with slots, computed by the engine of another checkout.
+BEFORE = "before"
 TYPES = "dynamic-int8,int8,int4,int8-128,int4-128"
-PROMPT, QUESTIONS, QUESTION, RANK = 96, 16, 48, 16
-ROUNDS, RUNS, NEEDED = 3, 4, 12_000_000_000
-SHOWN = {"open": ".2f", "prompt": ",.0f", "cpu": ",.0f", "packed": ",.0f"}
+RANK, ROUNDS, NEEDED = 16, 3, 12_000_000_000
+SHOWN = {"open": ".2f", "prompt": ",.0f", "cpu": ",.0f", "packed": ",.0f", "packed_cpu": ",.0f"}
 
 
 def work(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -43,7 +43,8 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     row = ROWS[args.kind].small() if args.small else ROWS[args.kind]
     home = args.work / row.name
     home.mkdir(parents=True, exist_ok=True)
-    names = [f"{form} {quant}" for quant in args.types.split(",") for form in FORMS]
+    forms = (BEFORE, *FORMS) if args.before else FORMS
+    names = [f"{form} {quant}" for quant in args.types.split(",") for form in forms]
     _make(args, row, home, names)
     body = _operations(home / "model")
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in names}
@@ -51,7 +52,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     for turn in range(args.rounds):
         peaks.append(bench_peak.peak(bench_peak.measured(cores())))
         for name in names[:: -1 if turn % 2 else 1]:
-            measured[name].append(in_child(None, answered, str(home), name))
+            measured[name].append(_measured(args, home, name))
             cli.say(args, f"round {turn + 1}: {name}: {measured[name][-1]['prompt']:,.1f} ms")
     text = _table(row.name, measured, body, statistics.median(peaks))
     print(text, end="")
@@ -62,6 +63,22 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     return document
 
 
+def _measured(args: argparse.Namespace, home: Path, name: str) -> dict[str, float]:
+    """Measure a graph in a process of its own; the oldest form by the engine of `--before`."""
+    form, quant = name.split()
+    if form != BEFORE:
+        return in_child(None, answered, str(home), name)
+    script = Path(__file__).with_name("graph_contender.py")
+    env = {**os.environ, "PYTHONPATH": str(args.before / "src")}
+    made: dict[str, float] = json.loads(
+        subprocess.run(
+            [sys.executable, script, home, f"slots {quant}"], env=env, check=True,
+            capture_output=True, text=True,
+        ).stdout.splitlines()[-1]
+    )  # fmt: skip
+    return made
+
+
 def _make(args: argparse.Namespace, row: Any, home: Path, names: list[str]) -> None:
     """Build, trace, put in slots and operators, quantize: what is not there yet."""
     model = home / "model"
@@ -69,14 +86,10 @@ def _make(args: argparse.Namespace, row: Any, home: Path, names: list[str]) -> N
     if not model.is_dir():
         cli.say(args, f"building {row.name}")
         built(row, args.shared, model)
-    missing = [name for name in names if not _file(home, name).is_file()]
+    names = [name for name in names if name.split()[0] != BEFORE]
+    missing = [name for name in names if not file(home, name).is_file()]
     if missing or not (home / "x.onnx_adapter").is_file():
         in_child(None, _quantized, str(home), missing)
-
-
-def _file(home: Path, name: str) -> Path:
-    form, quant = name.split()
-    return home / f"{form}-{quant}.onnx"
 
 
 def _quantized(home: str, names: list[str]) -> None:
@@ -106,7 +119,7 @@ def _quantized(home: str, names: list[str]) -> None:
         for name in names:
             if name.split()[0] == form:
                 row = quantize.ONNX_QUANTS[name.split()[1]]
-                quantize.quantize(source, _file(folder, name), row, lambda _: None)
+                quantize.quantize(source, file(folder, name), row, lambda _: None)
         for part in (source, source.with_name(f"{source.name}.data")):
             part.unlink()
     peft(model, folder / "adapter", RANK, "oranbench", weights, 1)
@@ -125,60 +138,31 @@ def _operations(model: Path) -> int:
     return sum(2 * part.shape[0] * part.shape[1] for part in projections(shape))
 
 
-def answered(home: str, name: str) -> dict[str, float]:
-    """Return milliseconds of a prompt, wall and processor, and of a packed row of questions."""
-    from tel_edge.runtime.bundles.formats import FORMATS
-    from tel_edge.runtime.engines.with_onnx import OnnxEngine
-
-    folder = Path(home)
-    began = time.perf_counter()
-    given = {"x": LoraFile(lambda: folder / "x.onnx_adapter", "0" * 64)}
-    engine = OnnxEngine(_file(folder, name), given, EngineSettings(batch=FORMATS["onnx"].batch))
-    opened = time.perf_counter() - began
-    asked = items([QUESTION] * QUESTIONS, engine.vocabulary)
-    [*engine.score(asked[:2], "x")]
-    rates = [engine.plain_rate("x", PROMPT) for _ in range(1 + RUNS)][1:]
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    engine.plain_rate("x", PROMPT)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    spent = (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) * 1000
-    engine.forget()
-    began = time.perf_counter()
-    scores = dict(engine.score(asked, "x"))
-    packed = (time.perf_counter() - began) * 1000
-    tokens = sum(score.decoded for score in scores.values())
-    engine.close()
-    return {
-        "open": opened,
-        "prompt": PROMPT / statistics.median(rates) * 1000,
-        "cpu": spent,
-        "packed": packed,
-        "tokens": tokens,
-    }
-
-
 def _table(
     title: str, measured: Mapping[str, list[dict[str, float]]], body: int, peak: float
 ) -> str:
+    first = next(iter(measured)).split()[0]
+    ratios = ("prompt", "cpu", "packed", "packed_cpu")
     lines = [
         *head(
             *("type", "opening s", f"{PROMPT} tokens ms", "processor ms", "packed ms"),
-            *("times slots", "packed, times slots", "share of the peak", "packed, share"),
+            *("packed, processor ms", f"times {first}", "processor", "packed", "packed, processor"),
+            *("share of the peak", "packed, share"),
         )
     ]
     for name, own in measured.items():
-        slots = measured[f"slots {name.split()[1]}"]
+        base = measured[f"{first} {name.split()[1]}"]
         middle = {key: statistics.median(one[key] for one in own) for key in own[0]}
-        times = {
-            key: statistics.median(a[key] / b[key] for a, b in zip(slots, own, strict=True))
-            for key in ("prompt", "packed")
-        }
+        times = [
+            statistics.median(a[key] / b[key] for a, b in zip(base, own, strict=True))
+            for key in ratios
+        ]
         rates = PROMPT / middle["prompt"], middle["tokens"] / middle["packed"]
         lines.append(
             line(
                 name,
                 *(spread([one[key] for one in own], form) for key, form in SHOWN.items()),
-                *(f"{value:.2f}" for value in times.values()),
+                *(f"{value:.2f}" for value in times),
                 *(f"{body * rate * 1000 / peak:.2f}" for rate in rates),
             )
         )
@@ -193,6 +177,9 @@ def parser() -> cli.Parser:
     made.add_argument("--kind", choices=tuple(ROWS), default="qwen3", help="(%(default)s)")
     made.add_argument("--types", default=TYPES, metavar="A,B", help="(%(default)s)")
     made.add_argument("--rounds", type=cli.positive, default=ROUNDS, metavar="N")
+    made.add_argument(
+        "--before", type=Path, metavar="DIR", help="an older checkout, whose engine answers too"
+    )
     made.add_argument("--small", action="store_true", help="a tiny model, to try the script")
     made.add_argument("--work", type=Path, default=Path("bench-graph"), metavar="DIR")
     return made

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from graph_contender import PREFIX, QUESTION, SEED, items
 from runtime_contenders import clock
 
 from tel_edge.runtime.bundles import formats
@@ -24,11 +25,10 @@ from tel_edge.runtime.engines.logits import log_sum
 from tel_edge.runtime.engines.packed import PackedEngine
 from tel_edge.runtime.processors import cores
 
-# Tokens of the shared prefix, of a question behind it, and of a plain prompt; labels.
-PREFIX, QUESTION, PLAIN, LABELS = 128, 48, 128, 4
+# Tokens of a plain prompt.
+PLAIN = 128
 # How far a question's length may be from `QUESTION` where lengths differ.
 APART = 24
-SEED = 42
 # Plain prompts that are timed after one that is not, and changes of the adapter.
 PLAINS, SWITCHES = 3, 50
 # Questions of a batch, the largest first: its room in memory then does for all.
@@ -73,18 +73,6 @@ def uneven(count: int) -> list[int]:
         made += [QUESTION - apart, QUESTION + apart]
     chance.shuffle(made)
     return made
-
-
-def items(lengths: Sequence[int], vocabulary: int) -> list[Item]:
-    """Return questions of those lengths behind one prefix, with the same labels of one token."""
-    chance = random.Random(SEED)
-
-    def text(length: int) -> tuple[int, ...]:
-        return tuple(chance.randrange(vocabulary) for _ in range(length))
-
-    labels = tuple((token,) for token in chance.sample(range(vocabulary), LABELS))
-    prefix = text(PREFIX)
-    return [Item(prefix + text(length), labels, PREFIX) for length in lengths]
 
 
 def runtime(subject: Subject) -> dict[str, Any]:

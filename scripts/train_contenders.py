@@ -41,8 +41,10 @@ def child(task: Task) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, set_seed
     from transformers.utils import logging
 
+    from tel_edge.runtime.device import heap
     from tel_edge.train.callbacks import GivesWay
-    from tel_edge.train.trainer import AnswerTrainer, attention
+    from tel_edge.train.fused import fuse
+    from tel_edge.train.trainer import AnswerTrainer, attention, bf16_is_fast
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     ours, cuda = task.contender != PLAIN, task.device == "cuda"
@@ -51,6 +53,7 @@ def child(task: Task) -> dict[str, Any]:
     set_seed(SEED)
     if ours:
         torch.set_flush_denormal(True)
+        heap.keep()
     model = AutoModelForCausalLM.from_pretrained(
         task.model,
         dtype=torch.bfloat16 if cuda else torch.float32,
@@ -63,6 +66,8 @@ def child(task: Task) -> dict[str, Any]:
         r=RANK, lora_alpha=ALPHA, target_modules=list(PROJECTIONS), task_type="CAUSAL_LM"
     )
     peft, batches = get_peft_model(model, lora), []
+    if ours and not cuda and bf16_is_fast():
+        fuse(peft)
 
     def batched(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         lengths = [len(row["input_ids"]) for row in rows]

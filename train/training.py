@@ -15,10 +15,12 @@ from tel_edge.eval.folders import checkpoint, contents
 from tel_edge.eval.from_gguf.source import opened
 from tel_edge.eval.from_gguf.weights import write as write_weights
 from tel_edge.runtime.bundles import backbones
+from tel_edge.runtime.bundles.backbones import Backbone
 from tel_edge.runtime.device import memory
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.files import digest
 from tel_edge.runtime.files.atomic import replace_folder, write_text
+from tel_edge.train import card
 from tel_edge.train.job import RECORD, WEIGHTS, Job, Over
 
 # Trains a job in a folder, quietly or not, over other weights if any: what is to be recorded.
@@ -106,15 +108,17 @@ def train(job: Job, out: Path, resume: bool, quiet: bool, fit: Fit | None = None
     every.wait_for_everyone()
     if every.is_main_process:
         if last is not None:
-            _place(partial / "last", out.with_name(f"{out.name}-last"), {**record, **last})
-        _place(partial / "adapter", out, record)
+            beside = out.with_name(f"{out.name}-last")
+            _place(partial / "last", beside, {**record, **last}, job.backbone)
+        _place(partial / "adapter", out, record, job.backbone)
         shutil.rmtree(partial)
     every.wait_for_everyone()
     return record
 
 
-def _place(made: Path, out: Path, record: dict[str, Any]) -> None:
+def _place(made: Path, out: Path, record: dict[str, Any], backbone: Backbone) -> None:
     write_text(made / RECORD, json.dumps(record, indent=1) + "\n")
+    write_text(made / card.NAME, card.render(record, backbone))
     replace_folder(made, out)
 
 

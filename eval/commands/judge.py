@@ -312,7 +312,7 @@ def parser() -> cli.Parser:
     made = cli.parser(
         "tel-judge", "Have judges compare what systems answered to customers.", "seed", "wait"
     )
-    given = os.environ.get("TEL_DATASET")
+    given = os.environ.get("TEL_DATASET") or None
     made.add_argument("--sweep", metavar="DIR|NAME", help="a sweep of care, whose runs are judged")
     made.add_argument(
         "--answers", type=_answers, nargs="+", metavar="NAME=FILE", default=[],

@@ -100,17 +100,37 @@ def _unit(args: argparse.Namespace, folder: Path, made: Manifest) -> str:
 
 
 async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
+    from tel_edge.runtime.serving.link import Link
+
+    public = _listening(args.host, args.port)
+    private = _own(args.admin) if args.admin else None
+    link = Link(options, partial(cli.say, args))
+    engine = asyncio.ensure_future(link.run())
+    try:
+        # The engine opens while this process reads its own libraries, which takes as long.
+        await asyncio.sleep(0)
+        return await _fronted(args, link, engine, public, private)
+    finally:
+        link.kill()
+        if private:
+            args.admin.unlink(missing_ok=True)
+
+
+async def _fronted(
+    args: argparse.Namespace, link: Any, engine: asyncio.Future[Any],
+    public: socket.socket, private: socket.socket | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Answer on both sockets what the engine's process computes, until a signal or its end."""
     import uvicorn
 
     from tel_edge.runtime.device import power
     from tel_edge.runtime.serving import admin, guard, notify, sockets
     from tel_edge.runtime.serving.front import Front
-    from tel_edge.runtime.serving.link import Link
     from tel_edge.runtime.serving.metrics import Metrics
 
     known = guard.keys(args.keys) if args.keys else None
     metrics = Metrics()
-    link = Link(options, partial(cli.say, args), refused=metrics.refused)
+    link.refused = metrics.refused
     front = Front(link, metrics)
     hosts = frozenset(name.lower() for name in (*LOCAL, args.host, *args.allow_host))
 
@@ -130,9 +150,7 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
         )
     )  # fmt: skip
     loop, stop, now = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
-    public = _listening(args.host, args.port)
-    owner = Server(uvicorn.Config(admin.app(front, stop.set), **quiet)) if args.admin else None
-    private = _own(args.admin) if args.admin else None
+    owner = Server(uvicorn.Config(admin.app(front, stop.set), **quiet)) if private else None
 
     def end() -> None:
         # Who asks twice does not want to wait.
@@ -140,7 +158,6 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end)
-    engine = asyncio.ensure_future(link.run())
     http = asyncio.ensure_future(server.serve([public]))
     also = asyncio.ensure_future(owner.serve([private])) if owner and private else None
     told = asyncio.ensure_future(_tell(args, link, server))
@@ -160,9 +177,6 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
             await _closed(owner, also, hurry)
         hurry.cancel()
     finally:
-        link.kill()
-        if private:
-            args.admin.unlink(missing_ok=True)
         for task in (told, ended, fed):
             task.cancel()
     cli.say(args, "stopped: all that waited was answered" if whole else "stopped at once")

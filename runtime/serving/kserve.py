@@ -18,6 +18,8 @@ from tel_edge.runtime.serving.problems import INVALID, Failed
 INPUTS = (("question", "BYTES", [-1]), ("choices", "BYTES", [-1, -1]))
 OUTPUTS = (("answer", "BYTES", [-1]), ("index", "INT64", [-1]), ("probabilities", "FP64", [-1, -1]))
 PARAMETERS = ("k", "temperature", "seed", "exact", "timeout_ms")
+# What clients say of a tensor beside its data, where it means what is done here anyway.
+MEANT: Mapping[str, object] = {"binary_data": False, "content_type": "str"}
 
 
 class Tensor(msgspec.Struct, forbid_unknown_fields=True):
@@ -27,12 +29,14 @@ class Tensor(msgspec.Struct, forbid_unknown_fields=True):
     shape: list[int]
     datatype: str
     data: list[Any]
+    parameters: dict[str, Any] = {}
 
 
 class Output(msgspec.Struct, forbid_unknown_fields=True):
     """The name of a tensor that is wanted."""
 
     name: str
+    parameters: dict[str, Any] = {}
 
 
 class Infer(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,6 +60,11 @@ def questions(given: Infer) -> list[dict[str, Any]]:
     made = [name for name, _, _ in OUTPUTS]
     if other := [one.name for one in given.outputs if one.name not in made]:
         raise Failed(INVALID, f"outputs: {other[0]} is none of {' '.join(made)}")
+    said = [(part.name, part.parameters) for part in given.inputs]
+    for tensor, parameters in [*said, *((part.name, part.parameters) for part in given.outputs)]:
+        for name, value in parameters.items():
+            if name not in MEANT or value != MEANT[name]:
+                raise Failed(INVALID, f"{tensor}: parameters: {name} {value!r}; data is JSON")
     asked = _texts(tensors["question"])
     rows: list[dict[str, Any]] = [{"question": text, **given.parameters} for text in asked]
     if choices := tensors.get("choices"):

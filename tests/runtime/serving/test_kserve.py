@@ -39,6 +39,11 @@ def test_tensors_in_and_out(bundle: Path) -> None:
         wanted = {"outputs": [{"name": "index"}], "parameters": {"k": 2}}
         made = (await infer(inputs=[nested, TWO], **wanted)).json()
         assert [one["name"] for one in made["outputs"]] == ["index"]
+        # As clients of the protocol write them.
+        said = {"parameters": {"content_type": "str"}}, {"parameters": {"binary_data": False}}
+        told = [{**TWO, **said[0]}, {**FLAT, **said[1]}]
+        made = (await infer(inputs=told, outputs=[{"name": "index", **said[1]}])).json()
+        assert made["outputs"][0]["data"] == [2, 0]
         about = (await service.client.get("/v2/models/oranbench")).json()
         assert [one["name"] for one in about["inputs"]] == ["question", "choices"]
         for of, said in (
@@ -49,6 +54,17 @@ def test_tensors_in_and_out(bundle: Path) -> None:
             ({"inputs": [TWO, FLAT], "parameters": {"top_k": 1}}, "top_k"),
             ({"inputs": [TWO, FLAT], "parameters": {"k": "x"}}, "Expected `int"),
             ({"inputs": [TWO, FLAT], "outputs": [{"name": "x"}]}, "outputs: x"),
+            (
+                {"inputs": [{**TWO, "parameters": {"binary_data_size": 9}}, FLAT]},
+                "question: parameters: binary_data_size 9",
+            ),
+            (
+                {
+                    "inputs": [TWO, FLAT],
+                    "outputs": [{"name": "index", "parameters": {"binary_data": True}}],
+                },
+                "index: parameters: binary_data True",
+            ),
             ({"inputs": [TWO, {**FLAT, "data": [*CHOICES, *CHOICES[:3], 1]}]}, "texts are needed"),
         ):
             refused = await infer(**of)
