@@ -102,14 +102,27 @@ def _unit(args: argparse.Namespace, folder: Path, made: Manifest) -> str:
 async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
     from tel_edge.runtime.serving.link import Link
 
+    known = None
+    if args.keys:
+        from tel_edge.runtime.serving import guard
+
+        known = guard.keys(args.keys)
     public = _listening(args.host, args.port)
     private = _own(args.admin) if args.admin else None
     link = Link(options, partial(cli.say, args))
+    stop, now = asyncio.Event(), asyncio.Event()
+
+    def end() -> None:
+        # Who asks twice does not want to wait.
+        (now if stop.is_set() else stop).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, end)
     engine = asyncio.ensure_future(link.run())
     try:
         # The engine opens while this process reads its own libraries, which takes as long.
         await asyncio.sleep(0)
-        return await _fronted(args, link, engine, public, private)
+        return await _fronted(args, link, engine, (public, private), known, (stop, now))
     finally:
         link.kill()
         if private:
@@ -118,9 +131,13 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
 
 async def _fronted(
     args: argparse.Namespace, link: Any, engine: asyncio.Future[Any],
-    public: socket.socket, private: socket.socket | None,
+    listening: tuple[socket.socket, socket.socket | None], known: Any,
+    signals: tuple[asyncio.Event, asyncio.Event],
 ) -> dict[str, Any]:  # fmt: skip
-    """Answer on both sockets what the engine's process computes, until a signal or its end."""
+    """Answer on both sockets what the engine's process computes, until a signal or its end.
+
+    `known` are the keys, and the second one of `signals` says not to wait.
+    """
     import uvicorn
 
     from tel_edge.runtime.device import power
@@ -128,7 +145,7 @@ async def _fronted(
     from tel_edge.runtime.serving.front import Front
     from tel_edge.runtime.serving.metrics import Metrics
 
-    known = guard.keys(args.keys) if args.keys else None
+    (public, private), (stop, now) = listening, signals
     metrics = Metrics()
     link.refused = metrics.refused
     front = Front(link, metrics)
@@ -149,15 +166,7 @@ async def _fronted(
             timeout_keep_alive=30, server_header=False, **_tls(args), **quiet,
         )
     )  # fmt: skip
-    loop, stop, now = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     owner = Server(uvicorn.Config(admin.app(front, stop.set), **quiet)) if private else None
-
-    def end() -> None:
-        # Who asks twice does not want to wait.
-        (now if stop.is_set() else stop).set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end)
     http = asyncio.ensure_future(server.serve([public]))
     also = asyncio.ensure_future(owner.serve([private])) if owner and private else None
     told = asyncio.ensure_future(_tell(args, link, server))
