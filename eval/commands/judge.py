@@ -171,7 +171,7 @@ def _write(folder: Path, study: Study, prepared: Prepared) -> None:
 def _judge(args: argparse.Namespace, folder: Path, prepared: Prepared) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from tel_edge.eval.care.judges import models, panels
+    from tel_edge.eval.care.judges import models, panels, studies
     from tel_edge.eval.care.judges.judging import Work
 
     rows = panels.USUAL if args.panel is None else panels.read(args.panel)
@@ -201,6 +201,8 @@ def _judge(args: argparse.Namespace, folder: Path, prepared: Prepared) -> dict[s
             one.close()
     for tally in tallies:
         _tell(tally)
+    if any(tally.unreadable for tally in tallies):
+        print(f"what was unreadable is in {folder / studies.REPLIES}, and is not asked for again")
     if made.spent.cost:
         print(f"spent in this study: {made.spent.cost:.2f}")
     print(f"study: {folder}")

@@ -200,6 +200,8 @@ def write(manifest: Manifest, bundle: Path) -> None:
 def read(bundle: Path) -> Manifest:
     """Read and check a bundle's manifest. Raises `InputError` naming the field that is wrong."""
     path = bundle / NAME
+    if not bundle.is_dir():
+        raise InputError(f"{bundle}: no such folder")
     if not path.is_file():
         raise InputError(f"{bundle}: no {NAME}, so this is no bundle; make one with tel-export")
     if path.stat().st_size > MOST:
@@ -353,6 +355,8 @@ def verified(bundle: Path, file: BundleFile, again: bool = False) -> Path:
     remedy = f"export it again: tel-export {wanted}" + (
         f" --adapter {file.category}" if file.category else ""
     )
+    if DIGEST.fullmatch(bundle.name):
+        remedy = f"get the same version again: tel-bundle pull SOURCE {bundle.parent}"
     if not path.is_file():
         raise InputError(f"{path}: missing, though {NAME} lists it; {remedy}")
     size = path.stat().st_size

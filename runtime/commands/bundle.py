@@ -101,6 +101,7 @@ def _active(args: argparse.Namespace, name: str) -> dict[str, Any]:
     from tel_edge.runtime.bundles.shipping import active
 
     print(f"{args.home / active.CURRENT} -> {name}")
+    cli.say(args, "a tel-serve that runs stays with its version until it is reloaded or restarted")
     return {"digest": name}
 
 

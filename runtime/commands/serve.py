@@ -84,12 +84,14 @@ def _unit(args: argparse.Namespace, folder: Path, made: Manifest) -> str:
     options = unit.given(args, parser().parse_args([]), without)
     # The script beside this interpreter, whatever started it.
     beside = shutil.which("tel-serve", path=os.path.dirname(sys.executable))
-    place = str(folder.absolute())
+    # A link, such as `current` of a store, is followed at each start.
+    place = os.path.abspath(args.bundle or folder)
     command = beside or shutil.which("tel-serve") or sys.argv[0]
     paths = (os.path.abspath(command), place)
     home = any(path.startswith(("/home/", "/root/")) for path in paths)
-    if home:
-        say(f"warning: a user of its own cannot read homes; put {' and '.join(paths)} elsewhere")
+    if home or any(path.startswith(("/tmp/", "/var/tmp/")) for path in paths):
+        said = " and ".join(paths)
+        say(f"warning: the service sees neither homes nor /tmp; put {said} elsewhere")
     title = f"{made.backbone.name} {file.quant}"
     return unit.unit(
         unit.Service(

@@ -41,7 +41,8 @@ class Check:
 def checks(seen: Seen) -> tuple[Check, ...]:
     """Return all lines, the machine's first."""
     machine = seen.machine
-    return (*_machine(machine), *_engines(seen), _service(machine), *_bundle(seen))
+    return (*_machine(machine), *_engines(seen), _service(machine), _signatures(machine),
+            *_bundle(seen))  # fmt: skip
 
 
 def following(seen: Seen, made: Sequence[Check]) -> str:
@@ -267,6 +268,12 @@ def _service(of: Machine) -> Check:
     return Check("service", OK, "tel-serve has what it imports")
 
 
+def _signatures(of: Machine) -> Check:
+    if of.python.signs:
+        return Check("signatures", OK, "of bundles can be checked")
+    return Check("signatures", OK, "cannot be checked without cryptography ('tel-edge[sign]')")
+
+
 def _bundle(seen: Seen) -> Iterator[Check]:
     of, free = seen.bundle, seen.machine.room.free
     if of is None:
@@ -276,7 +283,8 @@ def _bundle(seen: Seen) -> Iterator[Check]:
     if of.error:
         first, _, rest = of.error.partition("\n")
         do = rest or first.rpartition("; ")[2]
-        yield Check("bundle", FAIL, first, do.removeprefix("run: "))
+        command = re.search(r"tel-[a-z]+ .+$", do)
+        yield Check("bundle", FAIL, first, command[0] if command else do)
         return
     yield Check(
         "bundle",
@@ -284,6 +292,9 @@ def _bundle(seen: Seen) -> Iterator[Check]:
         f"{of.name}: {of.chosen} answers, with "
         + (f"adapters for {' '.join(of.adapters)}" if of.adapters else "no adapter"),
     )
+    if of.broken:
+        yield Check("types", WARN, f"cannot be read: {', '.join(of.broken)}; no other is used",
+                    "get the bundle again to use them")  # fmt: skip
     tried = seen.llama if of.format == "gguf" else seen.onnx
     if tried is None:
         extra = f"'tel-edge[{FORMATS[of.format].extra}]'"

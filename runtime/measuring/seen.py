@@ -29,11 +29,12 @@ SERVICE = ("starlette", "uvicorn", "msgspec", "prometheus_client")
 
 @dataclass(frozen=True)
 class Python:
-    """The interpreter, the bits of its addresses, and what of `SERVICE` it lacks."""
+    """The interpreter, the bits of its addresses, what of `SERVICE` it lacks; `signs` if it can."""
 
     version: str
     bits: int
     lacks: tuple[str, ...]
+    signs: bool
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Bundle:
     """A bundle on this machine, or the `error` that stands in its way.
 
     `chosen` is the file that tel-run would take, `format` of it, `needs` what each backbone takes,
-    `tuned` whether the profile has settings for the chosen one that hold now, and `profile` what is
-    wrong with it.
+    `tuned` whether the profile has settings for the chosen one that hold now, `profile` what is
+    wrong with it, and `broken` are files of other types that cannot be read.
     """
 
     folder: str
@@ -81,6 +82,7 @@ class Bundle:
     needs: tuple[Need, ...] = ()
     tuned: bool = False
     profile: str = ""
+    broken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def machine(system: System, folder: Path, pause: Callable[[float], None] = time.
             platform.python_version(),
             64 if sys.maxsize > 1 << 32 else 32,
             tuple(name for name in SERVICE if importlib.util.find_spec(name) is None),
+            importlib.util.find_spec("cryptography") is not None,
         ),
         f"{system.name} {system.machine}",
         facts.board(system),
@@ -128,11 +131,14 @@ def of_bundle(folder: Path, settings: EngineSettings) -> Bundle:
         chosen, _ = selected(folder, made, None, None, lambda _: None)
         bundle.verify(folder, made, bundle.answering(folder, made, chosen))
         put, tuned, said = _put(settings, made, chosen)
-        found = [
-            needs.need(folder, made, file, put if file is chosen else settings)
-            for file in made.files
-            if file.kind == "backbone"
-        ]
+        found, broken = [], []
+        for file in made.files:
+            if file.kind == "backbone":
+                try:
+                    of = put if file is chosen else settings
+                    found.append(needs.need(folder, made, file, of))
+                except (InputError, OSError):
+                    broken.append(file.path)
     except (InputError, WorkError) as error:
         return Bundle(str(folder), str(error))
     return Bundle(
@@ -146,6 +152,7 @@ def of_bundle(folder: Path, settings: EngineSettings) -> Bundle:
         tuple(found),
         tuned,
         said,
+        tuple(broken),
     )
 
 

@@ -45,7 +45,8 @@ def app(front: Front, drain: Callable[[], None]) -> Starlette:
         except Failed:
             front.metrics.reloads.labels("refused").inc()
             raise
-        before.append(old)
+        if old != folder:
+            before.append(old)
         front.metrics.reloads.labels("ok").inc()
         return JSONResponse({**reply, "folder": folder})
 

@@ -29,6 +29,11 @@ class Tensor(msgspec.Struct, forbid_unknown_fields=True):
     shape: list[int]
     datatype: str
     data: list[Any]
+
+
+class Given(Tensor, forbid_unknown_fields=True):
+    """A tensor that comes in; its `parameters` may say nothing but what is meant anyway."""
+
     parameters: dict[str, Any] = {}
 
 
@@ -42,7 +47,7 @@ class Output(msgspec.Struct, forbid_unknown_fields=True):
 class Infer(msgspec.Struct, forbid_unknown_fields=True):
     """The body; `parameters` are fields of a question, the same for all."""
 
-    inputs: list[Tensor]
+    inputs: list[Given]
     id: str | None = None
     parameters: dict[str, Any] = {}
     outputs: list[Output] = []

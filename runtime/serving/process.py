@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tel_edge.runtime.answerer import Answerer, Answering
 from tel_edge.runtime.bundles import bundle, manifest
@@ -44,6 +44,9 @@ def serve(pipe: socket.socket, options: dict[str, Any], opener: bundle.Opener) -
             opener=opener,
             say=lambda text: send({"event": "said", "text": text}),
         )
+        # Nobody is promised an adapter that cannot answer.
+        for name in (*(answerer.adapters or ()), *answerer.spoken):
+            cast(Any, answerer.engine).adapter(name).check()
     except (InputError, WorkError) as error:
         send({"event": "failed", "text": str(error)})
         return HOPELESS

@@ -1,10 +1,10 @@
 """Who is computed next: fair between clients and adapters, bounded, and never too late.
 
 A flow is a client's key and what may be computed together, which is what goes through one adapter.
-Flows take turns, a decode each, and inside a flow the first comes first; what a decode has room for
-is filled from other flows of the same group, which pay for it. So a request alone in its flow waits
-for at most one decode of every other flow and the one that runs. Knows no engine, no clock and no
-threads: the caller passes the time and holds the lock.
+Flows take turns, a decode each, and inside a flow the first comes first; the room that is left in a
+decode goes to what is short enough for it, and to other flows of the same group, which pay for it.
+So a request alone in its flow waits for at most one decode of every other flow and the one that
+runs. Knows no engine, no clock and no threads: the caller passes the time and holds the lock.
 
 Source: M. Shreedhar, G. Varghese, "Efficient fair queueing using deficit round robin", 1996.
 """
@@ -15,9 +15,12 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+# How many that find no room in a decode later ones may pass.
+PASSED = 8
 # A client's key, and the group that what is computed together has in common.
 Flow = tuple[str, Hashable]
 
@@ -168,18 +171,23 @@ class Queue(Generic[T]):
 
     def _taken(self, flow: Flow, line: _Line[T], room: int, guest: bool) -> list[Job[T]]:
         taken: list[Job[T]] = []
-        while line.jobs:
-            job = line.jobs[0]
+        passed = 0
+        for job in list(islice(line.jobs, room)):
             # What is longer than a decode goes alone, in its own flow's turn, and is paid later.
             alone = not taken and not guest and job.tokens > self.bounds.decode
             fits = job.tokens <= room and (guest or job.tokens <= line.credit)
+            if not guest and taken and job.tokens > room and passed < PASSED:
+                # It goes in the next turn anyway, which no guest of others could be sure of.
+                passed += 1
+                continue
             if not (fits or (alone and line.credit > 0)):
                 break
-            taken.append(line.jobs.popleft())
+            line.jobs.remove(job)
+            taken.append(job)
             line.credit -= job.tokens
             room -= job.tokens
             self._gone(flow, job)
-            if flow not in self._lines:
+            if alone:
                 break
         return taken
 

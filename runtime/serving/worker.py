@@ -126,8 +126,10 @@ class Worker:
         nodes = packing.trie(item.labels).nodes
         how = replace(self.answerer.how, **message.get("how", {}))
         waiting = self._waiting(adapter, request=asked, item=item, how=how)
-        tokens = len(item.prompt) + len(nodes)
-        self._queue(message, waiting, tokens, bool(message.get("exact")))
+        exact = bool(message.get("exact"))
+        # What all begin with is computed once, unless nothing is to be shared.
+        known = 0 if exact or self.exact else item.known
+        self._queue(message, waiting, len(item.prompt) - known + len(nodes), exact)
 
     def _complete(self, message: Message) -> None:
         model = message.get("model")
@@ -291,6 +293,7 @@ class Worker:
         left = dict(enumerate(turn))
         failed: Mapping[int, Exception] = {}
         try:
+            _there(engine, adapter)
             if turn[0].payload.item is None:
                 self._text(turn[0], began)
             else:
@@ -387,3 +390,11 @@ class Worker:
         made = answered(asked.request.question, score, asked.how, asked.category)
         taken = {"tokens": score.tokens, "decoded": score.decoded, "packed": score.packed}
         self._told(job, record(asked.request, made) | taken, began, score.milliseconds)
+
+
+def _there(engine: Any, adapter: str | None) -> None:
+    """Raise `WorkError`, which is no fault of who asks, for an adapter whose file is damaged."""
+    try:
+        _ = adapter is None or engine.adapter(adapter).check()
+    except InputError as error:
+        raise WorkError(str(error)) from None

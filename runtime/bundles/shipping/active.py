@@ -87,7 +87,10 @@ def rollback(home: Path, key: Path | None = None) -> str:
     """Let `current` lead to the version before, checked again; return its digest."""
     now, past = current(home), history(home)
     if now is None or now not in past or _last(past, now) == 0:
-        raise InputError(f"{home}: nothing was active before {(now or 'now')[:12]}")
+        raise InputError(
+            f"{home}: nothing was active before {(now or 'now')[:12]}; tel-bundle activate takes "
+            "any version, tel-bundle list shows them"
+        )
     before = past[_last(past, now) - 1]
     if not (home / before).is_dir():
         raise InputError(f"{home}: {before[:12]}, active before, is gone; tel-bundle pull gets it")

@@ -15,7 +15,7 @@ from tel_edge.runtime.files import digest, lock
 from tel_edge.runtime.files.atomic import what_is
 
 # What to do with a bundle that is not as it was made.
-AGAIN = "fetch the bundle again"
+AGAIN = "fetch the bundle again, tel-bundle pull does"
 MOST = signature.MOST
 
 
@@ -69,7 +69,10 @@ def signed(made: Manifest, own: str, text: bytes | None, key: Path, where: str) 
     `own` is the SHA-256 of the manifest, `where` where the bundle is.
     """
     if text is None:
-        raise InputError(f"{where}: nobody signed it (no {signature.NAME}); run: tel-bundle sign")
+        raise InputError(
+            f"{where}: nobody signed it (no {signature.NAME}); whoever makes it "
+            "does: tel-bundle sign BUNDLE --key FILE"
+        )
     found = signature.read(text, key, f"{where}/{signature.NAME}")
     wanted = digests(made, own)
     for path in sorted(wanted.keys() | found.keys()):

@@ -88,6 +88,7 @@ class Web:
 
     def read(self, path: str, at: int = 0) -> tuple[int, Iterator[bytes]] | None:
         """Read a file, from `at` if the server can."""
+        import ssl
         from http.client import HTTPException
         from urllib.error import HTTPError, URLError
         from urllib.request import Request
@@ -105,7 +106,10 @@ class Web:
             raise WorkError(f"{url}: the server says {error.code} {error.reason}") from None
         except (URLError, HTTPException, OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise WorkError(f"{url}: {reason}; run the same command again") from None
+            # What is no matter of the moment is the same the next time.
+            again = not isinstance(reason, ssl.SSLError | ConnectionRefusedError)
+            do = "run the same command again" if again else "see that it is the right address"
+            raise WorkError(f"{url}: {reason}; {do}") from None
         went_on = reply.status == 206 and str(reply.headers.get("Content-Range")).startswith(
             f"bytes {at}-"
         )

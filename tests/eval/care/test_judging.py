@@ -253,6 +253,7 @@ def test_nonsense_is_asked_for_again_and_then_missing(tel_judge: Command, tmp_pa
         assert {one.scores for one in marks} == {None}
         assert len(server.asked) - count == 2 * (len(new) + len(marks))
         assert f"{len(new) + len(marks)} unreadable" in said
+        assert "replies.jsonl, and is not asked for again" in said
         # It is known that nothing can be read.
         count = len(server.asked)
         assert tel_judge(*argv, "--parallel", "1", "--prompts", "2")[0] == 1

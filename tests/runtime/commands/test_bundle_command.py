@@ -33,6 +33,7 @@ def tel_bundle(run_command: Command, monkeypatch: pytest.MonkeyPatch) -> Command
     return made_of
 
 
+STAYS = "a tel-serve that runs stays with its version until it is reloaded or restarted\n"
 DOUBT = "warning: not checked who made it; --key does (env TEL_BUNDLE_KEY)\n"
 
 
@@ -49,7 +50,7 @@ def test_a_signed_bundle_answers_on_the_device(
     assert (code, said) == (0, f"{one.name}\n")
     assert err == "serial 1: 0.00 MB came\n"
     code, said, err = tel_bundle("activate", home, one.name[:12], "--key", public)
-    assert (code, said, err) == (0, f"{home}/current -> {one.name}\n", "")
+    assert (code, said, err) == (0, f"{home}/current -> {one.name}\n", STAYS)
     code, said, _ = tel_bundle("verify", home / "current", "--key", public)
     assert (code, said) == (
         0,
@@ -83,7 +84,9 @@ def test_an_update_and_the_way_back(tel_bundle: Command, tmp_path: Path) -> None
     assert tel_bundle("pull", out / names[0], home, "--older", "--quiet") == (
         0, f"{names[0]}\n", DOUBT
     )  # fmt: skip
-    assert tel_bundle("rollback", home) == (0, f"{home}/current -> {names[0]}\n", DOUBT)
+    assert tel_bundle("rollback", home) == (
+        0, f"{home}/current -> {names[0]}\n", DOUBT + STAYS
+    )  # fmt: skip
     code, said, _ = tel_bundle("list", home)
     lines = said.splitlines()
     assert lines[0].split()[:4] == ["*", names[0][:12], "serial", "1"]
@@ -193,7 +196,10 @@ def test_a_device_needs_nothing_heavy(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False, env=env,
     )  # fmt: skip
     assert done.returncode == 2
-    assert f"{one}: nobody signed it (no model.sig); run: tel-bundle sign" in done.stderr
+    assert (
+        f"{one}: nobody signed it (no model.sig); whoever makes it does: tel-bundle sign"
+        in done.stderr
+    )
     store.unsealed(one)
     (one / "model.sig").write_text("{}")
     done = subprocess.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import fake_machines as fakes
 import pytest
 
+from tel_edge.runtime.bundles import manifest
 from tel_edge.runtime.commands import doctor
 from tel_edge.runtime.device import facts, power, profile
 from tel_edge.runtime.device.power import Power
@@ -264,6 +266,21 @@ def test_a_damaged_adapter_is_told(of: Callable[..., Doctor], tmp_path: Path) ->
     found = of("laptop", "--bundle", str(tmp_path / "bundle"))
     assert found.code == 1
     assert f"{adapter.path}: 4 bytes, manifest.json says" in found.said["bundle"]
+    # What is to be typed, and nothing else.
+    assert found.next == "tel-export --quant F16 --adapter oranbench"
+
+
+def test_a_type_that_is_not_used_and_not_there_is_a_warning(
+    of: Callable[..., Doctor], tmp_path: Path
+) -> None:
+    made = fakes.large_bundle(tmp_path / "bundle")
+    [backbone] = [file for file in made.files if file.kind == "backbone"]
+    other = replace(backbone, path="nano-Q8_0.gguf", quant="Q8_0", bytes=2 * backbone.bytes)
+    manifest.write(replace(made, files=(*made.files, other)), tmp_path / "bundle")
+    found = of("laptop", "--bundle", str(tmp_path / "bundle"))
+    assert found.code == 0
+    assert found.said["types"].startswith("WARN cannot be read: nano-Q8_0.gguf; no other is used")
+    assert found.said["bundle"].startswith("OK")
 
 
 def test_this_machine_with_its_real_engines(tmp_path: Path, run_command: Command) -> None:

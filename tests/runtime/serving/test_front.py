@@ -239,6 +239,13 @@ def test_a_bundle_that_cannot_be_opened_ends_the_service(bundle: Path) -> None:
         asyncio.run(asyncio.wait_for(service.link.run(), 20))
 
 
+def test_an_adapter_that_cannot_answer_ends_the_service_at_its_start(bundle: Path) -> None:
+    (bundle / "nano-oranbench-LoRA.gguf").write_bytes(b"GGUF")
+    service = Service(bundle)
+    with pytest.raises(InputError, match=r"nano-oranbench-LoRA\.gguf: 4 bytes"):
+        asyncio.run(asyncio.wait_for(service.link.run(), 20))
+
+
 def test_a_slow_body_is_cut(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "BODY_SECONDS", 0.1)
 

@@ -35,6 +35,22 @@ def test_a_decode_is_filled_in_order() -> None:
     assert (made.turn(), len(made), made.tokens) == ([], 0, 0)
 
 
+def test_room_that_is_left_goes_to_what_is_short_enough() -> None:
+    made = queue()
+    for name, tokens in {"a": 60, "b": 60, "c": 30, "d": 45, "e": 10, "f": 70}.items():
+        made.admit(job(name, tokens), 0)
+    assert names(made.turn()) == "a c e"
+    # Who was passed is the first of the next one.
+    assert names(made.turn()) == "b"
+    assert names(made.turn()) == "d"
+    assert names(made.turn()) == "f"
+    # And nobody is looked for far behind.
+    for at in range(20):
+        made.admit(job(str(at), 60), 0)
+    made.admit(job("short"), 0)
+    assert names(made.turn()) == "0"
+
+
 def test_flows_take_turns_and_an_adapter_never_mixes() -> None:
     made = queue()
     for at in range(40):
@@ -120,15 +136,19 @@ def test_a_lone_request_waits_for_a_decode_of_every_other_flow(
     others = made.flows
     made.admit(job("lone", own, key="lone", adapter="lone"), 0)
     seen: list[str] = []
-    order: dict[Flow, list[int]] = {}
+    waiting: dict[Flow, list[str]] = {}
+    for at, (key, adapter, _) in enumerate(backlog):
+        waiting.setdefault((key, adapter), []).append(str(at))
+    waiting["lone", "lone"] = ["lone"]
     while turn := made.turn():
         assert len({one.flow[1] for one in turn}) == 1
         assert len(turn) == 1 or sum(one.tokens for one in turn) <= DECODE
         seen.append(names(turn))
+        # Whoever is passed was in no turn of its own flow's, which the first always is.
+        for flow in {one.flow for one in turn}:
+            assert waiting[flow][0] in {one.name for one in turn}
         for one in turn:
-            if one.name != "lone":
-                order.setdefault(one.flow, []).append(int(one.name))
+            waiting[one.flow].remove(one.name)
     assert seen.index("lone") <= others
-    assert all(flow == sorted(flow) for flow in order.values())
-    assert sum(map(len, order.values())) == len(backlog)
+    assert not any(waiting.values())
     assert (len(made), made.tokens) == (0, 0)

@@ -109,7 +109,14 @@ def test_a_bundle_in_a_home_is_told(run_command: Command, monkeypatch: pytest.Mo
     )
     assert code == 0
     assert settings(out)["ProtectHome"] == ["read-only"]
-    assert err.startswith("warning: a user of its own cannot read homes; put /home/somebody")
+    assert err.startswith("warning: the service sees neither homes nor /tmp; put /home/somebody")
+
+
+def test_a_link_is_followed_at_each_start(run_command: Command, tmp_path: Path) -> None:
+    fake.bundle(tmp_path / "version")
+    (tmp_path / "current").symlink_to("version")
+    found = made(run_command, tmp_path / "current")
+    assert f"--bundle {tmp_path}/current" in found["ExecStart"][0]
 
 
 ANALYZE = shutil.which("systemd-analyze")

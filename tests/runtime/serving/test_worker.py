@@ -129,6 +129,16 @@ def test_what_nobody_thought_of_is_that_questions_own_trouble(started: Started) 
     assert started.replies(2)["b"]["reply"]["index"] == 2
 
 
+def test_a_damaged_adapter_is_no_fault_of_who_asks(started: Started, tmp_path: Path) -> None:
+    (tmp_path / "bundle" / "nano-oranbench-LoRA.gguf").write_bytes(b"GGUF")
+    started.ask("a")
+    started.ask("b", model="teleqna")
+    found = started.replies(2)
+    assert (found["a"]["error"]["status"], found["a"]["error"]["code"]) == (500, "engine_error")
+    assert "nano-oranbench-LoRA.gguf: 4 bytes" in found["a"]["error"]["message"]
+    assert found["b"]["reply"]["adapter"] == "teleqna"
+
+
 def test_a_question_that_waits_too_long_or_is_left_is_never_computed(started: Started) -> None:
     started.engine.go.clear()
     started.ask("runs")
