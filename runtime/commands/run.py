@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tel_edge.runtime import cli, clock
 from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.device.power import Watch, told
+from tel_edge.runtime.device.system import System
 from tel_edge.runtime.errors import InputError, named
 from tel_edge.runtime.questions import stream
 from tel_edge.runtime.questions.categories import CATEGORIES, SPOKEN, category
@@ -91,6 +92,8 @@ def _opened(args: argparse.Namespace, opener: Opener | None) -> Answerer:
 
 def _measured_first(args: argparse.Namespace) -> None:
     """Measure what an ARM processor likes better, where nobody has yet."""
+    if not System().arm:
+        return
     from tel_edge.runtime.measuring import first
 
     folder = cli.bundle_folder(args, backbones.find(args.backbone).name)

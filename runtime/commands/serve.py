@@ -20,6 +20,7 @@ from typing import Any
 from tel_edge.runtime import cli, extras
 from tel_edge.runtime.bundles import backbones, bundle
 from tel_edge.runtime.bundles.manifest import Manifest
+from tel_edge.runtime.device.system import System
 from tel_edge.runtime.errors import InputError
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -47,7 +48,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     if args.unit:
         print(_unit(args, folder, made), end="")
         return {}
-    if not args.no_tune:
+    if not args.no_tune and System().arm:
         from tel_edge.runtime.measuring import first
 
         say = partial(cli.say, args)

@@ -26,6 +26,11 @@ class System:
     name: str = field(default_factory=platform.system)
     machine: str = field(default_factory=platform.machine)
 
+    @property
+    def arm(self) -> bool:
+        """Return whether its processor is a 64-bit ARM one."""
+        return self.machine in ("aarch64", "arm64")
+
     def text(self, place: str | Path) -> str | None:
         """Return what a file says, without white space and NULs around it; None if it cannot."""
         try:

@@ -25,7 +25,6 @@ from tel_edge.runtime.measuring import probe, tune
 from tel_edge.runtime.measuring.probe import Subject
 from tel_edge.runtime.questions.categories import CATEGORIES
 
-ARM = ("aarch64", "arm64")
 # Questions, and how much faster they have to be in the one run of each way.
 QUESTIONS, GAIN = 4, 1.15
 # What moves a label's log-probability further than this, in nats, computes something else.
@@ -50,7 +49,7 @@ def start(
     gives what answers with settings.
     """
     system = system or System()
-    if system.machine not in ARM or settings.gpu_layers:
+    if not system.arm or settings.gpu_layers:
         return
     made = bundle.read(folder)
     file, _ = selected(folder, made, quant, format, lambda _: None)
