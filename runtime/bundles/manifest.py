@@ -201,7 +201,7 @@ def read(bundle: Path) -> Manifest:
     """Read and check a bundle's manifest. Raises `InputError` naming the field that is wrong."""
     path = bundle / NAME
     if not bundle.is_dir():
-        raise InputError(f"{bundle}: no such folder")
+        raise InputError(f"{bundle}: no such folder; make a bundle with tel-export")
     if not path.is_file():
         raise InputError(f"{bundle}: no {NAME}, so this is no bundle; make one with tel-export")
     if path.stat().st_size > MOST:

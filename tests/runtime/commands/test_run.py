@@ -169,7 +169,7 @@ COMMANDS: tuple[tuple[list[str], int, str], ...] = (
         2,
         "no backbone 'nothing': it is neither a folder, a GGUF file nor one of",
     ),
-    (["--backbone", "qwen3-0.6b"], 2, "no manifest.json, so this is no bundle"),
+    (["--backbone", "qwen3-0.6b"], 2, "no such folder; make a bundle with tel-export"),
     (["--bundle", "nowhere"], 2, "--bundle nowhere: no such folder; make a bundle with tel-export"),
     (["--quant", "Q8_0"], 2, "no Q8_0 backbone (there: F16 Q4_K_M); run: tel-export --quant Q8_0"),
     (["a question", "--choice", "a", "--choice", "b", "--labels", "x,y"], 2, "give one"),
