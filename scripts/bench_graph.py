@@ -22,7 +22,7 @@ from typing import Any
 
 import bench_peak
 from bench_tables import common_options, head, line, machine, spread
-from graph_contender import PROMPT, answered, file
+from graph_contender import PROMPT, answered, file, profiled
 from real_size import ROWS, built, check_space, peft
 
 from tel_edge.runtime import cli
@@ -55,7 +55,13 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
             measured[name].append(_measured(args, home, name))
             cli.say(args, f"round {turn + 1}: {name}: {measured[name][-1]['prompt']:,.1f} ms")
     text = _table(row.name, measured, body, statistics.median(peaks))
-    print(text, end="")
+    for name in names if args.profile else ():
+        if not name.startswith(BEFORE):
+            text += f"\n{name}, ms by what is computed, with the profiler's own cost: " + ", ".join(
+                f"{kind} {spent:.1f}"
+                for kind, spent in in_child(None, profiled, str(home), name).items()
+            )
+    print(text)
     document = {"machine": machine(), "measured": measured, "peaks": peaks, "operations": body}
     if args.out:
         write_text(args.out, text)
@@ -180,6 +186,7 @@ def parser() -> cli.Parser:
     made.add_argument(
         "--before", type=Path, metavar="DIR", help="an older checkout, whose engine answers too"
     )
+    made.add_argument("--profile", action="store_true", help="what a prompt's time goes into")
     made.add_argument("--small", action="store_true", help="a tiny model, to try the script")
     made.add_argument("--work", type=Path, default=Path("bench-graph"), metavar="DIR")
     return made

@@ -50,11 +50,16 @@ def test_a_change_of_power_is_said_and_answers_go_on(
     assert err == f"{SAID}\n"
 
 
-@pytest.mark.parametrize(("argv", "measured"), [([], True), (["--no-tune"], False)])
+@pytest.mark.parametrize(
+    ("argv", "arm", "measured"),
+    [([], True, True), (["--no-tune"], True, False), ([], False, False)],
+)
 def test_the_first_start_measures_unless_it_must_not(
-    argv: list[str], measured: bool, home: Path, run_command: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    argv: list[str], arm: bool, measured: bool, home: Path, run_command: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     asked: list[Path] = []
+    monkeypatch.setattr(run.System, "arm", property(lambda _: arm))
     monkeypatch.setattr(first, "start", lambda folder, *_: asked.append(folder))
     monkeypatch.setattr(bundle, "native", fake.FakeOpener())
     question = ["--category", "oranbench", "--choice", "a", "--choice", "b", "gold 1"]
