@@ -44,6 +44,8 @@ from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.measuring import probe
 from tel_edge.runtime.questions.categories import category
 
+# How often the engine alone answers all, unless that takes longer than so many seconds.
+PASSES, LONG = 5, 30.0
 COMMAND = (
     "import sys; sys.argv[0] = 'tel-serve'; "
     "from tel_edge.runtime.commands.serve import main; main()"
@@ -60,10 +62,14 @@ def alone(folder: str, names: Sequence[str], count: int) -> dict[str, float]:
             for name in names
             for question in probe.questions(category(name), count // len(names))
         ]
-        [*answerer.many(asked[:4])]
-        began = time.perf_counter()
-        [*answerer.many(asked)]
-        rate = len(asked) / (time.perf_counter() - began)
+        # Adapters are loaded before the clock runs, as the service's are.
+        [*answerer.many([(probe.questions(category(name), 1)[0], name) for name in names])]
+        times: list[float] = []
+        while not times or (len(times) < PASSES and sum(times) < LONG):
+            began = time.perf_counter()
+            [*answerer.many(asked)]
+            times.append(time.perf_counter() - began)
+        rate = len(asked) / statistics.median(times)
         engine: Any = answerer.engine
         single = []
         for question, name in asked[:20]:
