@@ -139,6 +139,20 @@ def test_a_damaged_adapter_is_no_fault_of_who_asks(started: Started, tmp_path: P
     assert found["b"]["reply"]["adapter"] == "teleqna"
 
 
+def test_the_bare_model_waits_for_one_loading_and_not_for_those_behind_it(started: Started) -> None:
+    # What `go` holds up is a turn whose adapter is being loaded.
+    started.engine.go.clear()
+    started.ask("loads")
+    time.sleep(0.05)
+    for at in range(30):
+        started.ask(f"a{at}", "gold 1 " + "x" * 300)
+    started.ask("bare", model="tel-nano")
+    started.engine.go.set()
+    started.replies(32)
+    # The loading, a decode of those behind it (two have room), and its own.
+    assert [one["id"] for one in started.sent][:4] == ["loads", "a0", "a1", "bare"]
+
+
 def test_a_question_that_waits_too_long_or_is_left_is_never_computed(started: Started) -> None:
     started.engine.go.clear()
     started.ask("runs")
