@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path, PurePosixPath
 
 from tel_edge.runtime.bundles import formats
@@ -175,11 +174,8 @@ def open_engine(
 
 
 def _adapter(bundle: Path, made: Manifest, file: BundleFile) -> LoraFile:
-    @cache
-    def checked() -> Path:
-        return verified(bundle, made, file)
-
-    return LoraFile(checked, file.sha256)
+    # Each time it is loaded, which may be long after it was checked first.
+    return LoraFile(lambda: verified(bundle, made, file), file.sha256)
 
 
 def verify(bundle: Path, made: Manifest, files: Iterable[BundleFile], again: bool = False) -> None:

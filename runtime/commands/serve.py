@@ -22,10 +22,13 @@ from tel_edge.runtime.bundles import backbones, bundle
 from tel_edge.runtime.bundles.manifest import Manifest
 from tel_edge.runtime.device.system import System
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.files import lock
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 # Seconds for what waits when the service is told to stop, and for clients to read their answers.
 DRAIN, LAST = 60.0, 5.0
+# And for another service that takes its socket.
+SOON = 5.0
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -111,7 +114,11 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
 
         known = guard.keys(args.keys)
     public = _listening(args.host, args.port)
-    private = _own(args.admin) if args.admin else None
+    private = None
+    if args.admin:
+        # Two that begin at one time must not both take a socket for one that was left.
+        with lock.held(args.admin, SOON, partial(cli.say, args)):
+            private = _own(args.admin)
     link = Link(options, partial(cli.say, args))
     stop, now = asyncio.Event(), asyncio.Event()
 
@@ -119,7 +126,7 @@ async def _served(args: argparse.Namespace, options: dict[str, Any]) -> dict[str
         # Who asks twice does not want to wait.
         (now if stop.is_set() else stop).set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, end)
     engine = asyncio.ensure_future(link.run())
     try:
@@ -267,6 +274,7 @@ def _own(path: Path) -> socket.socket:
     mask = os.umask(0o177)
     try:
         made.bind(str(path))
+        made.listen()
     except OSError as error:
         raise InputError(f"--admin {path}: {error.strerror or error}") from None
     finally:

@@ -17,7 +17,7 @@ from tel_edge.runtime.files.atomic import followed
 from tel_edge.runtime.serving import notify
 from tel_edge.runtime.serving.front import Front
 from tel_edge.runtime.serving.http import body, responded
-from tel_edge.runtime.serving.problems import Failed
+from tel_edge.runtime.serving.problems import INVALID, Failed
 
 
 class Reload(msgspec.Struct, forbid_unknown_fields=True):
@@ -39,7 +39,10 @@ def app(front: Front, drain: Callable[[], None]) -> Starlette:
 
     async def reload(request: Request) -> Response:
         try:
-            folder = str(followed(Path((await body(request, Reload)).bundle).absolute()))
+            given = (await body(request, Reload)).bundle
+            if not given:
+                raise Failed(INVALID, "bundle: an empty path; name a folder")
+            folder = str(followed(Path(given).absolute()))
             old = front.link.folder
             reply = await exchanged(folder)
         except Failed:

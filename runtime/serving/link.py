@@ -83,7 +83,8 @@ class Link:
     async def _once(self) -> str | None:
         """Run one process to its end; return why it cannot start, None otherwise."""
         here, there = socket.socketpair()
-        self._process = self.starter(there.fileno(), self.options)
+        options = json.dumps({**json.loads(self.options), "again": self.restarts > 0})
+        self._process = self.starter(there.fileno(), options)
         there.close()
         reader, self._writer = await asyncio.open_unix_connection(sock=here, limit=MOST_LINE)
         failure = None

@@ -393,8 +393,8 @@ class Worker:
 
 
 def _there(engine: Any, adapter: str | None) -> None:
-    """Raise `WorkError`, which is no fault of who asks, for an adapter whose file is damaged."""
+    """Raise `WorkError`, which is no fault of who asks, for an adapter that cannot be loaded."""
     try:
-        _ = adapter is None or engine.adapter(adapter).check()
+        engine.use(adapter)
     except InputError as error:
-        raise WorkError(str(error)) from None
+        raise WorkError(f"the adapter cannot be loaded: {error}") from None

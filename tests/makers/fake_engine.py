@@ -107,6 +107,10 @@ class FakeEngine:
     def adapter(self, name: str) -> LoraFile:
         return self.adapters[name]
 
+    def use(self, name: str | None) -> None:
+        if name is not None:
+            self.adapters[name].check()
+
     def adopt(self, name: str, file: LoraFile) -> None:
         file.check()
         self.adapters = {**self.adapters, name: file}

@@ -28,9 +28,15 @@ MOST = 50
 
 def current(home: Path) -> str | None:
     """Return the digest of the version that `current` leads to, None where nothing is active."""
+    name = _led_to(home)
+    return name if name and (home / name).is_dir() else None
+
+
+def _led_to(home: Path) -> str | None:
+    """Return the digest that `current` names, also of a version that is gone."""
     link = home / CURRENT
     name = Path(os.readlink(link)).name if link.is_symlink() else None
-    return name if name and DIGEST.fullmatch(name) and (home / name).is_dir() else None
+    return name if name and DIGEST.fullmatch(name) else None
 
 
 def named(home: Path, given: str) -> str:
@@ -85,7 +91,7 @@ def activate(home: Path, given: str, key: Path | None = None, older: bool = Fals
 
 def rollback(home: Path, key: Path | None = None) -> str:
     """Let `current` lead to the version before, checked again; return its digest."""
-    now, past = current(home), history(home)
+    now, past = _led_to(home), history(home)
     if now is None or now not in past or _last(past, now) == 0:
         raise InputError(
             f"{home}: nothing was active before {(now or 'now')[:12]}; tel-bundle activate takes "
@@ -114,9 +120,19 @@ def history(home: Path) -> list[str]:
 def prune(home: Path, keep: int) -> Iterator[str]:
     """Remove versions but the active one, the one before it and the `keep` highest; yield them.
 
-    What killed runs left goes too.
+    What killed runs left goes too. Raises `InputError` where it cannot be known what has to stay.
     """
     now, past = current(home), history(home)
+    if now is None and os.path.lexists(home / CURRENT):
+        raise InputError(
+            f"{home / CURRENT}: leads to no version that is here; run: tel-bundle rollback, or "
+            "activate"
+        )
+    if not past and os.path.lexists(home / HISTORY):
+        raise InputError(
+            f"{home / HISTORY}: damaged, so what was active before is not known; remove it, and "
+            "nothing is before the active version"
+        )
     stay = {now, *list(store.versions(home))[-keep:]} if keep else {now}
     if now in past and _last(past, now):
         stay.add(past[_last(past, now) - 1])

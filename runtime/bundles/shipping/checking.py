@@ -15,7 +15,7 @@ from tel_edge.runtime.files import digest, lock
 from tel_edge.runtime.files.atomic import what_is
 
 # What to do with a bundle that is not as it was made.
-AGAIN = "fetch the bundle again, tel-bundle pull does"
+AGAIN = "fetch the bundle again: tel-bundle pull, with --older where a newer one is active"
 MOST = signature.MOST
 
 

@@ -104,6 +104,7 @@ def add(home: Path, text: bytes, signed: bytes | None, source: Source) -> Added:
     name = checking.of_text(text)
     place, staging = home / name, home / f".{name}.partial"
     if place.is_dir() and _whole(place, signed):
+        _name_latest(home)
         return Added(place, manifests.read(place), False, 0)
     make_folder(staging)
     unsealed(staging)
@@ -123,10 +124,15 @@ def add(home: Path, text: bytes, signed: bytes | None, source: Source) -> Added:
         # A damaged version, or one whose signature came later.
         unsealed(place)
     replace_folder(staging, place)
-    newest = next(reversed(versions(home)))
-    if (versions(home)[newest].serial or 0) <= (made.serial or 0):
-        write_text(home / LATEST, f"{name}\n")
+    _name_latest(home)
     return Added(place, made, True, moved)
+
+
+def _name_latest(home: Path) -> None:
+    """Have `latest` name the highest version, whatever a run that was killed left there."""
+    text, place = f"{next(reversed(versions(home)))}\n".encode(), home / LATEST
+    if not place.is_file() or place.read_bytes() != text:
+        write_text(place, text.decode())
 
 
 def fill(folder: Path, made: Manifest, source: Source, known: Mapping[str, Path]) -> int:

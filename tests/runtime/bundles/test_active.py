@@ -69,6 +69,26 @@ def test_who_is_killed_while_going_back_has_a_way_back(
     assert active.rollback(home) == one
 
 
+def test_nothing_is_removed_where_it_is_not_known_what_has_to_stay(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    one, two, three = made.versions(home, "x", "y", "z")
+    for path in (one, three):
+        active.activate(home, path.name)
+    past = (home / "history.json").read_text()
+    for damaged in ("", "{", "null", '{"a": 1}'):
+        (home / "history.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"history\.json: damaged, so what was active before"):
+            [*active.prune(home, 0)]
+    (home / "history.json").write_text(past)
+    three.rename(tmp_path / "gone")
+    with pytest.raises(InputError, match="current: leads to no version that is here"):
+        [*active.prune(home, 0)]
+    assert set(store.versions(home)) == {one.name, two.name}
+    # What was active before is known though the active one is gone.
+    assert active.rollback(home) == one.name
+    assert [*active.prune(home, 0)] == [two.name]
+
+
 def test_an_older_version_is_refused_by_name(tmp_path: Path) -> None:
     home = tmp_path / "home"
     one, two = made.versions(home, "x", "y")

@@ -33,6 +33,10 @@ def test_a_version_is_a_bundle_called_by_its_digest(tmp_path: Path) -> None:
     assert first.folder.name == manifest.of_folder(first.folder)
     assert (first.manifest.serial, first.new) == (1, True)
     assert (home / "latest").read_text() == first.folder.name + "\n"
+    # Also after a run that was killed before it said so.
+    (home / "latest").write_text("zz\n")
+    store.deploy(work, home)
+    assert (home / "latest").read_text() == first.folder.name + "\n"
     assert checking.check(first.folder) == first.manifest
     with Answerer.of_bundle(first.folder, opener=fake.FakeOpener()) as answerer:
         assert answerer.name == "nano-Q4_K_M.gguf"

@@ -221,7 +221,7 @@ def test_what_only_its_own_user_may_ask(bundle: Path, tmp_path: Path) -> None:
         assert made.json()["bundle"] == asked(address, "gold 1")["bundle"] != before
         # The same one again is nothing to go back to.
         assert owner.post("http://x/reload", json={"bundle": str(later)}).status_code == 200
-        for wrong in ("nowhere", "x" * 5000, "\0"):
+        for wrong in ("nowhere", "x" * 5000, "\0", ""):
             assert owner.post("http://x/reload", json={"bundle": wrong}).status_code == 400
         assert owner.post("http://x/rollback").json()["bundle"] == before
         # What a link led to is what answers, and what is started again.

@@ -246,6 +246,21 @@ def test_an_adapter_that_cannot_answer_ends_the_service_at_its_start(bundle: Pat
         asyncio.run(asyncio.wait_for(service.link.run(), 20))
 
 
+def test_an_adapter_that_is_damaged_later_ends_nothing(bundle: Path) -> None:
+    file = bundle / "nano-teleqna-LoRA.gguf"
+
+    async def work(service: Service) -> None:
+        file.write_bytes(b"GGUF")
+        assert (await service.ask("die")).status_code == 503
+        await asyncio.wait_for(service.ready(), 20)
+        assert (await service.ask()).status_code == 200
+        refused = await service.ask(category="teleqna")
+        assert refused.status_code == 500
+        assert "the adapter cannot be loaded" in refused.json()["error"]["message"]
+
+    served(bundle, work)
+
+
 def test_a_slow_body_is_cut(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "BODY_SECONDS", 0.1)
 
