@@ -45,7 +45,8 @@ def serve(pipe: socket.socket, options: dict[str, Any], opener: bundle.Opener) -
             say=lambda text: send({"event": "said", "text": text}),
         )
         # Nobody is promised an adapter that cannot answer; one that is damaged later ends nothing.
-        for name in (*(answerer.adapters or ()), *answerer.spoken) if not options.get("again") else ():
+        names = (*(answerer.adapters or ()), *answerer.spoken)
+        for name in () if options.get("again") else names:
             cast(Any, answerer.engine).adapter(name).check()
     except (InputError, WorkError) as error:
         send({"event": "failed", "text": str(error)})
