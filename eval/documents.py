@@ -38,13 +38,11 @@ def read(path: Path, version: int) -> Any:
     return document
 
 
-def lines(
-    path: Path, make: Callable[[dict[str, Any]], T], wrong: Callable[[int, Exception], str]
-) -> Iterator[T]:
+def lines(path: Path, make: Callable[[dict[str, Any]], T], wrong: str) -> Iterator[T]:
     """Yield what `make` makes of each line of JSON in a file, nothing where there is no file.
 
     A torn last line, which a killed run leaves, ends it. Raises `InputError` for a broken one
-    before it, with what `wrong` says of its number and error.
+    before it, saying `wrong` with its {path}, {number} and {error}.
     """
     if not path.exists():
         return
@@ -54,5 +52,6 @@ def lines(
         try:
             made = make(json.loads(text))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise InputError(wrong(number, error)) from None
+            said = wrong.format(path=path, number=number, error=error)
+            raise InputError(said) from None
         yield made

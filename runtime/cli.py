@@ -296,37 +296,24 @@ draws = whole(1, MOST_DRAWS)
 seed = whole(0, 2**32 - 1)
 
 
-def seconds(text: str) -> float:
-    """Return a number from 0, `inf` among them, as the `type` of an option."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return value
+def number(holds: Callable[[float], bool], said: str) -> Callable[[str], float]:
+    """Return the `type` of an option that is a number for which `holds` is true."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not holds(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is no number {said}")
+        return value
+
+    return read
 
 
-def above_zero(text: str) -> float:
-    """Return a finite number above 0, as the `type` of an option."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return value
-
-
-def share(text: str) -> float:
-    """Return a number from 0 to 1, as the `type` of an option."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
-    return value
+seconds = number(lambda value: value >= 0, "of seconds")
+above_zero = number(lambda value: 0 < value < math.inf, "above 0")
+share = number(lambda value: 0 <= value <= 1, "from 0 to 1")
 
 
 def workspace(args: argparse.Namespace) -> Workspace:

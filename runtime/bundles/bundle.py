@@ -228,14 +228,15 @@ def _check_backbone(bundle: Path, made: Manifest, file: BundleFile) -> None:
             )
 
 
-def answering(bundle: Path, made: Manifest, backbone: BundleFile) -> tuple[BundleFile, ...]:
-    """Return what questions of any kind may need with a backbone's file: adapters and router too.
+def companions(
+    bundle: Path, made: Manifest, backbone: BundleFile, categories: Iterable[str]
+) -> tuple[BundleFile, ...]:
+    """Return what questions need beside a backbone's file: these categories' adapters, the router.
 
-    Raises `InputError` for an adapter of another backbone.
+    Raises `InputError` for an adapter that is not there or of another backbone.
     """
-    names = made.adapters(backbone.format)
-    adapters = (adapter_file(bundle, made, name, backbone.format) for name in names)
-    return (backbone, *adapters, *(file for file in made.files if file.kind == "router"))
+    adapters = (adapter_file(bundle, made, name, backbone.format) for name in categories)
+    return (*adapters, *(file for file in made.files if file.kind == "router"))
 
 
 def loose_adapters(backbone: Path, files: Mapping[str, Path]) -> dict[str, LoraFile]:

@@ -110,13 +110,13 @@ def _list(args: argparse.Namespace) -> dict[str, Any]:
     from tel_edge.runtime.bundles.shipping import active, store
 
     now, rows = active.current(args.home), []
-    for name, made in store.versions(args.home).items():
+    versions, damaged = store.looked(args.home)
+    for name, made in versions.items():
         row = {"digest": name, "serial": made.serial, "backbone": made.backbone.name}
         rows.append({**row, "bytes": total_bytes(made.files), "active": name == now})
         size = f"{total_bytes(made.files) / 1e6:>9,.2f} MB"
         star = "*" if name == now else " "
         print(f"{star} {name[:12]}  serial {made.serial or '-':>3}  {size}  {made.backbone.name}")
-    damaged = store.damaged(args.home)
     for name, wrong in damaged.items():
         star = "*" if name == now else " "
         print(f"{star} {name[:12]}  damaged: {wrong}; tel-bundle pull of the same version mends it")

@@ -129,7 +129,8 @@ def of_bundle(folder: Path, settings: EngineSettings) -> Bundle:
     try:
         made = bundle.read(folder)
         chosen, _ = selected(folder, made, None, None, lambda _: None)
-        bundle.verify(folder, made, bundle.answering(folder, made, chosen))
+        others = bundle.companions(folder, made, chosen, made.adapters(chosen.format))
+        bundle.verify(folder, made, [chosen, *others])
         put, tuned, said = _put(settings, made, chosen)
         found, broken = [], []
         for file in made.files:

@@ -48,7 +48,7 @@ class Link:
         *,
         refused: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.options, self.say, self.starter = json.dumps(options), say, starter
+        self.options, self.say, self.starter = dict(options), say, starter
         self.refused = refused
         self.info: dict[str, Any] | None = None
         self.restarts = 0
@@ -83,7 +83,7 @@ class Link:
     async def _once(self) -> str | None:
         """Run one process to its end; return why it cannot start, None otherwise."""
         here, there = socket.socketpair()
-        options = json.dumps({**json.loads(self.options), "again": self.restarts > 0})
+        options = json.dumps({**self.options, "again": self.restarts > 0})
         self._process = self.starter(there.fileno(), options)
         there.close()
         reader, self._writer = await asyncio.open_unix_connection(sock=here, limit=MOST_LINE)
@@ -173,7 +173,7 @@ class Link:
     @property
     def folder(self) -> str:
         """Return the folder of the bundle that answers."""
-        return str(json.loads(self.options)["bundle"])
+        return str(self.options["bundle"])
 
     async def reload(self, folder: str) -> dict[str, Any]:
         """Answer with the adapters of another bundle; a process started again opens that one."""
@@ -182,7 +182,7 @@ class Link:
             reply = await self.ask({"op": "reload", "bundle": folder})
         finally:
             self.reloading = False
-        self.options = json.dumps({**json.loads(self.options), "bundle": folder})
+        self.options["bundle"] = folder
         return reply
 
     def drain(self) -> None:

@@ -16,6 +16,7 @@ from tel_edge.runtime.files.atomic import make_folder, replacing
 from tel_edge.runtime.workspace import Workspace
 
 T = TypeVar("T")
+BROKEN = "{path}, line {number}: no record ({error}); delete the file and run tel-eval"
 SCHEMA_VERSION = 1
 EARLIER = "earlier"
 
@@ -124,13 +125,7 @@ def read_along(path: Path, run: str) -> Iterator[Along]:
 
 def _read(path: Path, made: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     """Yield what `made` makes of each whole line; see `documents.lines`."""
-    return documents.lines(
-        path,
-        made,
-        lambda number, error: (
-            f"{path}, line {number}: no record ({error}); delete the file and run tel-eval"
-        ),
-    )
+    return documents.lines(path, made, BROKEN)
 
 
 def put_away(out: Path, run: str) -> None:

@@ -35,6 +35,7 @@ from tel_edge.runtime.questions.conversation import Message
 T = TypeVar("T")
 
 STUDY, PROMPTS, ANSWERS = "study.json", "prompts.jsonl", "answers.jsonl"
+BROKEN = "{path}: line {number} is none of tel-judge's ({error}); move the file away"
 PAIRS, RUBRIC, LABELS, REPLIES = "pairs.jsonl", "rubric.jsonl", "labels.jsonl", "replies.jsonl"
 PEOPLE = "people"
 
@@ -188,13 +189,7 @@ def _answer(row: Mapping[str, Any]) -> Answer:
 
 def lines(path: Path, make: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     """Yield what `make` makes of each whole line of a study's file; see `documents.lines`."""
-    return documents.lines(
-        path,
-        make,
-        lambda number, error: (
-            f"{path}: line {number} is none of tel-judge's ({error}); move the file away"
-        ),
-    )
+    return documents.lines(path, make, BROKEN)
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:

@@ -40,27 +40,25 @@ def check_home(home: Path) -> None:
         raise InputError(f"{home}: a bundle, no folder of versions; name the folder that it is in")
 
 
+def looked(home: Path) -> tuple[dict[str, Manifest], dict[str, str]]:
+    """Return the manifests of a store's versions by digest, the highest serial last.
+
+    And what is wrong with those that are damaged, which are no versions.
+    """
+    found, damaged = {}, {}
+    for folder in sorted(home.iterdir()) if home.is_dir() else ():
+        if DIGEST.fullmatch(folder.name):
+            try:
+                found[folder.name] = manifests.read(folder)
+            except (InputError, OSError) as error:
+                damaged[folder.name] = str(error).partition("\n")[0]
+    ordered = sorted(found.items(), key=lambda item: (item[1].serial or 0, item[0]))
+    return dict(ordered), damaged
+
+
 def versions(home: Path) -> dict[str, Manifest]:
     """Return the manifests of a store's versions by digest, the highest serial last."""
-    found = {}
-    for folder in home.iterdir() if home.is_dir() else ():
-        if DIGEST.fullmatch(folder.name):
-            # One that is damaged is no version, see `damaged`.
-            with suppress(InputError, OSError):
-                found[folder.name] = manifests.read(folder)
-    return dict(sorted(found.items(), key=lambda item: (item[1].serial or 0, item[0])))
-
-
-def damaged(home: Path) -> dict[str, str]:
-    """Return what is wrong with each folder of a store that is called as a version and is none."""
-    found, whole = {}, versions(home)
-    for folder in home.iterdir() if home.is_dir() else ():
-        if DIGEST.fullmatch(folder.name) and folder.name not in whole:
-            try:
-                manifests.read(folder)
-            except (InputError, OSError) as error:
-                found[folder.name] = str(error).partition("\n")[0]
-    return dict(sorted(found.items()))
+    return looked(home)[0]
 
 
 def chosen(folder: Path, made: Manifest) -> tuple[BundleFile, ...]:
@@ -74,9 +72,8 @@ def chosen(folder: Path, made: Manifest) -> tuple[BundleFile, ...]:
     file, said = bundle.deployed_file(made)
     if file is None:
         raise InputError((said or "").removeprefix("warning: "))
-    adapters = (bundle.adapter_file(folder, made, n, file.format) for n in made.deploy.adapters)
-    routers = (one for one in made.files if one.kind == "router")
-    return (*made.parts(file), *adapters, *routers)
+    others = bundle.companions(folder, made, file, made.deploy.adapters)
+    return (*made.parts(file), *others)
 
 
 def deploy(folder: Path, home: Path, serial: int | None = None) -> Added:
