@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from tel_edge.runtime import progress
 from tel_edge.runtime.device.energy import Energy, Meter
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.files.atomic import write_text
@@ -24,14 +24,17 @@ from tel_edge.train.data import Rows
 from tel_edge.train.energy import restored
 from tel_edge.train.sharing import Share
 
+# What the log calls the losses, and what they are called beside the bar.
+LOSSES = {"loss": "loss", "eval_loss": "validation loss"}
+
 
 class Watch(TrainerCallback):
-    """The progress bar on stderr, the loss curve, and the stop at a loss that is no number."""
+    """How far a training is, the loss curve, and the stop at a loss that is no number."""
 
-    def __init__(self, work: Path, quiet: bool) -> None:
-        from tqdm import tqdm
-
-        self.bar: Any = tqdm(disable=quiet or None, file=sys.stderr, unit="step", leave=False)
+    def __init__(self, work: Path, title: str, quiet: bool) -> None:
+        self.title, self.quiet = title, quiet
+        self.bar: Any = None
+        self.losses: dict[str, str] = {}
         self.kept = work / "spent.json"
         known = json.loads(self.kept.read_text()) if self.kept.exists() else {}
         self.before = float(known.get("seconds", 0))
@@ -54,9 +57,10 @@ class Watch(TrainerCallback):
         write_text(self.kept, json.dumps(known))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Set the bar to where a resumed run is."""
-        self.bar.reset(total=state.max_steps)
-        self.bar.update(state.global_step)
+        """Begin the bar where a resumed run is."""
+        self.bar = progress.bar(
+            self.title, "step", state.max_steps, self.quiet, initial=state.global_step
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Move the bar, and count the step for the threads that it was computed with."""
@@ -65,14 +69,15 @@ class Watch(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Show the losses; raise `WorkError` when one is not finite."""
-        for name in ("loss", "eval_loss"):
+        for name, title in LOSSES.items():
             if name in (logs or {}):
                 if not math.isfinite(logs[name]):
                     raise WorkError(
                         f"{name} is {logs[name]} at step {state.global_step}; "
                         "try a smaller --learning-rate"
                     )
-                self.bar.set_postfix_str(f"{name} {logs[name]:.3f}")
+                self.losses[title] = f"{logs[name]:.3f}"
+        self.bar.set_postfix(self.losses, refresh=False)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the bar."""

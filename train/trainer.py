@@ -219,7 +219,7 @@ def trained(
     if bf16_is_fast() and not torch.cuda.is_available():
         fuse(peft)
     quiet = quiet or not processes().is_main_process
-    watch = Watch(work, quiet)
+    watch = Watch(work, job.name, quiet)
     gives_way = GivesWay(lambda text: None if quiet else watch.bar.write(text, file=sys.stderr))
     trainer = material.trainer(
         model=peft,

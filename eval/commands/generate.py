@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tel_edge.runtime import cli, extras
+from tel_edge.runtime import cli, extras, progress
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import lock
 
@@ -23,8 +23,6 @@ TEMPLATES = "templates"
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
     """Write what is missing, then the files of the data set, and say what it is like."""
-    from tqdm import tqdm
-
     from tel_edge.eval.care import panel, scenarios
     from tel_edge.eval.care.dialogues import key, plan
     from tel_edge.eval.care.generate import Prices, finished, rejects, written
@@ -44,9 +42,7 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     with lock.held(folder, args.wait, say, inside=True), _writer(args) as writer:
         journal = Journal(folder)
         keys = [key(one, writer.source) for one in wanted]
-        bar = tqdm(total=len(wanted), disable=args.quiet or None, unit="dialogue",
-                   desc="tel-generate")  # fmt: skip
-        with bar:
+        with progress.bar("tel-generate", "dialogue", len(wanted), args.quiet) as bar:
             made = written(wanted, keys, writer, journal, prices, bar.update)
         refused = rejects(keys, journal)
         why = ", ".join(f"{gate} {count}" for gate, count in refused.items())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tel_edge.eval.commands.generate import model_options
-from tel_edge.runtime import cli
+from tel_edge.runtime import cli, progress
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import lock
 
@@ -169,8 +169,6 @@ def _write(folder: Path, study: Study, prepared: Prepared) -> None:
 
 
 def _judge(args: argparse.Namespace, folder: Path, prepared: Prepared) -> dict[str, Any]:
-    from tqdm import tqdm
-
     from tel_edge.eval.care.judges import models, panels, studies
     from tel_edge.eval.care.judges.judging import Work
 
@@ -193,7 +191,7 @@ def _judge(args: argparse.Namespace, folder: Path, prepared: Prepared) -> dict[s
             _tell_plan(made, prepared)
             _write(folder, study, prepared)
             left = sum(len(made.todo(one)) for one in judging)
-            bar = tqdm(total=left, disable=args.quiet or None, unit="verdict", desc="tel-judge")
+            bar = progress.bar("tel-judge", "verdict", left, args.quiet)
             with bar:
                 tallies = made.run(args.limit_cost, bar.update)
     finally:

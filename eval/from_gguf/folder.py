@@ -13,6 +13,7 @@ from tel_edge.eval.folders import checkpoint
 from tel_edge.eval.folders.architectures import shape_of
 from tel_edge.eval.folders.contents import CONFIG, GENERATION, SINGLE
 from tel_edge.eval.from_gguf import config, source, tokenizer, weights
+from tel_edge.runtime import progress
 from tel_edge.runtime.errors import InputError, WorkError
 from tel_edge.runtime.files import checked, lock
 from tel_edge.runtime.files.atomic import replace_folder, temporary, write_text
@@ -66,8 +67,6 @@ def convert(opened: source.GgufSource, out: Path, quiet: bool = False) -> None:
 
     Raises `InputError` for what `config`, `tokenizer` and `weights` refuse.
     """
-    from tqdm import tqdm
-
     made: dict[str, Any] = {
         CONFIG: config.of(opened),
         GENERATION: config.generation(opened),
@@ -83,8 +82,5 @@ def convert(opened: source.GgufSource, out: Path, quiet: bool = False) -> None:
         if not isinstance(document, str):
             text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
         write_text(out / name, text)
-    off = True if quiet else None
-    with tqdm(
-        total=values, desc=opened.path.name, disable=off, leave=False, unit_scale=True
-    ) as bar:
+    with progress.bar(opened.path.name, "weight", values, quiet, unit_scale=True) as bar:
         weights.write(opened, shape, out / SINGLE, bar.update)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.scoring.records import UNPARSED, Record, asked_digest, line
+from tel_edge.runtime import progress
 from tel_edge.runtime.answerer import Answer, Answerer, Answering, answers
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
@@ -122,8 +123,6 @@ def append(task: ScoringTask, scorer: Scores) -> tuple[int, float | None]:
     Returns the number of questions that are too long, and when (`time.perf_counter`) the first
     answer was there, None where there is none.
     """
-    from tqdm import tqdm
-
     too_long, first = 0, None
 
     def timed(
@@ -136,11 +135,7 @@ def append(task: ScoringTask, scorer: Scores) -> tuple[int, float | None]:
                 first = time.perf_counter()
             yield index, record
 
-    # None: off where stderr is no terminal.
-    off = task.quiet or None
-    bar = tqdm(
-        total=len(task.questions), desc=task.title, disable=off, leave=False, unit="question"
-    )
+    bar = progress.bar(task.title, "question", len(task.questions), task.quiet)
     with named(task.out), task.out.open("a", encoding="utf-8") as file, bar:
         for window in stream.windows(task.questions, WINDOW):
             for record in stream.in_order(timed(_records(task, window, scorer))):

@@ -18,7 +18,7 @@ from tel_edge.export.progress import Step
 from tel_edge.export.request import ExportRequest
 from tel_edge.export.sources import adapter, selection
 from tel_edge.export.sources.adapter import AdapterExport
-from tel_edge.runtime import cli
+from tel_edge.runtime import cli, progress
 from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.bundles.formats import FORMATS
 from tel_edge.runtime.bundles.manifest import BackboneInfo, BundleFile
@@ -186,9 +186,5 @@ def check_space(request: ExportRequest, output: Output, needed: float) -> None:
 @contextmanager
 def bar(request: ExportRequest, total: int, label: str) -> Iterator[Step]:
     """Give the step function of a progress bar on stderr."""
-    from tqdm import tqdm
-
-    # None: no bar where stderr is no terminal.
-    off = True if request.quiet else None
-    with tqdm(total=total, desc=label, disable=off, leave=False, unit_scale=True) as shown:
+    with progress.bar(label, "", total, request.quiet, unit_scale=True) as shown:
         yield shown.update

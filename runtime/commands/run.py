@@ -12,7 +12,7 @@ from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tel_edge.runtime import cli, clock
+from tel_edge.runtime import cli, clock, progress
 from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.device.power import Watch, told
 from tel_edge.runtime.device.system import System
@@ -169,7 +169,7 @@ def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, An
         windows, total = _windows(
             args, answerer.defaults(default.name if default else None, labels)
         )
-        with _bar(args, total) as bar:
+        with progress.bar("tel-run", "question", total, args.quiet) as bar:
             for window in windows:
                 for made in starmap(record, answerer.replies(window)):
                     print(line(made), flush=True)
@@ -198,9 +198,8 @@ def _windows(
     from tel_edge.runtime.questions.requests import from_arguments, from_lines
 
     if file := _file(args):
-        seen = not args.quiet and sys.stderr.isatty()
         with named(file):
-            total = sum(1 for _ in file.open("rb")) if seen else None
+            total = None if args.quiet else sum(1 for _ in file.open("rb"))
         return stream.windows(from_lines(_lines(file), defaults), args.window), total
     if args.questions:
         made = from_arguments(args.questions, args.choice, defaults)
@@ -209,9 +208,8 @@ def _windows(
     fd = stream.descriptor(sys.stdin)
     if fd is not None and stream.is_live(fd):
         return stream.live_windows(requests, args.window), None
-    # The file is read once more for this, so only where somebody sees the bar.
-    seen = not args.quiet and sys.stderr.isatty()
-    total = stream.count_lines(fd) if fd is not None and seen else None
+    # The file is read once more for this, so only where somebody sees how far it is.
+    total = None if fd is None or args.quiet else stream.count_lines(fd)
     return stream.windows(requests, args.window), total
 
 
@@ -248,13 +246,6 @@ def _there(text: str) -> bool:
 def _lines(file: Path) -> Iterator[str]:
     with named(file), file.open(encoding="utf-8", errors="surrogateescape") as lines:
         yield from lines
-
-
-def _bar(args: argparse.Namespace, total: int | None) -> Any:
-    from tqdm import tqdm
-
-    # None: off where stderr is no terminal.
-    return tqdm(total=total, disable=args.quiet or None, unit="question", desc="tel-run")
 
 
 def parser() -> cli.Parser:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from tel_edge.runtime import progress
 from tel_edge.runtime.errors import REMEDIES, InputError, Terminated, WorkError
 
 T = TypeVar("T")
@@ -65,7 +66,6 @@ class Crashed(WorkError):
 def _work(pipe: Any, shown: bool, work: Callable[..., Any], given: Sequence[Any]) -> None:
     import multiprocessing
     import signal
-    import threading
 
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -78,11 +78,7 @@ def _work(pipe: Any, shown: bool, work: Callable[..., Any], given: Sequence[Any]
         os.dup2(silence, 1)
         os.dup2(silence, 2)
     else:
-        from tqdm import tqdm
-
-        # Its own lock is for several processes that write bars: a semaphore of the system, which a
-        # process that is killed leaves and Python complains of on stderr.
-        tqdm.set_lock(threading.RLock())
+        progress.lock_of_its_own()
 
     def told(error: Exception) -> str:
         return str(error) if shown else " ".join(str(error).split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -115,10 +116,13 @@ def test_a_number_of_the_users_stays(two_threads: None, monkeypatch: pytest.Monk
 def test_a_resumed_run_counts_its_steps_for_their_threads(
     two_threads: None, tmp_path: Path
 ) -> None:
-    first = callbacks.Watch(tmp_path, quiet=True)
+    begun = SimpleNamespace(max_steps=2, global_step=0)
+    first = callbacks.Watch(tmp_path, "nano", quiet=True)
+    first.on_train_begin(None, begun, None)
     first.on_step_end(None, None, None)
     first.on_save(None, None, None)
-    second = callbacks.Watch(tmp_path, quiet=True)
+    second = callbacks.Watch(tmp_path, "nano", quiet=True)
+    second.on_train_begin(None, begun, None)
     torch.set_num_threads(1)
     second.on_step_end(None, None, None)
     assert second.threads == {"2": 1, "1": 1}

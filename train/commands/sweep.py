@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tel_edge.eval.reports.tables import aligned
-from tel_edge.runtime import cli, extras
+from tel_edge.runtime import cli, extras, progress
 from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import digest, lock, ownership
@@ -99,8 +99,6 @@ def _made(
     args: argparse.Namespace, home: Path, todo: Sequence[SweepRun], command: Sequence[str]
 ) -> Iterator[SweepRow]:
     """Execute the runs, write each one's row and give it, and say so on stdout."""
-    from tqdm import tqdm
-
     watts = () if args.watts is None else (f"--watts={args.watts:g}",)
     bundles = (Path(args.workspace) / "bundles").resolve()
     tasks = [
@@ -116,7 +114,7 @@ def _made(
     by = {run.name: run for run in todo}
     silent = args.quiet or not sys.stderr.isatty()
     with (
-        tqdm(total=len(tasks), disable=silent, file=sys.stderr, unit="run", leave=False) as bar,
+        progress.bar("tel-sweep", "run", len(tasks), silent) as bar,
         closing(_outcomes(args, tasks, command)) as outcomes,
     ):
         bar.refresh()

@@ -10,6 +10,7 @@ from typing import Any
 from tel_edge.eval.care.answers.asked import Model, Speaker
 from tel_edge.eval.care.answers.cases import Case
 from tel_edge.eval.care.answers.records import Along, Record, line
+from tel_edge.runtime import progress
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.device import child
 from tel_edge.runtime.engines.likelihood import read_along
@@ -94,10 +95,7 @@ def records(one: Speaker, other: Speaker, task: Task) -> Iterator[Along]:
 
 def append(task: Task, opener: bundle.Opener = bundle.native) -> None:
     """Append the divergences of each dialogue of `task`, with both models in memory."""
-    from tqdm import tqdm
-
-    bar = tqdm(total=len(task.cases), desc=task.title, disable=task.quiet or None, leave=False,
-               unit="dialogue")  # fmt: skip
+    bar = progress.bar(task.title, "dialogue", len(task.cases), task.quiet)
     with (
         Speaker(task.reference, opener) as one,
         Speaker(task.other, opener) as other,

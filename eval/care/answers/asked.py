@@ -9,6 +9,7 @@ from pathlib import Path
 from tel_edge.eval.care.answers.cases import Case
 from tel_edge.eval.care.answers.measured import Table, measured
 from tel_edge.eval.care.answers.records import Record, line
+from tel_edge.runtime import progress
 from tel_edge.runtime.answerer import Answerer
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.bundles.manifest import BundleFile, Manifest
@@ -215,10 +216,7 @@ def append(task: Task, opener: bundle.Opener = bundle.native) -> int:
 
     Runs in a process of its own, so that memory is the engine's.
     """
-    from tqdm import tqdm
-
-    bar = tqdm(total=len(task.cases), desc=task.title, disable=task.quiet or None, leave=False,
-               unit="dialogue")  # fmt: skip
+    bar = progress.bar(task.title, "dialogue", len(task.cases), task.quiet)
     with (
         Speaker(task.model, opener) as speaker,
         named(task.out),

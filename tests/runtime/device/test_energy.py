@@ -180,12 +180,12 @@ def test_a_resumed_run_has_the_energy_of_all_its_runs(
     from tel_edge.train.callbacks import Watch
 
     zeus(monkeypatch, Monitor)
-    first = Watch(tmp_path, quiet=True)
+    first = Watch(tmp_path, "nano", quiet=True)
     assert first.spent()[1] == Energy(gpu=5.0)
     first.on_save(None, None, None)
     kept = first.spent()[1]
     assert kept == Energy(gpu=15.0), "what came after the checkpoint is this run's too"
-    second = Watch(tmp_path, quiet=True)
+    second = Watch(tmp_path, "nano", quiet=True)
     seconds, found = second.spent()
     assert found == Energy(gpu=15.0), "10 J at the checkpoint and 5 J since"
     assert seconds >= second.before
@@ -194,4 +194,4 @@ def test_a_resumed_run_has_the_energy_of_all_its_runs(
     zeus(monkeypatch, lambda: None)
     monkeypatch.setattr(energy, "_monitor", lambda: None)
     monkeypatch.setattr(energy, "_counters", lambda: Counters(fakes.bare(tmp_path), Nothing()))
-    assert Watch(tmp_path, quiet=True).spent()[1] == Energy()
+    assert Watch(tmp_path, "nano", quiet=True).spent()[1] == Energy()

@@ -1,0 +1,52 @@
+"""How far long work is: a bar on a terminal, and a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+# Seconds between two lines, and until the first: what ends sooner writes none.
+EVERY = 30.0
+LINE = "{desc}: {n_fmt} of {total_fmt} after {elapsed}, {remaining} left{postfix}"
+
+
+class _Lines:
+    """A file in which each drawing of a bar is a line of its own of stderr."""
+
+    def write(self, text: str) -> None:
+        # The rest is what moves a cursor about.
+        if text := text.strip():
+            print(text, file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def bar(title: str, unit: str, total: int | None, quiet: bool = False, **options: Any) -> Any:
+    """Return a tqdm on stderr; `options` are tqdm's own.
+
+    Nothing is shown if `quiet`, nor of work without an end (`total` is None) where no terminal is.
+    """
+    from tqdm import tqdm
+
+    lock_of_its_own()
+    shared = {"desc": title, "unit": unit, "total": total, "leave": False, **options}
+    if sys.stderr is not None and sys.stderr.isatty():
+        return tqdm(**shared, disable=quiet, file=sys.stderr)
+    off = quiet or total is None or sys.stderr is None
+    # Every update looks at the clock, so that no thread has to watch over it.
+    slow = {"mininterval": EVERY, "maxinterval": EVERY, "delay": EVERY, "miniters": 1}
+    return tqdm(**shared, **slow, disable=off, file=_Lines(), bar_format=LINE)
+
+
+def lock_of_its_own() -> None:
+    """Let all bars of this process, other libraries' too, share a lock of the process.
+
+    tqdm's is for several processes that write bars: a semaphore of the system, which a process that
+    is killed leaves and Python complains of on stderr.
+    """
+    from tqdm import tqdm
+
+    if not hasattr(tqdm, "_lock"):
+        tqdm.set_lock(threading.RLock())
