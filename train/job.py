@@ -20,7 +20,7 @@ from tel_edge.runtime.bundles.backbones import Backbone
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import checked, digest
 from tel_edge.runtime.questions import prompt
-from tel_edge.runtime.questions.categories import categories
+from tel_edge.runtime.questions.categories import SPOKEN, categories
 from tel_edge.runtime.questions.orders import unnumbered
 from tel_edge.runtime.questions.question import Question
 from tel_edge.train import recipes
@@ -173,6 +173,8 @@ def jobs(args: argparse.Namespace) -> list[TrainingJob]:
     """Return one job a category, or one for all, after reading and checking all they need."""
     backbone = backbones.find(args.backbone)
     chosen = chosen_recipe(args, "nano" if backbone.name == "tel-nano" else "paper")
+    if chosen.name in SPOKEN:
+        raise InputError(f"--recipe {chosen.name} is for dialogues; it goes with --category care")
     if args.stop_rate is not None:
         raise InputError("--stop-rate is for --category care: a question is answered by its label")
     say = partial(cli.say, args)

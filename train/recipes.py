@@ -81,6 +81,7 @@ def identity(recipe: Recipe) -> Mapping[str, Any]:
 BOUNDS = {
     "dropout": (0.0, 1.0, "a number from 0 to below 1"),
     "learning_rate": (sys.float_info.min, math.inf, "a number above 0"),
+    "orders": (1, 1001, "a number from 1 to 1,000"),
     "exchanged": (0.0, math.nextafter(1, 2), "a number from 0 to 1"),
     "told": (0.0, math.nextafter(1, 2), "a number from 0 to 1"),
 }

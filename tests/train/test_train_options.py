@@ -109,6 +109,8 @@ def test_a_job_of_before_keeps_its_digest(made: Path, tmp_path: Path) -> None:
         (["--orders", "2", "--exchanged", "1.5"], "--exchanged 1.5: a number from 0 to 1"),
         (["--orders", "2", "--told", "nan"], "--told nan"),
         (["--told", "0.5"], "--orders 2 or more"),
+        (["--orders", "1001"], "--orders 1001: a number from 1 to 1,000"),
+        (["--recipe", "care"], "--recipe care is for dialogues"),
         (["--learning-rate", "0"], "--learning-rate 0.0: a number above 0 is needed"),
         (["--watts", "0"], "--watts 0.0"),
         (["--watts", "inf"], "--watts inf"),

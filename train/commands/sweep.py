@@ -46,7 +46,8 @@ def work(args: argparse.Namespace, command: Sequence[str] = runners.TRAIN) -> di
     if args.dry_run:
         for run in runs:
             state = "reused" if run.name in known else "to run"
-            print(f"{run.name}  {state}  tel-train {shlex.join(run.argv)}")
+            there = ("--workspace", str(home / "runs" / run.name))
+            print(f"{run.name}  {state}  tel-train {shlex.join([*run.argv, *there])}")
         print(f"sweep: {len(runs)} runs, {len(known)} reused")
         return {"name": name, "runs": [{"run": r.name, "options": r.options} for r in runs]}
     if command is runners.TRAIN and args.ray is None and len(known) < len(runs):

@@ -121,7 +121,9 @@ def test_a_dry_run_prints_the_runs_and_writes_nothing(tel_sweep: Command, tmp_pa
     data = behave(tmp_path / "data")
     code, out, _ = tel_sweep("--grid", "rank=4,8", "--dry-run")
     assert code == 0
-    assert out.splitlines()[0].startswith("rank-4  to run  tel-train --backbone=tel-nano")
+    first = out.splitlines()[0]
+    assert first.startswith("rank-4  to run  tel-train --backbone=tel-nano")
+    assert first.endswith("/sweeps/grid/runs/rank-4"), "who types it gets the sweep's own adapter"
     assert out.splitlines()[-1] == "sweep: 2 runs, 0 reused"
     assert calls(data) == []
     assert not (tmp_path / "home").exists()
