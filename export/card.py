@@ -1,17 +1,12 @@
-"""The model card of a bundle: README.md with the front matter that the hub reads.
-
-Source of the fields: the hub's model card metadata (base_model, base_model_relation,
-library_name, license, pipeline_tag).
-"""
+"""The model card of a bundle: README.md with the front matter that the hub reads."""
 
 from __future__ import annotations
 
+from tel_edge.eval.folders.hub_card import front
 from tel_edge.runtime.bundles.backbones import BACKBONES
 from tel_edge.runtime.bundles.formats import FIRST
 from tel_edge.runtime.bundles.manifest import NOT_MEASURED, BundleFile, Manifest, total_bytes
 from tel_edge.runtime.questions.categories import CATEGORIES, SPOKEN
-
-NAME = "README.md"
 
 
 def render(made: Manifest) -> str:
@@ -23,17 +18,10 @@ def _front(made: Manifest) -> list[str]:
     row = BACKBONES.get(made.backbone.name)
     # A bundle that holds adapters is one of adapters to the hub, though backbones lie beside them.
     relation = "adapter" if _adapters(made) else "quantized"
-    lines = ["---"]
-    if row and row.hub:
-        lines += [f"base_model: {row.hub}", f"base_model_relation: {relation}"]
-    if made.backbone.licence != "unknown":
-        lines.append(f"license: {made.backbone.licence}")
+    licence = None if made.backbone.licence == "unknown" else made.backbone.licence
     there = made.formats() or (FIRST,)
-    lines += [f"library_name: {there[0]}", "pipeline_tag: text-generation", "language: en", "tags:"]
-    tags = ["telecom", "question-answering", "tel-edge", *there]
-    tags += ["lora"] if _adapters(made) else []
-    lines += [f"- {tag}" for tag in tags]
-    return [*lines, "---"]
+    tags = (*there, "lora") if _adapters(made) else there
+    return front(row.hub if row else "", relation, there[0], tags, licence)
 
 
 def _body(made: Manifest) -> list[str]:

@@ -80,9 +80,10 @@ def _pushed(out: Output, repository: str) -> str:
 
 
 def _card(out: Output) -> None:
+    from tel_edge.eval.folders import hub_card
     from tel_edge.export import card
 
-    path, text = out.folder / card.NAME, card.render(out.manifest)
+    path, text = out.folder / hub_card.NAME, card.render(out.manifest)
     # The same card is left alone, so a run that has nothing to do changes no file.
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)

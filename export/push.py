@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tel_edge.export import card
+from tel_edge.eval.folders import hub_card
 from tel_edge.runtime.bundles import bundle, manifest
 from tel_edge.runtime.bundles.manifest import Manifest
 from tel_edge.runtime.errors import InputError, WorkError
@@ -40,7 +40,7 @@ def push(folder: Path, made: Manifest, repository: str) -> str:
         done = api.upload_folder(
             repo_id=repository,
             folder_path=folder,
-            allow_patterns=[manifest.NAME, card.NAME, *(file.path for file in made.files)],
+            allow_patterns=[manifest.NAME, hub_card.NAME, *(file.path for file in made.files)],
             commit_message=f"tel-export: {made.backbone.name}, {len(made.files)} files",
         )
     except Exception as error:

@@ -133,7 +133,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     tokenizer = loading.tokenizer(folder)
     test = split(benchmark.read(args.dataset, of).questions, args.seed).test
     rows = []
-    for form in FORMS.values():
+    for form in map(FORMS.__getitem__, args.form or FORMS):
         cli.say(args, f"{form.name}: training")
         rows.append((form.name, counted(form, test, tokenizer), scored(args, form)))
     text = table(rows) + f"\n\n{args.backbone}, {len(test)} questions of {of.name}; {machine()}\n"
@@ -148,7 +148,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
 def table(rows: Sequence[tuple[str, Tokens, Mapping[str, Any]]]) -> str:
     """Return a line for each form."""
     names = ("tokens", "computed alone", f"in windows of {WINDOW}", "in order of all", "Pass@1")
-    lines = [*head("type", *names)]
+    lines = [*head("form", *names)]
     for name, tokens, score in rows:
         counts = (tokens.prompt, tokens.alone, tokens.windows, tokens.ordered)
         of = share(round(score["value"] * score["questions"]), score["questions"])
@@ -165,6 +165,9 @@ def parser() -> cli.Parser:
         *("backbone", "dataset", "seed"),
     )
     made.add_argument("--category", default="oranbench", metavar="NAME", help="(%(default)s)")
+    made.add_argument(
+        "--form", action="append", choices=FORMS, help="one of them; repeatable (all)"
+    )
     made.add_argument(
         "--train", type=shlex.split, metavar="OPTIONS", default=[], help="for tel-train, in quotes"
     )

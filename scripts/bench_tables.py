@@ -16,7 +16,7 @@ from tel_edge.runtime.errors import WorkError
 
 ROOT = Path(__file__).resolve().parents[1]
 # Headings of columns that hold words.
-WORDS = ("backbone", "type", "contender", "measure")
+WORDS = ("backbone", "type", "form", "contender", "measure")
 
 
 def common_options(made: cli.Parser, shared: str) -> None:

@@ -1,29 +1,19 @@
-"""The model card of an adapter's PEFT folder, in the place of PEFT's own, which has blanks alone.
-
-Source of the fields: the hub's model card metadata (base_model, base_model_relation, library_name,
-pipeline_tag).
-"""
+"""The model card of an adapter's PEFT folder, in place of PEFT's own, which has blanks alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from tel_edge.eval.folders.hub_card import front
 from tel_edge.runtime.bundles.backbones import Backbone
 from tel_edge.runtime.questions.categories import SPOKEN
-
-NAME = "README.md"
 
 
 def render(record: Mapping[str, Any], backbone: Backbone) -> str:
     """Return the card of a finished adapter, of what its `training.json` says."""
     name, of, rows = record["category"], record["config"], record["rows"]
     spoken, best = name in SPOKEN, record["best"]
-    front = ["---"]
-    if backbone.hub:
-        front += [f"base_model: {backbone.hub}", "base_model_relation: adapter"]
-    front += ["library_name: peft", "pipeline_tag: text-generation", "language: en", "tags:"]
-    front += [f"- {tag}" for tag in ("telecom", "question-answering", "tel-edge", "lora")]
     shown = {
         "trained on": f"{record['dataset']}, {rows['train']:,} of {rows['train_uncapped']:,} "
         f"{'dialogues' if spoken else 'questions'} of its train part, split "
@@ -44,7 +34,7 @@ def render(record: Mapping[str, Any], backbone: Backbone) -> str:
     )
     return "\n".join(
         [
-            *front, "---", "",
+            *front(backbone.hub, "adapter", "peft", ("lora",)), "",
             f"# {name} on {backbone.name}", "",
             f"A LoRA adapter of tel-edge for {backbone.name} ({backbone.licence}). {asked} "
             "It belongs to this very backbone; over another of the same size it answers wrongly. "

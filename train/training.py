@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tel_edge.eval.folders import checkpoint, contents
+from tel_edge.eval.folders import checkpoint, contents, hub_card
 from tel_edge.eval.from_gguf.source import opened
 from tel_edge.eval.from_gguf.weights import write as write_weights
 from tel_edge.runtime.bundles import backbones
@@ -118,7 +118,7 @@ def train(job: Job, out: Path, resume: bool, quiet: bool, fit: Fit | None = None
 
 def _place(made: Path, out: Path, record: dict[str, Any], backbone: Backbone) -> None:
     write_text(made / RECORD, json.dumps(record, indent=1) + "\n")
-    write_text(made / card.NAME, card.render(record, backbone))
+    write_text(made / hub_card.NAME, card.render(record, backbone))
     replace_folder(made, out)
 
 

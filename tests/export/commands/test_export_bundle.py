@@ -12,6 +12,7 @@ import export_models as models
 import pytest
 from conftest import ROOT
 
+from tel_edge.eval.folders import hub_card
 from tel_edge.export import card, push
 from tel_edge.export.commands import export
 from tel_edge.export.gate import gate
@@ -246,7 +247,7 @@ def test_check(made: Path, tmp_path: Path, capsys: Any) -> None:
 
 def test_the_card_has_front_matter_and_every_file(made: Path) -> None:
     yaml = pytest.importorskip("yaml")
-    text = (made / "bundle" / card.NAME).read_text()
+    text = (made / "bundle" / hub_card.NAME).read_text()
     front = yaml.safe_load(text.split("---")[1])
     assert front["library_name"] == "gguf"
     assert "telecom" in front["tags"]
