@@ -1,15 +1,19 @@
 """Messages to the text that a model is given: by its own chat template, or plainly.
 
 A chat template is a Jinja program that comes with the model, so it is run in a sandbox, with the
-settings and the names that transformers gives one (`transformers/utils/chat_template_utils.py`).
+settings and the names that transformers gives one (`transformers/utils/chat_template_utils.py`),
+but for the date: only a template that cannot do without is told it, so that the others show the
+same conversation in the same way on any day.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from tel_edge.runtime.engines.engine import Template
 from tel_edge.runtime.errors import InputError
@@ -59,8 +63,30 @@ def _program(text: str) -> Any:
     room = sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
-    room.globals |= {"raise_exception": refuse}
+    def json_of(value: object, **how: Any) -> str:
+        # Jinja's own escapes what HTML would read.
+        return json.dumps(value, **{"ensure_ascii": False, **how})
+
+    room.add_extension(_answers_marked())
+    room.filters["tojson"] = json_of
+    room.globals["raise_exception"] = refuse
+    if "strftime_now is defined" not in text:
+        room.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return room.from_string(text)
+
+
+def _answers_marked() -> Any:
+    """Return the tag by which some templates mark answers for a trainer; it shows what is in it."""
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        tags: ClassVar = {"generation"}
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    return Generation
 
 
 def plain(messages: Sequence[Message]) -> str:
