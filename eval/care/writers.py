@@ -13,7 +13,7 @@ from tel_edge.eval.care.dialogues import Source, Wanted
 from tel_edge.eval.references.client import Client
 from tel_edge.eval.references.endpoint import in_threads, text_of, used
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.files import digest
+from tel_edge.runtime.files import checked, digest
 from tel_edge.runtime.questions.conversation import Message
 
 SYSTEM = (
@@ -97,7 +97,10 @@ class Endpoint:
 
 
 class Model:
-    """A GGUF file on this machine, asked by its own chat template; `close` it."""
+    """A GGUF file on this machine, asked by its own chat template; `close` it.
+
+    What it wrote is its own by name and SHA-256: another file may have the same name.
+    """
 
     parallel = 1
 
@@ -112,19 +115,26 @@ class Model:
                 f"{file}: the model has no chat template; use an instruction-tuned one"
             )
         self.engine = engine
-        self.source = Source("gguf", file.name, digest.of_value([SYSTEM, ASK])[:16])
+        name = f"{file.name}@{checked.sha256(file)[:12]}"
+        self.source = Source("gguf", name, digest.of_value([SYSTEM, ASK])[:16])
 
     def write(self, wanted: Sequence[tuple[Wanted, int]]) -> Iterator[tuple[int, Any]]:
-        """Yield what the model writes, one after the other."""
-        from tel_edge.runtime.engines.engine import Sampling
+        """Yield what the model writes, as it ends: the engine writes several at a time."""
+        from tel_edge.runtime.engines.engine import Sampling, Unanswered
         from tel_edge.runtime.questions.conversation import templated
 
-        for at, (of, tries) in enumerate(wanted):
+        prompts = []
+        for of, tries in wanted:
             said = [Message("system", SYSTEM), Message("user", asked(of))]
             ids = self.engine.marked(templated(self.engine.template, said))
             how = Sampling(1, 0.9, MOST * of.turns, str(seed(of, tries)), goes_on=_sampled)
-            [(_, made)] = self.engine.generate([(ids, how)], None)
-            yield at, (parsed(made.texts[1]), len(ids), made.generated)
+            prompts.append((ids, how))
+        try:
+            for at, made in self.engine.generate(prompts, None):
+                yield at, (parsed(made.texts[1]), len(prompts[at][0]), made.generated)
+        except Unanswered as refused:
+            for at, reason in refused.reasons.items():
+                yield at, (str(reason), 0, 0)
 
     def close(self) -> None:
         """Free the model."""

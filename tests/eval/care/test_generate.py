@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +25,10 @@ pytest.importorskip("sacrebleu")
 from tel_edge.eval.care import templates
 from tel_edge.eval.care.scenarios import scenarios
 from tel_edge.eval.commands import generate
+from tel_edge.runtime.bundles import bundle
+from tel_edge.runtime.engines.engine import Generation, Sampling, Template, Unanswered
+from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.files import gguf_header
 
 Command = Callable[..., tuple[int, str, str]]
 BY_BRIEF = {one.brief: one for one in scenarios()}
@@ -271,3 +275,56 @@ def test_the_whole_set(tel_generate: Command, tmp_path: Path) -> None:
     assert sum(of["rows"] for of in made["files"].values()) > 31_000
     assert all(of["share"] <= 0.05 for of in made["panel"]["opening"].values())
     assert made["rejects"] == {}
+
+
+class Written:
+    """An engine that writes what it is asked for, the last first, and one prompt never."""
+
+    template = Template("{{ messages[-1].content }}", "", "")
+
+    def marked(self, text: str) -> list[int]:
+        return [*text.encode()]
+
+    def generate(
+        self, prompts: Sequence[tuple[Sequence[int], Sampling]], adapter: str | None
+    ) -> Iterator[tuple[int, Generation]]:
+        for at in reversed(range(1, len(prompts))):
+            ids, how = prompts[at]
+            one = BY_BRIEF[bytes(ids).decode().split("\n")[1]]
+            made = templates.write(one, "plain", "medium", 1, how.seed)
+            text = json.dumps({"messages": [asdict(message) for message in made]})
+            yield at, Generation(("", f"Here it is: {text}"), 50, 50, 50, 1.0)
+        raise Unanswered({0: InputError("too long")})
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_model_file_writes_several_at_a_time(
+    tel_generate: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    monkeypatch.setattr(gguf_header, "check", lambda _: None)
+    monkeypatch.setattr(bundle, "native", lambda file, *_: opened.append(file) or Written())
+    for content in ("one", "two"):
+        (tmp_path / content).mkdir()
+        (tmp_path / content / "model.gguf").write_text(content)
+
+    def write(content: str) -> tuple[set[str], set[str]]:
+        file = str(tmp_path / content / "model.gguf")
+        code, _, err = tel_generate("--limit", "12", "--each", "1", "--from", file)
+        assert (code, err) == (0, "warning: 1 of 12 could not be written: form 3\n")
+        rows = [
+            json.loads(line) for path in (tmp_path / "set").glob("*.jsonl")
+            if path.name != "written.jsonl" for line in path.open()
+        ]  # fmt: skip
+        assert all(row["facts"]["term"] in row["messages"][0]["content"] for row in rows)
+        assert len(rows) == 11
+        return {row["source"]["model"] for row in rows}, {row["id"] for row in rows}
+
+    [first], ids = write("one")
+    assert re.fullmatch(r"model\.gguf@[0-9a-f]{12}", first)
+    [second], _ = write("two")
+    assert second != first, "another file of the same name writes its own"
+    lines = (tmp_path / "set" / "written.jsonl").read_text().splitlines()
+    assert sum('"messages"' in one for one in lines) == 22
