@@ -20,8 +20,6 @@ from tel_edge.runtime.questions.stream import MOST_LINE
 from tel_edge.runtime.questions.talking import Reply, Talking, messages, reply
 from tel_edge.runtime.records import line
 
-# Tokens of an answer that nobody gave a bound.
-MOST = 512
 # What is for questions only, and what it is where nobody says otherwise.
 FOR_QUESTIONS: dict[str, Any] = {
     "choice": [], "labels": None, "protocol": "letters", "orders": 1, "k": 4, "threshold": None
@@ -54,7 +52,7 @@ def work(
 ) -> dict[str, Any]:
     """Answer all conversations of `rows`, JSONL; None is a person at the terminal."""
     how = Talking(
-        args.max_tokens or MOST, args.temperature or 0.0, args.seed, tuple(args.stop), args.guard
+        args.max_tokens or Talking.most, args.temperature or 0.0, args.seed, tuple(args.stop), args.guard
     )
     adapter = next(iter(answerer.spoken), None)
     engine: Any = answerer.engine
