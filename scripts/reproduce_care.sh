@@ -61,10 +61,16 @@ for backbone in "${backbones[@]}"; do
   run "$backbone ($(licence "$backbone")): sixteen runs" "$(train_hours "$backbone")" \
     $bin/tel-sweep "${there[@]}" --category care --dataset "$dataset" --name "care-$backbone" \
     "${sweep[@]}"
+  made=
   # Of a dry run on a new machine there are no runs to name yet.
   for run in "$home/sweeps/care-$backbone/runs"/*; do
-    own=(--workspace "$run" --backbone "$backbone")
+    own=(--workspace "$run" --backbone "$backbone") bundle=$run/bundles/$backbone
+    if [ -n "$made" ] && [ -z "$dry" ] && [ ! -e "$bundle" ]; then
+      # The backbone's file is the same in all: it is linked, and tel-export makes the adapter alone.
+      mkdir -p "$bundle" && cp -rl "$made"/* "$bundle"
+    fi
     run "$backbone: bundle of ${run##*/}" 0.1 $bin/tel-export "${own[@]}" --adapter care --quant Q8_0
+    made=$bundle
     run "$backbone: its answers" 0.1 $bin/tel-eval "${own[@]}" --category care \
       --dataset "$dataset" --no-bare "${evaluate[@]}"
   done

@@ -66,8 +66,8 @@ def child(task: Task) -> dict[str, Any]:
         r=RANK, lora_alpha=ALPHA, target_modules=list(PROJECTIONS), task_type="CAUSAL_LM"
     )
     peft, batches = get_peft_model(model, lora), []
-    if ours and not cuda and bf16_is_fast():
-        fuse(peft)
+    if ours and not cuda:
+        fuse(peft, torch.bfloat16 if bf16_is_fast() else torch.float32)
 
     def batched(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         lengths = [len(row["input_ids"]) for row in rows]

@@ -1,9 +1,9 @@
-"""A LoRA layer's forward and backward pass in as few operations as it takes, in bfloat16.
+"""A LoRA layer's forward and backward pass in as few operations as it takes.
 
-PEFT's layer under autocast casts the frozen weights again for every part of a step, computes the
-adapter's two products in copies of their own, and keeps the input in float32 and in bfloat16. Of a
-small model's step on a CPU that is more than the products themselves: measured in
-docs/training.md.
+PEFT's layer computes the adapter's two products in copies of their own and adds them up; under
+autocast it casts the frozen weights again for every part of a step, too, and keeps the input in
+float32 and in bfloat16. Of a small model's step on a CPU that is more than the products themselves:
+measured in docs/training.md.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from peft.tuners.lora import Linear
 class LoraProduct(torch.autograd.Function):
     """y = x W' + x (s A)' B', with gradients for x, A and B.
 
-    x [.., in] in any precision, W [out, in] in bfloat16 and frozen, A [rank, in] and B [out, rank]
-    in float32; y [.., out] in bfloat16, which is what a product under autocast gives.
+    x [.., in] in any precision, W [out, in] in the one that is computed in, and frozen; A [rank,
+    in] and B [out, rank] in float32; y [.., out] has the precision of W.
     """
 
     @staticmethod
@@ -32,36 +32,35 @@ class LoraProduct(torch.autograd.Function):
         scale: float,
     ) -> torch.Tensor:
         """Return y."""
-        rows = x.to(torch.bfloat16).flatten(0, -2)
-        down, up = (a * scale).to(torch.bfloat16), b.to(torch.bfloat16)
+        rows = x.to(weight.dtype).flatten(0, -2)
+        down, up = (a * scale).to(weight.dtype), b.to(weight.dtype)
         inner = rows @ down.t()
         ctx.save_for_backward(rows, inner, weight, down, up)
         ctx.scale, ctx.shape, ctx.dtype = scale, x.shape, x.dtype
-        return torch.addmm(rows @ weight.t(), inner, up.t()).view(*x.shape[:-1], -1)
+        return (rows @ weight.t()).addmm_(inner, up.t()).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, given: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Return the gradients of x, A and B."""
         rows, inner, weight, down, up = ctx.saved_tensors
-        given = given.to(torch.bfloat16).flatten(0, -2)
+        given = given.to(weight.dtype).flatten(0, -2)
         through = given @ up
         of_x = None
         if ctx.needs_input_grad[0]:
-            made = torch.addmm(given @ weight, through, down)
-            of_x = made.view(ctx.shape).to(ctx.dtype)
+            of_x = (given @ weight).addmm_(through, down).view(ctx.shape).to(ctx.dtype)
         of_a = (through.t() @ rows).float() * ctx.scale
         return of_x, None, of_a, (given.t() @ inner).float(), None
 
 
-def fuse(peft: torch.nn.Module) -> int:
-    """Let the plain LoRA layers of `peft` compute this way; return how many they are.
+def fuse(peft: torch.nn.Module, dtype: torch.dtype) -> int:
+    """Let the plain LoRA layers of `peft` compute this way, in `dtype`; return how many they are.
 
-    Their frozen weights become bfloat16 for good. Layers with dropout, whose two products have
+    Their frozen weights get this precision for good. Layers with dropout, whose two products have
     different inputs, stay as they are. What is saved of the adapter is the same.
     """
     layers = [layer for layer in peft.modules() if isinstance(layer, Linear) and _plain(layer)]
     for layer in layers:
-        layer.base_layer.weight.data = layer.base_layer.weight.data.to(torch.bfloat16)
+        layer.base_layer.weight.data = layer.base_layer.weight.data.to(dtype)
         layer.forward = partial(_forward, layer)
     return len(layers)
 

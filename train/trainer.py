@@ -216,8 +216,8 @@ def trained(
             task_type="CAUSAL_LM",
         ),
     )
-    if bf16_is_fast() and not torch.cuda.is_available():
-        fuse(peft)
+    if not torch.cuda.is_available():
+        fuse(peft, torch.bfloat16 if bf16_is_fast() else torch.float32)
     quiet = quiet or not processes().is_main_process
     watch = Watch(work, job.name, quiet)
     gives_way = GivesWay(lambda text: None if quiet else watch.bar.write(text, file=sys.stderr))

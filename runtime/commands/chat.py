@@ -52,7 +52,11 @@ def work(
 ) -> dict[str, Any]:
     """Answer all conversations of `rows`, JSONL; None is a person at the terminal."""
     how = Talking(
-        args.max_tokens or Talking.most, args.temperature or 0.0, args.seed, tuple(args.stop), args.guard
+        args.max_tokens or Talking.most,
+        args.temperature or 0.0,
+        args.seed,
+        tuple(args.stop),
+        args.guard,
     )
     adapter = next(iter(answerer.spoken), None)
     engine: Any = answerer.engine

@@ -10,6 +10,9 @@ import os
 import sys
 from pathlib import Path
 
+from tel_edge.runtime.device import facts
+from tel_edge.runtime.device.system import System
+
 # M_TRIM_THRESHOLD and M_TOP_PAD in bytes, M_MMAP_MAX in blocks.
 KEPT = {-1: 2_000_000_000, -2: 256_000_000, -4: 0}
 # Resident bytes above which `give_back` gives.
@@ -32,13 +35,16 @@ def keep() -> None:
 
 
 def give_back() -> None:
-    """Give free memory back to the system if much is held."""
+    """Give free memory back to the system if much is held, and more than others have left."""
     counts = Path("/proc/self/statm")
     if not counts.exists():
         return
     resident = int(counts.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if resident <= HELD:
+        return
+    free = facts.memory(System()).free
     trim = _function("malloc_trim")
-    if resident > HELD and trim is not None:
+    if trim is not None and (free is None or free < resident):
         trim(0)
 
 

@@ -63,6 +63,7 @@ def _program(text: str) -> Any:
     room = sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
+
     def json_of(value: object, **how: Any) -> str:
         # Jinja's own escapes what HTML would read.
         return json.dumps(value, **{"ensure_ascii": False, **how})

@@ -29,29 +29,33 @@ def adapted(folder: Path, **of: Any) -> Any:
     return made
 
 
-def passed(model: Any) -> tuple[Any, dict[str, Any]]:
-    """Return logits and the adapter's gradients of one pass under autocast."""
-    with torch.autocast("cpu", torch.bfloat16):
+def passed(model: Any, dtype: Any) -> tuple[Any, dict[str, Any]]:
+    """Return logits and the adapter's gradients of one pass, under autocast if in bfloat16."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         logits = model(input_ids=IDS).logits.float()
     torch.logsumexp(logits[:, -1], -1).sum().backward()
     return logits, {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_results_and_gradients_are_those_of_peft(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.bfloat16, 0.03), (torch.float32, 1e-5)], ids=["bf16", "f32"]
+)
+def test_results_and_gradients_are_those_of_peft(
+    tmp_path: Path, kind: str, dtype: Any, tolerance: float
+) -> None:
     base = models.backbone(tmp_path, kind, dtype=torch.float32, num_hidden_layers=2)
     plain, fused = adapted(base), adapted(base)
-    assert fuse(fused) == 6
-    assert fused.base_model.model.model.layers[0].self_attn.q_proj.base_layer.weight.dtype == (
-        torch.bfloat16
-    )
-    wanted, at_once = passed(plain)
-    found, own = passed(fused)
-    assert torch.allclose(found, wanted, rtol=0.03, atol=0.03)
+    assert fuse(fused, dtype) == 6
+    layer = fused.base_model.model.model.layers[0].self_attn.q_proj
+    assert layer.base_layer.weight.dtype == dtype
+    wanted, at_once = passed(plain, dtype)
+    found, own = passed(fused, dtype)
+    assert torch.allclose(found, wanted, rtol=tolerance, atol=tolerance)
     for name, gradient in at_once.items():
         assert own[name].dtype == torch.float32
         off = (own[name] - gradient).norm() / gradient.norm()
-        assert off < 0.03, (name, float(off))
+        assert off < tolerance, (name, float(off))
     saved = {n: p.detach() for n, p in fused.named_parameters() if p.requires_grad}
     for name, weight in plain.named_parameters():
         assert name not in saved or torch.equal(saved[name], weight)
@@ -61,7 +65,7 @@ def test_without_autocast_the_precision_around_it_is_kept(tmp_path: Path) -> Non
     base = models.backbone(tmp_path, "llama", dtype=torch.float32, num_hidden_layers=1)
     model = adapted(base).eval()
     wanted = model(input_ids=IDS).logits
-    fuse(model)
+    fuse(model, torch.bfloat16)
     found = model(input_ids=IDS).logits
     assert found.dtype == torch.float32
     assert torch.allclose(found, wanted, rtol=0.03, atol=0.03)
@@ -69,4 +73,4 @@ def test_without_autocast_the_precision_around_it_is_kept(tmp_path: Path) -> Non
 
 def test_layers_with_dropout_stay_pefts(tmp_path: Path) -> None:
     base = models.backbone(tmp_path, "llama", dtype=torch.float32, num_hidden_layers=1)
-    assert fuse(adapted(base, lora_dropout=0.1)) == 0
+    assert fuse(adapted(base, lora_dropout=0.1), torch.float32) == 0

@@ -322,7 +322,7 @@ def test_a_model_file_writes_several_at_a_time(
         assert len(rows) == 11
         return {row["source"]["model"] for row in rows}, {row["id"] for row in rows}
 
-    [first], ids = write("one")
+    [first], _ = write("one")
     assert re.fullmatch(r"model\.gguf@[0-9a-f]{12}", first)
     [second], _ = write("two")
     assert second != first, "another file of the same name writes its own"

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tel_edge.runtime.device import heap
+from tel_edge.runtime.device import facts, heap
 
 LINUX = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="glibc's allocator")
 # Pages that are new to the process while it makes and frees blocks of 64 MB, after the first.
@@ -45,10 +45,17 @@ def test_large_blocks_are_kept_for_the_next() -> None:
     assert faults("heap.keep()", MALLOC_MMAP_THRESHOLD_="131072") > 50_000
 
 
-def test_free_memory_goes_back_only_where_much_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("held", "free", "given"),
+    [(1 << 40, 0, []), (0, 1 << 40, []), (0, 1, [0]), (0, None, [0])],
+    ids=["little held", "others have more", "others have less", "nobody knows"],
+)
+def test_free_memory_goes_back_where_much_is_held_and_others_have_less(
+    monkeypatch: pytest.MonkeyPatch, held: int, free: int | None, given: list[int]
+) -> None:
     called: list[int] = []
     monkeypatch.setattr(heap, "_function", lambda _: called.append)
+    monkeypatch.setattr(heap, "HELD", held)
+    monkeypatch.setattr(heap.facts, "memory", lambda _: facts.Room(None, free, None, None))
     heap.give_back()
-    monkeypatch.setattr(heap, "HELD", 0)
-    heap.give_back()
-    assert called == ([0] if os.path.exists("/proc/self/statm") else [])
+    assert called == (given if os.path.exists("/proc/self/statm") else [])
