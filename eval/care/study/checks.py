@@ -19,6 +19,9 @@ COPIES = 0.9
 ALARM = 0.01
 # Verdicts that nobody could read, answers cut at the limit, the same answers of two systems.
 UNREAD, CUT, SAME = 0.05, 0.1, 0.9
+# The share of all answers from which on judges compared beginnings. One system that never ends is
+# told apart, and has its place.
+ALL_CUT = 0.5
 # Scenarios below which intervals over them are not to be believed.
 SCENARIOS = 30
 
@@ -99,6 +102,11 @@ def of_answers(
                     f"{one} and {other} give the same text to {same} of {len(both)} prompts: "
                     "is one adapter used twice?",
                 )
+    every = [of for name in systems for prompt in prompts if (of := answers.get((name, prompt)))]
+    halves = sum(not all(of.ended) for of in every)
+    if halves > ALL_CUT * len(every):
+        text = f"{halves:,} of all {len(every):,} answers were cut at the limit: beginnings"
+        yield StudyFinding("cut", "", f"{text} were compared, no answers", grave=True)
     for name in systems:
         own = [of for prompt in prompts if (of := answers.get((name, prompt)))]
         cut = sum(not all(of.ended) for of in own)

@@ -166,7 +166,9 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
         ),
     )
     broken = [
-        one.text for one in findings if one.grave and (one.about in panel or one.kind == "training")
+        one.text
+        for one in findings
+        if one.grave and (one.about in panel or one.kind in ("training", "cut"))
     ]
     who = WHO[kinds[panel[0]]]
     cells, cells_of = _cells(study, kept, top, whole[PANEL])

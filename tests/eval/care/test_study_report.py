@@ -305,9 +305,27 @@ def test_answers_that_are_the_same_or_cut_are_found() -> None:
     }
     of = [*checks.of_answers(("a", "b", "cut"), prompts, given)]
     assert [(one.kind, one.about) for one in of] == [("same", "a, b"), ("cut", "cut")]
+    assert not any(one.grave for one in of)
+    [_, every, *_] = checks.of_answers(
+        ("a", "b", "cut"), prompts,
+        {at: replace(one, ended=(at[0] == "a",)) for at, one in given.items()},
+    )  # fmt: skip
+    assert (every.about, every.grave) == ("", True)
+    assert every.text.startswith("20 of all 30 answers were cut at the limit")
     del given["a", "p3"]
     of = [*checks.of_answers(("a",), prompts, given)]
     assert [one.text for one in of] == ["a has no answer to 1 of 10 prompts"]
+
+
+def test_of_answers_that_were_mostly_cut_nothing_is_told(tmp_path: Path) -> None:
+    workspace = home(tmp_path)
+    file = workspace.root / "studies" / "care"
+    assert collected(workspace).verdict.kind != "cannot be told"
+    cut = [replace(one, ended=(False,)) for one in studies.read_answers(file).values()]
+    studies.write_lines(file / studies.ANSWERS, cut)
+    verdict = collected(workspace).verdict
+    assert verdict.kind == "cannot be told"
+    assert "were cut at the limit" in verdict.headline
 
 
 def test_few_prompts_are_told(tmp_path: Path) -> None:
