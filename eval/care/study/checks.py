@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tel_edge.eval.care.judges.studies import Answer
+from tel_edge.eval.care.judges.verdicts import PairVerdict
 from tel_edge.eval.care.study.audit import Audit
 from tel_edge.eval.care.study.strength import Fit, Standing
 from tel_edge.eval.statistics import holm
@@ -119,6 +120,20 @@ def of_answers(
         if len(own) < len(prompts):
             text = f"{name} has no answer to {len(prompts) - len(own)} of {len(prompts)} prompts"
             yield StudyFinding("cut", name, text)
+
+
+def of_verdicts(
+    pairs: Sequence[PairVerdict], answers: Mapping[tuple[str, str], Answer]
+) -> Iterator[StudyFinding]:
+    """Yield that verdicts are of other texts than the study's answers are, by their lengths."""
+    other = sum(
+        one.words != tuple(of.words if (of := answers.get((name, one.prompt))) else None
+                           for name in (one.first, one.second))
+        for one in pairs
+    )  # fmt: skip
+    if other:
+        text = f"{other:,} of {len(pairs):,} verdicts are of answers that have changed since"
+        yield StudyFinding("changed", "", f"{text}; run tel-judge again", grave=True)
 
 
 def of_data(scenarios: Mapping[str, str], trained: frozenset[str] | None) -> Iterator[StudyFinding]:

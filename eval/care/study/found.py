@@ -160,6 +160,7 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
     findings = (
         *checks.of_judges(audits),
         *checks.of_answers(names, study.prompts, answers),
+        *checks.of_verdicts(pairs, answers),
         *checks.of_data({one.id: one.scenario for one in prompts.values()}, _trained(home)),
         *checks.of_size(
             fits[PANEL], top, sum(one.half for one in tallies.values()), len(whole[PANEL].won)
@@ -168,7 +169,7 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
     broken = [
         one.text
         for one in findings
-        if one.grave and (one.about in panel or one.kind in ("training", "cut"))
+        if one.grave and (one.about in panel or one.kind in ("training", "cut", "changed"))
     ]
     who = WHO[kinds[panel[0]]]
     cells, cells_of = _cells(study, kept, top, whole[PANEL])

@@ -321,11 +321,26 @@ def test_of_answers_that_were_mostly_cut_nothing_is_told(tmp_path: Path) -> None
     workspace = home(tmp_path)
     file = workspace.root / "studies" / "care"
     assert collected(workspace).verdict.kind != "cannot be told"
-    cut = [replace(one, ended=(False,)) for one in studies.read_answers(file).values()]
+    answers = [*studies.read_answers(file).values()]
+    cut = [replace(one, ended=(False,)) for one in answers]
     studies.write_lines(file / studies.ANSWERS, cut)
     verdict = collected(workspace).verdict
     assert verdict.kind == "cannot be told"
     assert "were cut at the limit" in verdict.headline
+
+
+def test_verdicts_on_texts_that_have_changed_since_are_found(tmp_path: Path) -> None:
+    workspace = home(tmp_path)
+    file = workspace.root / "studies" / "care"
+    answers = [*studies.read_answers(file).values()]
+    assert "changed" not in kinds(collected(workspace))
+    changed = [replace(answers[0], texts=("One word more than it had", *answers[0].texts))]
+    studies.write_lines(file / studies.ANSWERS, [*changed, *answers[1:]])
+    of = collected(workspace)
+    assert of.verdict.kind == "cannot be told"
+    [one] = [one for one in of.findings if one.kind == "changed"]
+    assert "verdicts are of answers that have changed since" in one.text
+    assert int(one.text.split()[0]) < len(of.pairs) / 10
 
 
 def test_few_prompts_are_told(tmp_path: Path) -> None:
