@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tel_edge.eval import documents
-from tel_edge.eval.care.answers import records, tables
+from tel_edge.eval.care.answers import cases, records, tables
 from tel_edge.eval.care.answers.cases import Case
 from tel_edge.eval.care.answers.records import Record, grouped, shared
 from tel_edge.eval.care.judges import studies
@@ -156,12 +157,13 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
     scores = {name: [one.score.value for one in of] for name, of in standings.items()}
     ranks = losses.against(own, scores)
     home = _home(study, workspace, dataset)
+    trained = _trained(home) if home else None
     top = standings.get(PANEL, ())
     findings = (
         *checks.of_judges(audits),
         *checks.of_answers(names, study.prompts, answers),
         *checks.of_verdicts(pairs, answers),
-        *checks.of_data({one.id: one.scenario for one in prompts.values()}, _trained(home)),
+        *checks.of_data({one.id: one.scenario for one in prompts.values()}, trained),
         *checks.of_size(
             fits[PANEL], top, sum(one.half for one in tallies.values()), len(whole[PANEL].won)
         ),
@@ -192,7 +194,7 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
         ),
         cells=cells,
         cells_of=cells_of,
-        data=_json(home / "files.json"),
+        data=_json(home / "files.json") if home else None,
         measured=_measured(workspace, study.backbone),
         prompts=prompts,
         answers=answers,
@@ -292,10 +294,20 @@ def _cells(
     return cells, what
 
 
-def _home(study: Study, workspace: Workspace, given: Path | None) -> Path:
-    """Return the data set's folder: the one given, or one of its name, here or in the workspace."""
-    own = (Path(study.dataset), workspace.root / study.dataset)
-    return given or next((one for one in own if (one / "train.jsonl").is_file()), own[0])
+def _home(study: Study, workspace: Workspace, given: Path | None) -> Path | None:
+    """Return the data set's folder: the one given, or one of its name, here or in the workspace.
+
+    Raises `InputError` for a given one that is not what was judged; others are passed by.
+    """
+    if given:
+        if not _same(given, study):
+            raise InputError(f"--dataset {given}: another data set than the one that was judged")
+        return given
+    for one in (Path(study.dataset), workspace.root / study.dataset):
+        with suppress(InputError):
+            if (one / "train.jsonl").is_file() and _same(one, study):
+                return one
+    return None
 
 
 def _trained(folder: Path) -> frozenset[str] | None:
@@ -304,6 +316,12 @@ def _trained(folder: Path) -> frozenset[str] | None:
     if not file.is_file():
         return None
     return frozenset(str(row.get("scenario")) for _, row in jsonl.read(file, dict))
+
+
+def _same(folder: Path, study: Study) -> bool:
+    """Return whether a data set is the one that was judged, as far as its part is there."""
+    there = (folder / f"{study.part}.jsonl").is_file()
+    return not there or cases.read(folder, study.part).digest == study.split
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ import made_study as made
 
 from tel_edge.eval import documents
 from tel_edge.eval.care.answers.against import Against
+from tel_edge.eval.care.answers.measured import FACTS
 from tel_edge.eval.care.judges import studies
 from tel_edge.eval.care.judges.studies import Answer
 from tel_edge.eval.care.judges.verdicts import Judge, PairVerdict
@@ -30,6 +31,7 @@ from tel_edge.eval.care.study.losses import AGREE, DISAGREE, UNTOLD
 from tel_edge.eval.commands import report
 from tel_edge.eval.statistics import Mean, Share
 from tel_edge.runtime import cli
+from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.workspace import Workspace
 
 Run = Callable[..., tuple[int, str, str]]
@@ -244,6 +246,28 @@ def test_a_sound_study_has_no_finding_but_that_nobody_saw_the_data(
     assert kinds(collected(usual)) == {"training"}
     (tmp_path / "train.jsonl").write_text('{"scenario": "another.outage.home"}\n')
     assert kinds(collected(usual, tmp_path)) == set()
+
+
+def test_a_data_set_that_was_not_judged_tells_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = home(tmp_path / "home")
+    study = workspace.root / "studies" / "care"
+    data = tmp_path / studies.read_study(study).dataset
+    data.mkdir()
+    row = {
+        "id": "x", "scenario": "term-0.coverage.home",
+        "facts": dict.fromkeys((*FACTS, "term"), "a fact"),
+        "messages": [{"role": who, "content": "a text"} for who in ("user", "assistant")],
+    }  # fmt: skip
+    for part in ("train", "test"):
+        (data / f"{part}.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match="another data set than the one that was judged"):
+        collected(workspace, data)
+    monkeypatch.chdir(tmp_path)
+    of = collected(workspace)
+    assert [one.text.split(",")[0] for one in of.findings] == ["the data set is not here"]
+    assert of.data is None
 
 
 def test_a_prompt_that_was_trained_on_makes_all_of_it_worthless(
