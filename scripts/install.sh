@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 extras=${1:-llama,train,export,report}
 python=${PYTHON:-python3}
 stamp=.venv/.installed-$extras
-engine=$(sed -n 's/^llama = \["\(.*\)"\]$/\1/p' pyproject.toml)
+engine=$(sed -n 's/^llama = \["\([^"]*\)".*/\1/p' pyproject.toml)
 torch=$(sed -n 's/^train = \["\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
 if [ -e "$stamp" ] && [ ! pyproject.toml -nt "$stamp" ]; then exit 0; fi

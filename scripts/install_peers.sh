@@ -10,7 +10,7 @@ dir=${1:?"usage: scripts/install_peers.sh DIR [NAME...]"}
 shift
 [ $# -gt 0 ] || set -- llama.cpp openvino ort-genai ctranslate2
 python=${PYTHON:-python3}
-engine=$(sed -n 's/^llama = \["\(.*\)"\]$/\1/p' pyproject.toml)
+engine=$(sed -n 's/^llama = \["\([^"]*\)".*/\1/p' pyproject.toml)
 torch=$(sed -n 's/^train = \["\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
