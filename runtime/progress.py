@@ -8,7 +8,9 @@ from typing import Any
 
 # Seconds between two lines, and until the first: what ends sooner writes none.
 EVERY = 30.0
-LINE = "{desc}: {n_fmt} of {total_fmt} after {elapsed}, {remaining} left{postfix}"
+LINE = "{desc}: {n_fmt} of {total_fmt} after {elapsed}{left}{postfix}"
+# The share that has to be done before anybody is told how long the rest will take.
+KNOWN = 0.1
 
 
 class _Lines:
@@ -36,8 +38,18 @@ def bar(title: str, unit: str, total: int | None, quiet: bool = False, **options
         return tqdm(**shared, disable=quiet, file=sys.stderr)
     off = quiet or total is None or sys.stderr is None
     # Every update looks at the clock, so that no thread has to watch over it.
-    slow = {"mininterval": EVERY, "maxinterval": EVERY, "delay": EVERY, "miniters": 1}
-    return tqdm(**shared, **slow, disable=off, file=_Lines(), bar_format=LINE)
+    slow = {"mininterval": EVERY, "maxinterval": EVERY, "delay": EVERY, "miniters": 0}
+
+    class Log(tqdm):  # type: ignore[misc]
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            made: dict[str, Any] = super().format_dict
+            own, rest = made["n"] - made["initial"], made["total"] - made["n"]
+            known = own > 0 and made["n"] >= KNOWN * made["total"]
+            left = tqdm.format_interval(made["elapsed"] * rest / own) if known else ""
+            return made | {"left": left and f", {left} left"}
+
+    return Log(**shared, **slow, disable=off, file=_Lines(), bar_format=LINE)
 
 
 def lock_of_its_own() -> None:

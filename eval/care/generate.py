@@ -47,11 +47,13 @@ def written(
 ) -> list[Dialogue]:
     """Return the dialogues that pass the gates, in the order of `wanted`; what is there is reused.
 
-    `keys` are theirs in the journal. Each is asked for at most `TRIES` times. Raises `WorkError`
-    where the cost has reached its limit; what was written is kept.
+    `keys` are theirs in the journal. Each is asked for at most `TRIES` times; `step` is told how
+    many were written, 0 for a try that was refused. Raises `WorkError` where the cost has reached
+    its limit; what was written is kept.
     """
     judged = gates.gate([one.scenario.fix for one in wanted])
-    step(sum(name in journal.taken for name in keys))
+    if there := sum(name in journal.taken for name in keys):
+        step(there)
     for tries in range(TRIES):
         todo = [
             at
@@ -90,7 +92,7 @@ def _block(
             row |= {"gate": fault.gate, "why": fault.text, "text": text[:2000]}
         else:
             row |= {"messages": [asdict(message) for message in made]}
-            step(1)
+        step(int("messages" in row))
         rows.append(row)
         # What costs time or money is kept one by one.
         if writer.source.kind != "template":

@@ -132,7 +132,11 @@ def _table(file: Path | None, own: str, fields: Sequence[str]) -> list[dict[str,
     try:
         with source.open(encoding="utf-8-sig", newline="") as lines:
             rows = [*csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise InputError(f"{source}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{source}: not UTF-8; save it as UTF-8") from None
+    except csv.Error as error:
         raise InputError(f"{source}: {error}") from None
     if not rows or tuple(rows[0]) != tuple(fields):
         raise InputError(f"{source}: line 1: {' '.join(fields)} with tabs between is needed")

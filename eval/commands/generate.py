@@ -6,7 +6,7 @@ import argparse
 import random
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -39,11 +39,12 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     folder = args.out or cli.workspace(args).root / "care"
     prices = Prices(args.price[0], args.price[1], args.limit_cost)
     say = partial(cli.say, args)
+    _check_own(folder)
     with lock.held(folder, args.wait, say, inside=True), _writer(args) as writer:
         journal = Journal(folder)
         keys = [key(one, writer.source) for one in wanted]
         with progress.bar("tel-generate", "dialogue", len(wanted), args.quiet) as bar:
-            made = written(wanted, keys, writer, journal, prices, bar.update)
+            made = written(wanted, keys, writer, journal, prices, _stepping(bar))
         refused = rejects(keys, journal)
         why = ", ".join(f"{gate} {count}" for gate, count in refused.items())
         if not made:
@@ -67,6 +68,32 @@ def work(args: argparse.Namespace) -> dict[str, Any]:
     print(f"near-duplicates left out: {left['within']} in scenarios, {left['across']} across parts")
     print(f"data set: {folder} ({rows})")
     return {"folder": str(folder), **document}
+
+
+def _stepping(bar: Any) -> Callable[[int], None]:
+    """Return what moves a bar on by what was written, and says how many tries were refused."""
+    refused = 0
+
+    def step(count: int) -> None:
+        nonlocal refused
+        if not count:
+            refused += 1
+            bar.set_postfix_str(f"{refused:,} tries refused", refresh=False)
+        bar.update(count)
+
+    return step
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a folder with a data set in it that this command did not write."""
+    from tel_edge.eval.care import journal
+
+    names = [*(f"{part}.jsonl" for part in ("train", "validation", "test", "unseen")), "README.md"]
+    other = next((name for name in names if (folder / name).exists()), None)
+    if other and not any((folder / name).exists() for name in (journal.NAME, "files.json")):
+        raise InputError(
+            f"{folder}: {other} is there, and no tel-generate wrote it; name another --out"
+        )
 
 
 def _some(every: Sequence[Any], limit: int | None, seed: int) -> Sequence[Any]:

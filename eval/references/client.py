@@ -114,7 +114,7 @@ class Client:
             if attempt + 1 < self.attempts:
                 time.sleep(min(LONGEST_PAUSE, max(failure.pause, self.pause * 2**attempt)))
         raise WorkError(
-            f"{self.base}{path}: {failure} ({self.attempts} attempts); what was scored is kept, "
+            f"{self.base}{path}: {failure} ({self.attempts} attempts); what was done is kept, "
             "run the same command to go on"
         )
 

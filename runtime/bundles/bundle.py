@@ -54,7 +54,9 @@ def backbone_file(
         quants = made.quants(format=name)
         if quants and (file := made.find("backbone", quant or quants[-1], format=name)):
             return file
-    listed = " ".join(quant for name in there for quant in made.quants(format=name)) or "none"
+    several = len(there) > 1
+    own = (" ".join((*made.quants(format=name), *([f"as {name}"] * several))) for name in there)
+    listed = ", ".join(own) or "none"
     row = FORMATS[format or formats.FIRST]
     options = f"{formats.option(row.name)} --quant {quant or row.quant}"
     raise InputError(

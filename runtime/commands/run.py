@@ -140,6 +140,7 @@ def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, An
     if args.adapter_file and not args.backbone_file:
         raise InputError("--adapter-file needs --backbone-file; a bundle brings its own adapters")
     if args.chat:
+        _check_there(args, '{"messages": [{"role": "user", "content": "..."}]}')
         if not args.questions and sys.stdin is not None and sys.stdin.isatty():
             rows = None
         else:
@@ -153,11 +154,7 @@ def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, An
     if args.choice and labels:
         raise InputError("both --labels and --choice; give one")
     asked = args.questions and not _file(args)
-    if asked and args.questions[0].endswith(".jsonl"):
-        raise InputError(
-            f"{args.questions[0]}: no such file; its lines would be as "
-            '{"question": "...", "choices": ["...", "..."], "category": "oranbench"}'
-        )
+    _check_there(args, '{"question": "...", "choices": ["...", "..."], "category": "oranbench"}')
     if asked and not (default and default.labels) and not (args.choice or labels):
         raise InputError(
             "questions given as arguments need their answers: --choice TEXT, twice or more"
@@ -233,6 +230,12 @@ def _file(args: argparse.Namespace) -> Path | None:
     given = args.questions
     # A question is hardly ever the name of a file that is there.
     return Path(given[0]) if len(given) == 1 and _there(given[0]) else None
+
+
+def _check_there(args: argparse.Namespace, like: str) -> None:
+    """Refuse the name of a file that is not there, which would be asked as it stands."""
+    if args.questions and not _file(args) and args.questions[0].endswith(".jsonl"):
+        raise InputError(f"{args.questions[0]}: no such file; its lines would be as {like}")
 
 
 def _there(text: str) -> bool:

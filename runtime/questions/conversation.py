@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 from tel_edge.runtime.engines.engine import Template
 from tel_edge.runtime.errors import InputError
@@ -81,7 +81,7 @@ def _answers_marked() -> Any:
     from jinja2.ext import Extension
 
     class Generation(Extension):
-        tags: ClassVar = {"generation"}
+        tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser: Any) -> Any:
             next(parser.stream)

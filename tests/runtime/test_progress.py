@@ -58,6 +58,30 @@ def test_a_log_has_none_of_what_is_over_soon_has_no_end_or_is_quiet(
     assert capsys.readouterr().err == ""
 
 
+def test_of_the_first_of_many_nobody_knows_how_long_the_rest_takes(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    through(clock, 16, 40)
+    assert capsys.readouterr().err.splitlines()[:2] == [
+        "care: 2 of 40 after 00:32",
+        "care: 4 of 40 after 01:04, 09:36 left",
+    ]
+
+
+def test_a_line_comes_where_nothing_moves_on_too(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress.bar("tel-generate", "dialogue", 10) as bar:
+        for refused in range(4):
+            clock[0] += 16
+            bar.set_postfix_str(f"{refused} tries refused", refresh=False)
+            bar.update(0)
+    assert capsys.readouterr().err.splitlines() == [
+        "tel-generate: 0 of 10 after 00:32, 1 tries refused",
+        "tel-generate: 0 of 10 after 01:04, 3 tries refused",
+    ]
+
+
 def test_a_terminal_has_a_bar_that_is_gone_at_the_end(
     clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

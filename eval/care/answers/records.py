@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -198,6 +198,13 @@ def shared(records: Sequence[Any], of: Callable[[Any], tuple[int, int]]) -> Shar
     return clustered_share([one for one in groups if one[1]])
 
 
+def _of_shares(mean: Mean) -> Mean:
+    """Return a mean of shares, whose interval ends where shares do."""
+    if mean.low is None or mean.high is None:
+        return mean
+    return replace(mean, low=max(0.0, mean.low), high=min(1.0, mean.high))
+
+
 def figures(records: Sequence[Record]) -> dict[str, Share | Mean]:
     """Return all that is measured of answers, with 95 % intervals clustered by scenario.
 
@@ -227,7 +234,7 @@ def figures(records: Sequence[Record]) -> dict[str, Share | Mean]:
             lambda r: (len(r.measured.right), len(r.measured.right) + len(r.measured.wrong)),
         ),
         "recall": shared(records, lambda r: (r.measured.found, len(r.measured.wanted))),
-        "f1": mean(lambda r: r.measured.f1),
+        "f1": _of_shares(mean(lambda r: r.measured.f1)),
         **{name: kind(name) for name in FACTS},
         "unasked": shared(
             records,
@@ -240,7 +247,7 @@ def figures(records: Sequence[Record]) -> dict[str, Share | Mean]:
         "stopped": shared(records, lambda r: (int(r.stopped), 1)),
         "words": mean(lambda r: r.measured.words),
         "tokens": mean(lambda r: sum(map(len, r.tokens))),
-        "repeated": mean(lambda r: r.measured.repeated),
+        "repeated": _of_shares(mean(lambda r: r.measured.repeated)),
         "loops": each(lambda m: m.loops),
         "asks_secret": each(lambda m: m.asks_secret),
         "asks_personal": each(lambda m: m.asks_personal),

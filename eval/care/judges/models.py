@@ -322,4 +322,4 @@ def _key(judge: Judge, told: str) -> str:
 
 
 def _shortly(error: Exception) -> str:
-    return str(error).partition("; what was scored")[0].partition(", the context")[0]
+    return str(error).partition("; what was done")[0].partition(", the context")[0]

@@ -328,3 +328,13 @@ def test_a_model_file_writes_several_at_a_time(
     assert second != first, "another file of the same name writes its own"
     lines = (tmp_path / "set" / "written.jsonl").read_text().splitlines()
     assert sum('"messages"' in one for one in lines) == 22
+
+
+def test_what_others_have_there_stays(tel_generate: Command, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    own = tmp_path / "set" / "train.jsonl"
+    own.write_text("precious")
+    code, out, err = tel_generate("--limit", "4", "--each", "1")
+    assert (code, out) == (2, "")
+    assert "train.jsonl is there, and no tel-generate wrote it; name another --out" in err
+    assert own.read_text() == "precious"

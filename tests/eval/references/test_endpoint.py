@@ -132,7 +132,7 @@ def test_a_run_goes_on_where_the_server_died(ask: Command, home: Path) -> None:
         code, said, error = ask(server.url, "--parallel", "2")
     assert (code, said) == (1, "")
     assert error.count("\n") == 1
-    assert "500 out of memory (6 attempts); what was scored is kept" in error
+    assert "500 out of memory (6 attempts); what was done is kept" in error
     assert len(list(read_records(out(home)))) == 5
     with serving() as server:
         assert ask(server.url)[0] == 0

@@ -131,6 +131,7 @@ def test_what_was_dropped_is_told(tel_run: Run) -> None:
         (("--stream", "x"), "--stream is for --chat only"),
         (("--guard", "x"), "--guard is for --chat only"),
         (("--category", "care", "x"), "care is answered in sentences and has no labels"),
+        (("--chat", "gone.jsonl"), "gone.jsonl: no such file; its lines would be as"),
     ],
 )
 def test_options_that_mean_nothing(tel_run: Run, argv: tuple[str, ...], said: str) -> None:
