@@ -95,7 +95,8 @@ def test_a_type_or_a_format_may_be_named(installed: set[str]) -> None:
         ("onnx int4 9", None, "gguf",
          "no GGUF backbone (there: int4); run: tel-export --quant Q4_K_M"),
         (BOTH, "Q8_0", None,
-         "no Q8_0 backbone (there: F16 Q4_K_M as gguf, fp32 int4 as onnx); run: tel-export --quant Q8_0"),
+         "no Q8_0 backbone (there: F16 Q4_K_M as gguf, fp32 int4 as onnx); "
+         "run: tel-export --quant Q8_0"),
         (BOTH, "F16", "onnx",
          "no F16 backbone (there: F16 Q4_K_M as gguf, fp32 int4 as onnx); "
          "run: tel-export --format onnx --quant F16"),
