@@ -87,8 +87,9 @@ def _stepping(bar: Any) -> Callable[[int], None]:
 def _check_own(folder: Path) -> None:
     """Refuse a folder with a data set in it that this command did not write."""
     from tel_edge.eval.care import journal
+    from tel_edge.eval.care.answers.cases import PARTS
 
-    names = [*(f"{part}.jsonl" for part in ("train", "validation", "test", "unseen")), "README.md"]
+    names = [*(f"{part}.jsonl" for part in PARTS), "README.md"]
     other = next((name for name in names if (folder / name).exists()), None)
     if other and not any((folder / name).exists() for name in (journal.NAME, "files.json")):
         raise InputError(

@@ -54,9 +54,10 @@ def backbone_file(
         quants = made.quants(format=name)
         if quants and (file := made.find("backbone", quant or quants[-1], format=name)):
             return file
-    several = len(there) > 1
-    own = (" ".join((*made.quants(format=name), *([f"as {name}"] * several))) for name in there)
-    listed = ", ".join(own) or "none"
+    types = {name: " ".join(made.quants(format=name)) for name in there}
+    if len(types) > 1:
+        types = {name: f"{quants} as {name}" for name, quants in types.items()}
+    listed = ", ".join(types.values()) or "none"
     row = FORMATS[format or formats.FIRST]
     options = f"{formats.option(row.name)} --quant {quant or row.quant}"
     raise InputError(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -45,3 +46,8 @@ def kinds(of: found.StudyReport) -> set[str]:
 def rewritten(workspace: Workspace, change: Callable[[PairVerdict], PairVerdict]) -> None:
     folder = workspace.root / "studies" / "care"
     studies.write_lines(folder / studies.PAIRS, [*map(change, studies.read_pairs(folder))])
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return home(tmp_path_factory.mktemp("usual"))

@@ -103,14 +103,17 @@ def of_answers(
                     f"{one} and {other} give the same text to {same} of {len(both)} prompts: "
                     "is one adapter used twice?",
                 )
-    every = [of for name in systems for prompt in prompts if (of := answers.get((name, prompt)))]
-    halves = sum(not all(of.ended) for of in every)
-    if halves > ALL_CUT * len(every):
-        text = f"{halves:,} of all {len(every):,} answers were cut at the limit: beginnings"
-        yield StudyFinding("cut", "", f"{text} were compared, no answers", grave=True)
-    for name in systems:
-        own = [of for prompt in prompts if (of := answers.get((name, prompt)))]
-        cut = sum(not all(of.ended) for of in own)
+    ends = {
+        name: [all(of.ended) for prompt in prompts if (of := answers.get((name, prompt)))]
+        for name in systems
+    }
+    every = [ended for own in ends.values() for ended in own]
+    if every.count(False) > ALL_CUT * len(every):
+        text = f"{every.count(False):,} of all {len(every):,} answers were cut at the limit"
+        text += ": beginnings were compared, no answers"
+        yield StudyFinding("cut", "", text, grave=True)
+    for name, own in ends.items():
+        cut = own.count(False)
         if own and cut >= CUT * len(own):
             text = (
                 f"{cut} of {len(own)} answers of {name} were cut at the limit: judges saw halves; "
@@ -126,11 +129,11 @@ def of_verdicts(
     pairs: Sequence[PairVerdict], answers: Mapping[tuple[str, str], Answer]
 ) -> Iterator[StudyFinding]:
     """Yield that verdicts are of other texts than the study's answers are, by their lengths."""
+    words = {at: answer.words for at, answer in answers.items()}
     other = sum(
-        one.words != tuple(of.words if (of := answers.get((name, one.prompt))) else None
-                           for name in (one.first, one.second))
+        one.words != (words.get((one.first, one.prompt)), words.get((one.second, one.prompt)))
         for one in pairs
-    )  # fmt: skip
+    )
     if other:
         text = f"{other:,} of {len(pairs):,} verdicts are of answers that have changed since"
         yield StudyFinding("changed", "", f"{text}; run tel-judge again", grave=True)

@@ -168,11 +168,9 @@ def collect(folder: Path, workspace: Workspace, dataset: Path | None) -> StudyRe
             fits[PANEL], top, sum(one.half for one in tallies.values()), len(whole[PANEL].won)
         ),
     )
-    broken = [
-        one.text
-        for one in findings
-        if one.grave and (one.about in panel or one.kind in ("training", "cut", "changed"))
-    ]
+    # What is wrong with a judge beside the panel does not touch what the panel says.
+    aside = kinds.keys() - {*panel}
+    broken = [one.text for one in findings if one.grave and one.about not in aside]
     who = WHO[kinds[panel[0]]]
     cells, cells_of = _cells(study, kept, top, whole[PANEL])
     return StudyReport(

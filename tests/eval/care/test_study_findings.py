@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import for_studies
 import pytest
 from for_studies import STANDINS, collected, home, kinds, rewritten
 
@@ -18,10 +19,7 @@ from tel_edge.eval.care.study.losses import UNTOLD
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.workspace import Workspace
 
-
-@pytest.fixture(scope="module")
-def usual(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return home(tmp_path_factory.mktemp("usual"))
+usual = for_studies.usual
 
 
 def test_a_sound_study_has_no_finding_but_that_nobody_saw_the_data(

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import for_judging
+import for_studies
 import numpy as np
 import pytest
 from conftest import shown
@@ -30,9 +31,7 @@ Run = Callable[..., tuple[int, str, str]]
 tel_judge = for_judging.tel_judge
 
 
-@pytest.fixture(scope="module")
-def usual(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return home(tmp_path_factory.mktemp("usual"))
+usual = for_studies.usual
 
 
 def test_the_command_writes_all_of_it(usual: Workspace, run_command: Run, tmp_path: Path) -> None:
