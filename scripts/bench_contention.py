@@ -26,7 +26,7 @@ from typing import Any
 import engine_contender
 import psutil
 import train_contenders
-from bench_tables import head, line, machine, spread
+from bench_tables import head, keep, line, machine, spread
 from reference_converter import measured
 from train_contenders import OURS, Task
 
@@ -141,9 +141,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
         "others": others,
         "rates": [asdict(one) for one in rates],
     }
-    if args.out:
-        write_text(args.out, text)
-        write_text(args.out.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
+    keep(args.out, text, document)
     return document
 
 

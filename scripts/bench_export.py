@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import reference_converter
-from bench_tables import common_options, head, line, machine, spread
+from bench_tables import common_options, head, keep, line, machine, spread
 from real_size import ROWS, Row, built, check_space, exported, peft, written
 from reference_converter import Usage
 
@@ -103,9 +103,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     kinds = {row.kind for row in rows}
     raw = [asdict(made) for made in log.done if made.backbone in kinds]
     document = {"machine": machine(), "small": args.small, "measurements": raw}
-    if args.out:
-        write_text(args.out, text)
-        write_text(args.out.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
+    keep(args.out, text, document)
     return document
 
 

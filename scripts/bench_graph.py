@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import bench_peak
-from bench_tables import common_options, head, line, machine, spread
+from bench_tables import common_options, head, keep, line, machine, spread
 from graph_contender import PROMPT, answered, file, profiled
 from real_size import ROWS, built, check_space, peft
 
 from tel_edge.runtime import cli
 from tel_edge.runtime.device.child import in_child
-from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.processors import cores
 
 FORMS = ("slots", "fused")
@@ -63,9 +62,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
             )
     print(text)
     document = {"machine": machine(), "measured": measured, "peaks": peaks, "operations": body}
-    if args.out:
-        write_text(args.out, text)
-        write_text(args.out.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
+    keep(args.out, text, document)
     return document
 
 

@@ -8,12 +8,13 @@ and compared with the F16 backbone. WORKSPACE holds trained adapters (`tel-demo 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from bench_tables import keep
 
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import split
@@ -21,7 +22,6 @@ from tel_edge.export.commands import export
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import bundle as bundles
 from tel_edge.runtime.bundles import manifest
-from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.scoring import Scorer
@@ -133,10 +133,7 @@ def run(args: argparse.Namespace) -> None:
         made = measure(args, names, Path(work))
     text = table(made, names)
     print(text)
-    if args.out:
-        write_text(args.out, text)
-        raw = json.dumps([vars(f) for f in made], indent=1) + "\n"
-        write_text(args.out.with_suffix(".json"), raw)
+    keep(args.out, text, [vars(f) for f in made])
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx_contenders
-from bench_tables import common_options, head, line, machine, spread
+from bench_tables import common_options, head, keep, line, machine, spread
 from onnx_contenders import ALONE, PLAIN, ROW, WAYS, Subject
 from real_size import ROWS, Row, built, check_space, exported, peft, written
 from runtime_tables import Log
@@ -32,7 +31,6 @@ from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import manifest
 from tel_edge.runtime.device.child import in_child
 from tel_edge.runtime.errors import WorkError
-from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.questions import prompt
 
 KIND, RANK = "qwen3", 16
@@ -112,9 +110,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
         "targets": _targets(bench, log),
         "measurements": raw,
     }
-    if args.out:
-        write_text(args.out, text)
-        write_text(args.out.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
+    keep(args.out, text, document)
     return document
 
 

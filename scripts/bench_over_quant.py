@@ -10,7 +10,6 @@ matrix. Every seed deals its own split and trains its own adapters, in a workspa
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 import subprocess
@@ -21,12 +20,11 @@ from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
-from bench_tables import check_ended
+from bench_tables import check_ended, keep, seeds_option
 
 from tel_edge.eval.scoring.records import read_records, read_summary
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones, bundle, manifest
-from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.questions.categories import categories
 from tel_edge.runtime.questions.votes import probabilities
 from tel_edge.runtime.workspace import Workspace
@@ -126,10 +124,9 @@ def work(args: argparse.Namespace) -> dict[str, object]:
     rows = [row for seed in args.seeds for row in measured(args, seed)]
     text = table(rows)
     print(text)
-    if args.out:
-        write_text(args.out, text + "\n")
-        write_text(args.out.with_suffix(".json"), json.dumps([asdict(row) for row in rows]))
-    return {"rows": [asdict(row) for row in rows]}
+    document = [asdict(row) for row in rows]
+    keep(args.out, text + "\n", document)
+    return {"rows": document}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -163,13 +160,6 @@ def _gain(rows: Iterable[Row]) -> float:
     return mean(row.over.pass1 - row.plain.pass1 for row in rows)
 
 
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers") from None
-
-
 def parser() -> cli.Parser:
     """Return the script's options."""
     made = cli.parser(
@@ -179,9 +169,7 @@ def parser() -> cli.Parser:
         "dataset",
         "category",
     )
-    made.add_argument(
-        "--seeds", type=_seeds, metavar="A,B", default=[42], help="seeds to repeat it with (42)"
-    )
+    seeds_option(made, "seeds to repeat it with")
     made.add_argument("--types", metavar="A,B", default=TYPES, help="(%(default)s)")
     made.add_argument(
         "--imatrix", action="store_true", help="each type with an importance matrix too"

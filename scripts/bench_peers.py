@@ -30,11 +30,11 @@ from typing import Any
 import bench_runtime
 import peer_contenders
 import peer_engines
-from bench_tables import common_options, machine, turn_options
+from bench_tables import common_options, keep, machine, turn_options
+from contender_tasks import WARM
 from peer_contenders import PeerTask, said
 from peer_tables import GGUF, MERGED, ON, ONNX, REFERENCE, Contender, tables
 from real_size import ROWS, built, check_space, exported, peft
-from runtime_contenders import WARM
 from runtime_tables import Log
 
 import tel_edge
@@ -125,9 +125,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     print(text, end="")
     raw = [asdict(one) for one in log.mine]
     document = {"machine": f"{machine()}, {onnx}", "left_out": missing, "measurements": raw}
-    if args.out:
-        write_text(args.out, text)
-        write_text(args.out.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
+    keep(args.out, text, document)
     return document
 
 

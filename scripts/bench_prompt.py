@@ -1,9 +1,9 @@
 """How short a prompt may be: `python scripts/bench_prompt.py --workspace DIR --out FILE`.
 
-What a question costs is its tokens. For each form of the prompt an adapter is trained and scored on
-the test part, both by tel-train in a process in which the prompt has that form; beside it stands
-how many tokens a question has, and how many of them are computed where a window of questions shares
-what they begin with. Finished adapters are reused, so a run that ended goes on.
+What a question costs is its tokens. For each form of the prompt and each seed an adapter is trained
+and scored on the test part, both by tel-train in a process in which the prompt has that form;
+beside it stands how many tokens a question has, and how many of them are computed where a window of
+questions shares what they begin with. Finished adapters are reused, so a run that ended goes on.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_tables import check_ended, head, line, machine
+from bench_tables import check_ended, head, keep, line, machine, seeds_option
 
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import split
 from tel_edge.eval.folders import loading
 from tel_edge.eval.from_gguf import fetching
-from tel_edge.eval.statistics import share
+from tel_edge.eval.statistics import Share, difference, share, stored_share
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones
 from tel_edge.runtime.engines import packing
 from tel_edge.runtime.errors import WorkError
-from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.questions import prompt
 from tel_edge.runtime.questions.categories import category
 from tel_edge.runtime.questions.question import Question
@@ -100,18 +99,41 @@ def _computed(prompts: Sequence[Sequence[int]], kept: int) -> int:
     return total
 
 
-def scored(args: argparse.Namespace, form: Form) -> Mapping[str, Any]:
-    """Train an adapter that is asked in that form; return its scores on the test part."""
-    home = cli.workspace(args).root / form.name.replace(" ", "-")
+@dataclass(frozen=True)
+class Asked:
+    """What a form costs and gets: means over all seeds, and Pass@1 of each and of all together."""
+
+    form: str
+    tokens: Tokens
+    seeds: Mapping[int, Share]
+    pass1: Share
+
+
+def measured(args: argparse.Namespace, form: Form, tokenizer: Any) -> Asked:
+    """Count and score a form on the test part that each seed deals."""
+    counts, scores = [], {}
+    for seed in args.seeds:
+        cli.say(args, f"{form.name}, seed {seed}: training")
+        of = benchmark.read(args.dataset, category(args.category)).questions
+        counts.append(astuple(counted(form, split(of, seed).test, tokenizer)))
+        scores[seed] = scored(args, form, seed)
+    right, total = (sum(getattr(one, name) for one in scores.values()) for name in ("right", "of"))
+    means = Tokens(*map(statistics.mean, zip(*counts, strict=True)))
+    return Asked(form.name, means, scores, share(right, total))
+
+
+def scored(args: argparse.Namespace, form: Form, seed: int) -> Share:
+    """Train an adapter that is asked in that form; return its Pass@1 on the test part."""
+    home = cli.workspace(args).root / f"seed-{seed}" / form.name.replace(" ", "-")
     given = ["--workspace", str(home), "--backbone", args.backbone, "--dataset", args.dataset]
-    given += ["--category", args.category, "--seed", str(args.seed), "--score", "--quiet"]
+    given += ["--category", args.category, "--seed", str(seed), "--score", "--quiet"]
     command = [sys.executable, __file__, "--asked", form.name, *given, *args.train]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     check_ended(form.name, done)
     name = backbones.find(args.backbone).name
     record = json.loads((home / "adapters" / name / args.category / "training.json").read_text())
     [score] = record["test"]
-    return dict(score["pass1"]) | {"questions": score["questions"]}
+    return stored_share(score["pass1"])
 
 
 def asked(name: str, argv: Sequence[str]) -> int:
@@ -129,32 +151,32 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     of = category(args.category)
     if of.labels:
         raise WorkError(f"{of.name}: its answers are not letters")
-    folder = fetching.fetch(backbones.find(args.backbone)).folder
-    tokenizer = loading.tokenizer(folder)
-    test = split(benchmark.read(args.dataset, of).questions, args.seed).test
-    rows = []
-    for form in map(FORMS.__getitem__, args.form or FORMS):
-        cli.say(args, f"{form.name}: training")
-        rows.append((form.name, counted(form, test, tokenizer), scored(args, form)))
-    text = table(rows) + f"\n\n{args.backbone}, {len(test)} questions of {of.name}; {machine()}\n"
+    tokenizer = loading.tokenizer(fetching.fetch(backbones.find(args.backbone)).folder)
+    rows = [measured(args, FORMS[name], tokenizer) for name in args.form or FORMS]
+    text = table(rows) + f"\n\n{args.backbone}, {of.name}; {machine()}\n"
     print(text, end="")
-    document = [{"form": name, **vars(tokens), **score} for name, tokens, score in rows]
-    if args.out:
-        write_text(args.out, text)
-        write_text(args.out.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
+    document = [asdict(row) for row in rows]
+    keep(args.out, text, document)
     return {"forms": document}
 
 
-def table(rows: Sequence[tuple[str, Tokens, Mapping[str, Any]]]) -> str:
-    """Return a line for each form."""
-    names = ("tokens", "computed alone", f"in windows of {WINDOW}", "in order of all", "Pass@1")
-    lines = [*head("form", *names)]
-    for name, tokens, score in rows:
-        counts = (tokens.prompt, tokens.alone, tokens.windows, tokens.ordered)
-        of = share(round(score["value"] * score["questions"]), score["questions"])
-        right = f"{100 * of.value:.1f} [{100 * of.low:.1f}-{100 * of.high:.1f}]"
-        lines.append(line(name, *(f"{count:.1f}" for count in counts), right))
+def table(rows: Sequence[Asked]) -> str:
+    """Return a line for each form; all are compared with the first."""
+    names = ("tokens", "computed alone", f"in windows of {WINDOW}", "in order of all")
+    seeds = [f"seed {seed}" for seed in rows[0].seeds]
+    lines = [*head("form", *names, *seeds, "Pass@1", f"beside {rows[0].form}")]
+    for row in rows:
+        counts = [f"{count:.1f}" for count in astuple(row.tokens)]
+        each = [_percent(of.value) for of in row.seeds.values()]
+        all_of, apart = row.pass1, difference(row.pass1, rows[0].pass1)
+        right = f"{_percent(all_of.value)} [{_percent(all_of.low)}-{_percent(all_of.high)}]"
+        beside = f"{100 * apart.value:+.1f} [{100 * apart.low:+.1f}, {100 * apart.high:+.1f}]"
+        lines.append(line(row.form, *counts, *each, right, "" if row is rows[0] else beside))
     return "\n".join(lines)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
 
 
 def parser() -> cli.Parser:
@@ -162,12 +184,13 @@ def parser() -> cli.Parser:
     made = cli.parser(
         "bench_prompt.py",
         "Measure how short a prompt may be: tokens, and accuracy of adapters trained with it.",
-        *("backbone", "dataset", "seed"),
+        *("backbone", "dataset"),
     )
     made.add_argument("--category", default="oranbench", metavar="NAME", help="(%(default)s)")
     made.add_argument(
         "--form", action="append", choices=FORMS, help="one of them; repeatable (all)"
     )
+    seeds_option(made, "each deals its own test part and trains its own adapters")
     made.add_argument(
         "--train", type=shlex.split, metavar="OPTIONS", default=[], help="for tel-train, in quotes"
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import made_results
-from bench_tables import head, line, machine
+from bench_tables import head, keep, line, machine
 from reference_converter import measured
 
 from tel_edge.runtime import cli
@@ -49,9 +49,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     text = "\n".join(table(found)) + "\n"
     print(text)
     found["machine"] = machine()
-    if args.out:
-        write_text(args.out, text)
-        write_text(args.out.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
+    keep(args.out, text, found)
     return found
 
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import runtime_contenders
-from bench_tables import check_ended, common_options, machine, turn_options
+from bench_tables import check_ended, common_options, keep, machine, turn_options
+from contender_tasks import WARM, Task
 from real_size import ROWS, built, check_space, exported, peft
-from runtime_contenders import WARM, Task
 from runtime_tables import CUSTOMARY, EFFECTS, EXACT, OURS, OWN, START, SWAP, Log, limit, tables
 
 from tel_edge.eval.benchmarks import benchmark
@@ -117,9 +117,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     print(text)
     raw = [asdict(made) for made in log.mine]
     document = {"machine": machine(), "memory": limit(log), "measurements": raw}
-    if args.out:
-        write_text(args.out, text)
-        write_text(args.out.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
+    keep(args.out, text, document)
     return document
 
 

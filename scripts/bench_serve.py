@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bench_tables import head, line, machine
+from bench_tables import head, keep, line, machine
 from serve_faults import (
     ASKED,
     Load,
@@ -40,7 +40,6 @@ from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.device.child import in_child
 from tel_edge.runtime.errors import InputError
-from tel_edge.runtime.files.atomic import write_text
 from tel_edge.runtime.measuring import probe
 from tel_edge.runtime.questions.categories import category
 
@@ -205,10 +204,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     )
     text = "\n".join([*lines, "", end, ""])
     print(text, end="")
-    if args.out:
-        write_text(args.out, text)
-        document = {"own": own, "found": found, "machine": machine()}
-        write_text(args.out.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
+    keep(args.out, text, {"own": own, "found": found, "machine": machine()})
     return {"own": own, **found}
 
 

@@ -7,7 +7,6 @@ made up (`made_study`), since the time does not depend on what judges said.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import sys
 import tempfile
@@ -17,12 +16,11 @@ from typing import Any
 
 import made_study
 import numpy as np
-from bench_tables import head, line, machine
+from bench_tables import head, keep, line, machine
 from reference_converter import measured
 
 from tel_edge.runtime import cli
 from tel_edge.runtime.errors import WorkError
-from tel_edge.runtime.files.atomic import write_text
 
 TARGET_SECONDS = 120
 NAME = "bench"
@@ -64,9 +62,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     text = "\n".join([*head(*cells), line(*cells.values())]) + "\n"
     print(text)
     found["machine"] = machine()
-    if args.out:
-        write_text(args.out, text)
-        write_text(args.out.with_suffix(".json"), json.dumps(found, indent=1) + "\n")
+    keep(args.out, text, found)
     return found
 
 

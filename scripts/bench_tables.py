@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -10,9 +12,11 @@ import statistics
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tel_edge.runtime import cli, processors
 from tel_edge.runtime.errors import WorkError
+from tel_edge.runtime.files.atomic import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 # Headings of columns that hold words.
@@ -45,6 +49,18 @@ def turn_options(made: cli.Parser, questions: str) -> None:
     made.add_argument("--fresh", action="store_true", help="forget what was measured before")
 
 
+def seeds_option(made: cli.Parser, shown: str) -> None:
+    """Add --seeds of those that train; `shown` says what a seed is for."""
+    made.add_argument("--seeds", type=_seeds, metavar="A,B", default=[42], help=f"{shown} (42)")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers") from None
+
+
 def check_ended(name: str, done: subprocess.CompletedProcess[str]) -> None:
     """Raise `WorkError` with the last line that a program said if it failed."""
     if done.returncode:
@@ -70,6 +86,13 @@ def spread(values: Sequence[float], form: str) -> str:
     if len(values) == 1:
         return middle
     return f"{middle} ({format(min(values), form)}-{format(max(values), form)})"
+
+
+def keep(out: Path | None, text: str, document: Any) -> None:
+    """Write the Markdown to `out`, if that is a file's name, and the numbers beside it as .json."""
+    if out:
+        write_text(out, text)
+        write_text(out.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
 
 
 def machine() -> str:

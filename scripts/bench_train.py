@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import train_contenders
-from bench_tables import common_options, head, line, machine, spread
+from bench_tables import common_options, head, keep, line, machine, spread
 from real_size import ROWS, Row, built, check_space
 from reference_converter import measured
 from runtime_tables import Log
@@ -100,9 +100,7 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
         "ratios": {case.step("")[:-2]: ratios(case, log) for case in cases},
         "measurements": [asdict(made) for made in log.mine],
     }
-    if args.out:
-        write_text(args.out, text)
-        write_text(args.out.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
+    keep(args.out, text, document)
     return document
 
 

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from contender_tasks import clock
 from graph_contender import PREFIX, QUESTION, SEED, items
-from runtime_contenders import clock
 
 from tel_edge.runtime.bundles import formats
 from tel_edge.runtime.device import memory

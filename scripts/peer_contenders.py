@@ -27,18 +27,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import runtime_contenders
-from runtime_contenders import (
-    BATCH,
-    CONTEXT,
-    CORES,
-    TEMPERATURE,
-    WARM,
-    Answered,
-    Task,
-    both,
-    scored,
-    scores,
-)
+from contender_tasks import BATCH, CONTEXT, CORES, TEMPERATURE, WARM, Answered, Task, both
+from runtime_contenders import scored, scores
 
 from tel_edge.runtime.bundles import formats
 from tel_edge.runtime.device.child import ending

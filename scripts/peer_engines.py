@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from contender_tasks import BATCH, CORES, SEED, TEMPERATURE, WARM, Answered, K, both
 from peer_contenders import PeerTask
-from runtime_contenders import BATCH, CORES, SEED, TEMPERATURE, WARM, Answered, K, both
 
 from tel_edge.runtime.questions.prompt import LETTERS, render
 from tel_edge.runtime.questions.question import Question

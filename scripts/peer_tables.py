@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench_tables import head, line, spread
-from runtime_contenders import WARM
+from contender_tasks import WARM
 from runtime_tables import MODES, Log, rates, ratios
 
 from tel_edge.runtime.questions.votes import pick, probabilities

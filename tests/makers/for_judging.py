@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +21,8 @@ from tel_edge.eval.care.answers import cases, records
 from tel_edge.eval.care.answers.cases import Case
 from tel_edge.eval.care.answers.measured import Table, measured
 from tel_edge.eval.care.answers.records import Record, Summary
-from tel_edge.eval.care.judges.verdicts import CRITERIA
+from tel_edge.eval.care.judges import studies
+from tel_edge.eval.care.judges.verdicts import CRITERIA, PairVerdict
 from tel_edge.eval.commands import judge
 from tel_edge.eval.references import client
 from tel_edge.eval.scoring.records import Variant
@@ -29,6 +31,8 @@ Command = Callable[..., tuple[int, str, str]]
 # What a system adds to the reference, the best first; the server reads it, and `rules` the facts.
 BACKBONE = "smollm2-135m"
 QUALITY = {"great": 5, "good": 4, "weak": 2}
+# All pairs of these in both orders of eight dialogues, and marks of each answer.
+PAIRS, MARKS = 3 * 2 * 8, 3 * 8
 
 
 def says(case: Case, name: str) -> str:
@@ -166,3 +170,17 @@ def tel_judge(run_command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return made
 
     return run
+
+
+def study(tmp_path: Path, name: str = "answers") -> Path:
+    """Return the folder of a study of the tests' workspace."""
+    return studies.folder(tmp_path / "home", name)
+
+
+def wins(verdicts: list[PairVerdict]) -> Counter[str]:
+    """Return how often each system was chosen, and how often another word was said."""
+    return Counter(
+        {"first": one.first, "second": one.second}.get(str(one.choice), str(one.choice))
+        for one in verdicts
+        if not one.repeat
+    )

@@ -20,9 +20,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import bench_peers
 import peer_contenders
 import peer_tables
+from contender_tasks import WARM
 from peer_contenders import Choice
 from peer_tables import GGUF, MERGED, ON, ONNX, REFERENCE, Contender
-from runtime_contenders import WARM
 from runtime_tables import Log
 
 from tel_edge.runtime.errors import InputError, WorkError
