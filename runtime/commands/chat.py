@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from tel_edge.runtime import cli
+from tel_edge.runtime import cli, progress
 from tel_edge.runtime.answerer import Answerer
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.files import jsonl
@@ -48,9 +48,9 @@ def check(args: argparse.Namespace) -> None:
 
 
 def work(
-    args: argparse.Namespace, answerer: Answerer, rows: Iterable[str] | None
+    args: argparse.Namespace, answerer: Answerer, rows: Iterable[str] | None, total: int | None
 ) -> dict[str, Any]:
-    """Answer all conversations of `rows`, JSONL; None is a person at the terminal."""
+    """Answer all conversations of `rows`, `total` lines of JSONL; None is a person who types."""
     how = Talking(
         args.max_tokens or Talking.most,
         args.temperature or 0.0,
@@ -74,13 +74,21 @@ def work(
         cli.say(args, "/new begins a new conversation, /quit ends; Ctrl-C stops an answer")
         answered, refused = person(talk, input, sys.stdout.write, sys.stdout.flush), 0
     else:
-        answered, refused = lines(rows, talk, args.stream, adapter)
+        with progress.bar("tel-run", "conversation", total, args.quiet) as bar:
+            answered, refused = lines(watched(rows, bar), talk, args.stream, adapter)
     guarded = f", {guards} of them by the guard" if guards else ""
     cli.say(args, f"{answered} answered with {answerer.name}{guarded}, {refused} refused")
     return {
         "answered": answered, "guarded": guards, "refused": refused,
         "exit_code": 1 if refused else 0,
     }  # fmt: skip
+
+
+def watched(rows: Iterable[str], bar: Any) -> Iterator[str]:
+    """Yield the lines, each of which is answered when the next one is asked for."""
+    for text in rows:
+        yield text
+        bar.update()
 
 
 def lines(rows: Iterable[str], talk: Talk, streamed: bool, adapter: str | None) -> tuple[int, int]:

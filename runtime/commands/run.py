@@ -146,7 +146,7 @@ def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, An
         else:
             rows = chat.asked(args.questions) if args.questions and not _file(args) else _rows(args)
         with told(Watch(), partial(cli.say, args)), _opened(args, opener) as answerer:
-            return chat.work(args, answerer, rows)
+            return chat.work(args, answerer, rows, None if rows is None else _total(args))
     args.temperature = 0.7 if args.temperature is None else args.temperature
     cli.check_draws(args)
     default = None if args.category == "all" else category(args.category)
@@ -163,11 +163,9 @@ def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, An
     first = 0.0
     with told(Watch(), partial(cli.say, args)), _opened(args, opener) as answerer:
         opened = time.perf_counter()
-        windows, total = _windows(
-            args, answerer.defaults(default.name if default else None, labels)
-        )
-        with progress.bar("tel-run", "question", total, args.quiet) as bar:
-            for window in windows:
+        defaults = answerer.defaults(default.name if default else None, labels)
+        with progress.bar("tel-run", "question", _total(args), args.quiet) as bar:
+            for window in _windows(args, defaults):
                 for made in starmap(record, answerer.replies(window)):
                     print(line(made), flush=True)
                     first = first or time.perf_counter()
@@ -188,26 +186,30 @@ def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, An
     }
 
 
-def _windows(
-    args: argparse.Namespace, defaults: Defaults
-) -> tuple[Iterator[list[Request]], int | None]:
-    """Return the requests in windows, and how many lines there are, where that is known."""
+def _windows(args: argparse.Namespace, defaults: Defaults) -> Iterator[list[Request]]:
+    """Return the requests in windows."""
     from tel_edge.runtime.questions.requests import from_arguments, from_lines
 
-    if file := _file(args):
-        with named(file):
-            total = None if args.quiet else sum(1 for _ in file.open("rb"))
-        return stream.windows(from_lines(_lines(file), defaults), args.window), total
-    if args.questions:
+    if args.questions and not _file(args):
         made = from_arguments(args.questions, args.choice, defaults)
-        return stream.windows(made, args.window), len(args.questions)
+        return stream.windows(made, args.window)
     requests = from_lines(_rows(args), defaults)
+    fd = None if args.questions else stream.descriptor(sys.stdin)
+    live = fd is not None and stream.is_live(fd)
+    return (stream.live_windows if live else stream.windows)(requests, args.window)
+
+
+def _total(args: argparse.Namespace) -> int | None:
+    """Return how many lines there are, where that is known and somebody sees how far it is."""
+    if args.quiet:
+        return None
+    if file := _file(args):
+        with named(file), file.open("rb") as lines:
+            return stream.count_lines(lines.fileno())
+    if args.questions:
+        return len(args.questions)
     fd = stream.descriptor(sys.stdin)
-    if fd is not None and stream.is_live(fd):
-        return stream.live_windows(requests, args.window), None
-    # The file is read once more for this, so only where somebody sees how far it is.
-    total = None if fd is None or args.quiet else stream.count_lines(fd)
-    return stream.windows(requests, args.window), total
+    return None if fd is None or stream.is_live(fd) else stream.count_lines(fd)
 
 
 def _rows(args: argparse.Namespace) -> Iterator[str]:

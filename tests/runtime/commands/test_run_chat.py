@@ -13,6 +13,7 @@ import for_run
 import pytest
 from for_run import jsonl, records
 
+from tel_edge.runtime import progress
 from tel_edge.runtime.commands import chat
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions.conversation import Message
@@ -53,6 +54,19 @@ def test_lines_are_answered_by_the_care_adapter(tel_run: Run) -> None:
     assert "3 answered with nano-Q4_K_M.gguf, 2 refused" in err
     # Nobody asks the adapter of questions, so nobody loads it.
     assert opener.opened[0][1] == ["care"]
+
+
+def test_it_says_how_far_it_is(
+    tel_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    file = tmp_path / "asked.jsonl"
+    file.write_bytes(jsonl(talk(" one"), b"{", talk(" three")))
+    for argv in ([str(file)], []):
+        with file.open() as lines:
+            opener = fake.FakeOpener(writer=says)
+            code, _, err = tel_run("--chat", *argv, lines=lines, opener=opener)
+        assert (code, "tel-run: 2 of 3 after" in err) == (1, True)
 
 
 def test_half_a_character_is_that_lines_own_trouble(tel_run: Run) -> None:
