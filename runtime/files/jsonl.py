@@ -23,6 +23,8 @@ FOREIGN = tuple(
         (b"PK\x03\x04", "zip"),
     )
 )
+# Bad lines that are named beside the first.
+NAMED = 5
 REMEDY = {"UTF-16": "save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"}
 
 
@@ -42,20 +44,32 @@ def check_start(text: str) -> None:
 def read(file: Path, make: Callable[[dict[str, Any]], T]) -> Iterator[tuple[int, T]]:
     """Yield (number of the line, what `make` makes of its object) of each line that is not empty.
 
-    Raises `InputError` with file and line for the first that is no object, or is none to `make`.
+    Raises `InputError` with file and line for the first that is no object, or is none to `make`; it
+    names others that are bad too, and yields nothing behind the first.
     """
+    bad: list[str] = []
     # Bytes that are no UTF-8 get through here, so that they are one line's fault.
     with file.open(encoding="utf-8", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
-            try:
-                if number == 1:
+            if number == 1:
+                try:
                     check_start(line)
+                except InputError as error:
+                    raise InputError(f"{file}: {error}") from None
+            try:
                 if (row := parsed(line)) is None:
                     continue
                 made = make(row)
             except InputError as error:
-                raise InputError(f"{file}: line {number}: {error}") from None
-            yield number, made
+                bad.append(f"{number}" if bad else f"line {number}: {error}")
+                continue
+            if not bad:
+                yield number, made
+    if bad:
+        first, *others = bad
+        named = ", ".join(others[:NAMED]) + ", ..." * (len(others) > NAMED)
+        more = f"; {len(others)} more bad line{'s' * (len(others) > 1)}: {named}" if others else ""
+        raise InputError(f"{file}: {first}{more}")
 
 
 def parsed(line: str) -> dict[str, Any] | None:
