@@ -351,12 +351,12 @@ def selected(
 def _chosen(
     folder: Path, made: Manifest, quant: str | None, format: str | None, say: Say
 ) -> BundleFile:
-    """Return the backbone's file of that type and format, else the one that is fastest here."""
-    fastest = None if quant or format else profile.choice(made.backbone.name)
-    if fastest and formats.FORMATS[fastest.format].installed():
-        file = made.find("backbone", fastest.quant, format=fastest.format)
+    """Return the backbone's file of that type and format, else the one chosen for this machine."""
+    chosen = None if quant or format else profile.choice(made.backbone.name)
+    if chosen and formats.FORMATS[chosen.format].installed():
+        file = made.find("backbone", chosen.quant, format=chosen.format)
         if file:
-            say(f"{fastest.quant} is the fastest here of {', '.join(fastest.rates)} (tel-bench)")
+            say(f"{chosen.quant} was chosen here of {', '.join(chosen.rates)} (tel-bench --tune)")
             return file
     return bundle.backbone_file(folder, made, quant, format)
 

@@ -23,8 +23,8 @@ from tel_edge.runtime.device import power, profile
 from tel_edge.runtime.device.child import in_child
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import InputError, WorkError
-from tel_edge.runtime.measuring import probe, tune
-from tel_edge.runtime.measuring.measurement import K, Measurement, averaged, measure
+from tel_edge.runtime.measuring import comparison, probe, tune
+from tel_edge.runtime.measuring.measurement import Measurement, averaged, measure
 from tel_edge.runtime.measuring.probe import Subject
 from tel_edge.runtime.processors import cores
 from tel_edge.runtime.questions.categories import CATEGORIES, SPOKEN, category
@@ -34,68 +34,6 @@ from tel_edge.runtime.questions.requests import Defaults, from_lines
 # Fewer would mostly measure the one decode that they share.
 FEWEST = 8
 QUESTIONS, TUNING_QUESTIONS = 64, 24
-
-
-def table(*of: Measurement, titles: Sequence[str] = ()) -> str:
-    """Return measurements as aligned lines, a column each, under `titles` if there are any."""
-    columns = [_rows(one) for one in of]
-    rows = [(row[0], *(column[at][1] for column in columns)) for at, row in enumerate(columns[0])]
-    if titles:
-        rows.insert(0, ("", *titles))
-    wide = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join([name.ljust(wide[0]), *map(str.rjust, values, wide[1:])]).rstrip()
-        for name, *values in rows
-    )
-
-
-def _rows(of: Measurement) -> list[tuple[str, str]]:
-    first, swap, used = of.first_answer, of.swap, of.memory
-    rows = [
-        ("questions/s", f"{of.questions_per_second:,.2f}"),
-        (f"  with Maj@{K}", f"{of.maj_per_second:,.2f}"),
-        ("tokens/s", f"{of.tokens_per_second:,.1f}"),
-        ("  plain prefill", f"{of.plain_rate:,.1f}"),
-        ("  share of it", f"{of.share:.2f}"),
-        ("tokens a question", f"{of.tokens_per_question:,.1f}"),
-        ("  computed", f"{of.computed_per_question:,.1f}"),
-        ("first answer", _ms(first.total_ms)),
-        ("  checks, library", _ms(first.checks_ms)),
-        ("  load", _ms(first.load_ms)),
-        ("  context", _ms(first.context_ms)),
-        ("  adapter", _ms(first.adapter_ms)),
-        ("  prefill", _ms(first.prefill_ms)),
-    ]
-    if swap:
-        rows += [
-            ("adapter swap", ""),
-            ("  load, once", _ms(swap.load_ms)),
-            ("  set", _ms(swap.set_ms)),
-            ("  question after it", _ms(swap.prefill_ms)),
-            ("  question without", _ms(swap.stay_ms)),
-        ]
-    rows += [
-        ("memory, peak", _mib(used.peak)),
-        ("  anonymous", _mib(used.anonymous)),
-        ("  file-backed", _mib(used.file)),
-        ("buffers", ""),
-        ("  weights, mapped", _mib(used.weights)),
-        ("  weights, copied", _mib(used.repacked)),
-        ("  KV cache", _mib(used.kv)),
-        ("  compute", _mib(used.compute)),
-        ("  output", _mib(used.output)),
-        ("  adapters", _mib(used.adapters)),
-        ("  rest", _mib(used.rest)),
-    ]
-    return rows
-
-
-def _ms(value: float) -> str:
-    return f"{value:,.2f} ms"
-
-
-def _mib(value: int | None) -> str:
-    return "-" if value is None else f"{value / 1e6:,.1f} MB"
 
 
 def subjects(args: argparse.Namespace) -> tuple[Subject, ...]:
@@ -179,7 +117,7 @@ def work(
         return _compare(args, whats, base, opener, isolated)
     settings = _settings(args, what, base)
     made = _measured(what, settings, opener, args.repeat, False)
-    print(table(made), flush=True)
+    print(comparison.table([(what, made)]), flush=True)
     return _document(what, settings, made)
 
 
@@ -227,24 +165,18 @@ def _compare(
         cli.say(args, f"{whats[at].title}: {made.questions_per_second:,.2f} questions/s")
         runs[at].append(made)
     found = [averaged(these) for these in runs]
-    print(table(*found, titles=[one.title for one in whats]))
-    rates = {one.title: made.questions_per_second for one, made in zip(whats, found, strict=True)}
-    print(verdict(rates), flush=True)
-    fastest = max(forth, key=lambda at: found[at].questions_per_second)
+    print(comparison.table(list(zip(whats, found, strict=True))))
+    rates = [made.questions_per_second for made in found]
+    titles = (one.title for one in whats)
+    print(comparison.verdict(dict(zip(titles, rates, strict=True))), flush=True)
+    chosen = comparison.chosen(whats, rates)
+    if warning := comparison.warning(whats, chosen):
+        cli.say(args, warning)
     return {
         "variants": [_document(*variant) for variant in zip(whats, settings, found, strict=True)],
-        "fastest": whats[fastest].backbone.quant,
+        "fastest": whats[rates.index(max(rates))].backbone.quant,
+        "chosen": whats[chosen].backbone.quant,
     }
-
-
-def verdict(rates: dict[str, float]) -> str:
-    """Return which of several rates in questions/s is the highest, and by how much."""
-    (name, rate), (other, next_rate), *_ = sorted(rates.items(), key=lambda one: -one[1])
-    ratio = rate / next_rate
-    says = "faster" if len(rates) == 2 else "fastest"
-    if ratio <= tune.GAIN:
-        says = "no clear difference"
-    return f"{says} on this machine: {name}, {rate:,.2f} questions/s, {ratio:.2f} times {other}"
 
 
 def _tuned(
@@ -254,7 +186,7 @@ def _tuned(
     opener: bundle.Opener,
     isolated: bool,
 ) -> dict[str, Any]:
-    """Tune each variant; of several keep in the profile which one is fastest as tuned."""
+    """Tune each variant; of several keep in the profile which one is to answer as tuned."""
     made = [_tune(args, one, base, opener, isolated) for one in whats]
     if len(whats) == 1:
         return made[0]
@@ -263,7 +195,7 @@ def _tuned(
         one.backbone.quant: round(of["questions_per_second"], 2)
         for one, of in zip(whats, compared["variants"], strict=True)
     }
-    [first] = [one for one in whats if one.backbone.quant == compared["fastest"]]
+    [first] = [one for one in whats if one.backbone.quant == compared["chosen"]]
     found = profile.Choice(
         first.backbone.format, first.backbone.quant, rates, date.today().isoformat()
     )
@@ -325,6 +257,7 @@ def _head(what: Subject) -> dict[str, Any]:
         "backbone": what.manifest.backbone.name,
         "quant": what.backbone.quant,
         "sha256": what.backbone.sha256,
+        "parity": what.backbone.parity and dict(what.backbone.parity),
         "date": date.today().isoformat(),
         "adapter": what.category,
         "machine": profile.machine(),

@@ -57,7 +57,7 @@ class ProfileEntry:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which of a backbone's files answered fastest here, of those that were compared.
+    """Which of a backbone's files answers here, of those that were compared.
 
     `rates` are questions/s by type, each at the settings tuned for it; `date` is YYYY-MM-DD.
     """

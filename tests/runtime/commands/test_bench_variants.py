@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_engine as fake
@@ -23,6 +24,7 @@ from tel_edge.runtime.engines.engine import (
     Score,
 )
 from tel_edge.runtime.errors import InputError
+from tel_edge.runtime.measuring import comparison
 
 _clock = for_bench._clock
 home = for_bench.home
@@ -76,6 +78,7 @@ def test_the_smallest_of_each_format_are_compared_in_one_table(tel_bench: Comman
     assert shown["KV cache"] == ["0.0", "MB", "0.0", "MB"]
     assert shown["compute"] == ["0.0", "MB", "-"]
     assert shown["rest"][-1] == "-"
+    assert shown["picks as it"] == ["100%", "100%"]
     # The rows are those of one variant.
     alone = tel_bench("--questions", "8", "--repeat", "1", "--quant", "int4")[1].splitlines()
     assert [line[:20].strip() for line in alone] == ["questions/s", *shown]
@@ -89,8 +92,8 @@ def test_the_smallest_of_each_format_are_compared_in_one_table(tel_bench: Comman
         "int4 (onnx): 8,000.00 questions/s",
     ]
     document = json.loads(last)
-    assert set(document) == {"variants", "fastest"}
-    assert document["fastest"] == "int4"
+    assert set(document) == {"variants", "fastest", "chosen"}
+    assert document["fastest"] == document["chosen"] == "int4"
     assert [one["quant"] for one in document["variants"]] == ["Q4_K_M", "int4"]
     engines = [one["engine"] for one in document["variants"]]
     assert engines == [profile.engine("gguf"), profile.engine("onnx")]
@@ -164,10 +167,38 @@ def test_a_machine_that_slows_down_favours_neither(
 
 
 def test_the_fastest_of_three_is_told_beside_the_next() -> None:
-    assert bench.verdict({"a": 2.0, "b": 5.0, "c": 4.0}) == (
+    assert comparison.verdict({"a": 2.0, "b": 5.0, "c": 4.0}) == (
         "fastest on this machine: b, 5.00 questions/s, 1.25 times c"
     )
-    assert bench.verdict({"a": 2.0, "b": 2.02}).startswith("no clear difference on this machine: b")
+    assert comparison.verdict({"a": 2.0, "b": 2.02}).startswith(
+        "no clear difference on this machine: b"
+    )
+
+
+def subject(quant: str, kl: float | None) -> Any:
+    known = None if kl is None else {"kl": kl, "picks": 0.5}
+    return SimpleNamespace(title=quant, backbone=SimpleNamespace(quant=quant, parity=known))
+
+
+def test_of_those_that_are_as_fast_the_nearest_answers() -> None:
+    near, far, unknown = subject("Q8_0", 0.001), subject("Q2_K", 0.4), subject("F16", None)
+    assert comparison.chosen([far, near], [5.0, 4.95]) == 1
+    assert comparison.chosen([far, near], [5.0, 4.0]) == 0
+    # What nobody knows of one says nothing of the other.
+    assert comparison.chosen([far, unknown], [5.0, 4.95]) == 0
+    assert comparison.chosen([near, unknown], [4.95, 5.0]) == 1
+
+
+def test_a_fast_variant_that_is_far_away_is_told() -> None:
+    near, far = subject("Q8_0", 0.001), subject("Q2_K", 0.4)
+    said = comparison.warning([near, far], 1)
+    assert said.startswith("warning: Q2_K is further from the float model than Q8_0 (KL 4.0e-01,")
+    assert "--quant Q8_0" in said
+    assert comparison.warning([near, far], 0) == ""
+    assert comparison.warning([far, subject("F16", None)], 0) == ""
+    assert comparison.warning([subject("a", 0.04), subject("b", 0.03)], 0) == ""
+    # Three times next to nothing is next to nothing.
+    assert comparison.warning([subject("a", 0.004), near], 0) == ""
 
 
 def test_each_variant_has_a_process_of_its_own(
@@ -248,7 +279,7 @@ def test_tuning_both_formats_says_which_one_answers(
 
     name, said = opened()
     assert name == "nano-int4.onnx"
-    assert "int4 is the fastest here of Q4_K_M, int4 (tel-bench)" in said
+    assert "int4 was chosen here of Q4_K_M, int4 (tel-bench --tune)" in said
     # What is asked for stays, and what is not installed is not taken.
     assert opened(format="gguf")[0] == opened(quant="Q4_K_M")[0] != name
     installed.discard("onnx")
