@@ -19,6 +19,7 @@ from tel_edge.eval.folders.chat import Chat
 from tel_edge.export import original
 from tel_edge.export.gate import differing
 from tel_edge.export.gate.parity import PROMPTS, SEED, Answers
+from tel_edge.export.progress import Step, silent
 from tel_edge.runtime.engines.likelihood import read_along
 from tel_edge.runtime.engines.logits import log_sum
 from tel_edge.runtime.errors import WorkError
@@ -27,6 +28,8 @@ from tel_edge.runtime.questions.conversation import Message, templated
 if TYPE_CHECKING:
     from tel_edge.runtime.engines.packed import PackedEngine
 
+# How often the original reads a dialogue: bare, with the adapter, and bare along its tokens.
+READINGS = 3
 # Of PEFT's likeliest tokens at a position those that are compared, of each of its two models.
 LIKELY = 8
 
@@ -59,8 +62,13 @@ def dialogues() -> dict[str, tuple[Message, ...]]:
     }
 
 
-def reference(folder: Path, adapter: Path) -> tuple[tuple[Along, ...], Answers, Answers]:
-    """Return what is asked, and what transformers and PEFT answer: (asked, bare, adapted)."""
+def reference(
+    folder: Path, adapter: Path, step: Step = silent
+) -> tuple[tuple[Along, ...], Answers, Answers]:
+    """Return what is asked, and what transformers and PEFT answer: (asked, bare, adapted).
+
+    `step` is called with 1 for each of `READINGS` of all dialogues.
+    """
     import torch
     from peft import PeftModel
 
@@ -73,6 +81,7 @@ def reference(folder: Path, adapter: Path) -> tuple[tuple[Along, ...], Answers, 
         given = torch.tensor([ids[:-1]], device=model.device)
         with torch.no_grad():
             logits = model(given, logits_to_keep=len(ids) - start).logits[0].double()
+        step(1)
         return torch.log_softmax(logits, -1)
 
     places = {name: (text.ids, text.spans[-1][0]) for name, (_, text) in shown.items()}
@@ -99,8 +108,15 @@ def _rows(found: Any, tokens: Sequence[Sequence[int]]) -> list[list[float]]:
     return [found[at, list(own)].tolist() for at, own in enumerate(tokens)]
 
 
-def answers(engine: PackedEngine, asked: Sequence[Along], adapter: str | None) -> Answers:
+def answers(
+    engine: PackedEngine,
+    asked: Sequence[Along],
+    adapter: str | None,
+    step: Step = silent,
+) -> Answers:
     """Return the engine's answers, a row for each position, finite numbers.
+
+    `step` is called with 1 after each of `asked`.
 
     Raises `WorkError` where the engine makes other tokens of a prompt, does not stop at the end
     token, or gives numbers that are none.
@@ -126,6 +142,7 @@ def answers(engine: PackedEngine, asked: Sequence[Along], adapter: str | None) -
             return [float(logits[token]) - total for token in one.tokens[at + 1 - one.start]]
 
         made += read_along(engine, one.ids[:-1], adapter, read, one.start - 1)
+        step(1)
     if not all(map(math.isfinite, (value for row in made for value in row))):
         raise WorkError("the engine's answers are no finite numbers; the file is not accepted")
     return made

@@ -31,6 +31,7 @@ from tel_edge.export.gate.parity import (
     sign_test,
     spread,
 )
+from tel_edge.export.progress import Bar, Step, unseen
 from tel_edge.runtime.bundles import bundle
 from tel_edge.runtime.engines.engine import EngineSettings
 from tel_edge.runtime.errors import WorkError
@@ -116,7 +117,7 @@ class Gate:
     """Judges files beside the model they were made from, which is loaded once.
 
     `adapters` are PEFT folders by category; `opener` gives an engine for (backbone file, adapter
-    files by name).
+    files by name). `bar` shows how many prompts have been answered.
     """
 
     def __init__(
@@ -124,9 +125,10 @@ class Gate:
         folder: Path,
         adapters: Mapping[str, Path],
         opener: Callable[[Path, Mapping[str, Path]], Any],
+        bar: Bar = unseen,
     ) -> None:
         original.check()
-        self.folder, self.adapters, self.opener = folder, adapters, opener
+        self.folder, self.adapters, self.opener, self.bar = folder, adapters, opener, bar
         self._expected: Expected | None = None
         self._spoken: dict[str, Expected] = {}
 
@@ -135,7 +137,7 @@ class Gate:
         """Return the answers to questions that files are judged by."""
         if self._expected is None:
             asked = {name: at for name, at in self.adapters.items() if name not in SPOKEN}
-            self._expected = reference(self.folder, asked)
+            self._expected = reference(self.folder, asked, bar=self.bar)
         return self._expected
 
     def wanted(self, category: str | None) -> Expected:
@@ -143,7 +145,8 @@ class Gate:
         if category not in SPOKEN or category is None:
             return self.expected
         if category not in self._spoken:
-            asked, bare, adapted = along.reference(self.folder, self.adapters[category])
+            with self.bar(along.READINGS * along.PROMPTS, f"{category} by PEFT") as step:
+                asked, bare, adapted = along.reference(self.folder, self.adapters[category], step)
             answered: dict[str | None, Answers] = {None: bare, category: adapted}
             self._spoken[category] = Expected(asked, answered, self.expected.numbers)
         return self._spoken[category]
@@ -236,7 +239,8 @@ class Gate:
         gc.collect()
         engine = self.opener(path, {category: adapter} if category and adapter else {})
         try:
-            return (along.answers if of in SPOKEN else answers)(engine, prompts, category)
+            with self.bar(len(prompts), path.name) as step:
+                return (along.answers if of in SPOKEN else answers)(engine, prompts, category, step)
         finally:
             engine.close()
 
@@ -248,7 +252,8 @@ class Gate:
         Raises `WorkError` where the engine is worse by more than `lost`, and by more than chance
         explains (one-sided sign test on the questions that only one of them has right).
         """
-        wanted = reference(self.folder, {category: self.adapters[category]}, category)
+        of = {category: self.adapters[category]}
+        wanted = reference(self.folder, of, category, self.bar)
         found = self._answers(backbone, adapter, category, wanted.asked)
         gold = [one.question.answer for one in wanted.asked]
         before = [pick(row) == at for row, at in zip(wanted.answers[category], gold, strict=True)]
@@ -276,16 +281,21 @@ def _accept(what: str, judgement: str, made: float, bound: float) -> None:
         )
 
 
-def opened(folder: Path, jobs: Sequence[AdapterExport]) -> Gate:
+def opened(folder: Path, jobs: Sequence[AdapterExport], bar: Bar) -> Gate:
     """Return the gate of a backbone's folder and its adapters, with the real engines."""
 
     def opener(path: Path, adapters: Mapping[str, Path]) -> Any:
         return bundle.native(path, bundle.loose_adapters(path, adapters), SETTINGS)
 
-    return Gate(folder, {job.category: job.adapter.folder for job in jobs}, opener)
+    return Gate(folder, {job.category: job.adapter.folder for job in jobs}, opener, bar)
 
 
-def reference(folder: Path, adapters: Mapping[str, Path], category: str | None = None) -> Expected:
+def reference(
+    folder: Path,
+    adapters: Mapping[str, Path],
+    category: str | None = None,
+    bar: Bar = unseen,
+) -> Expected:
     """Return what transformers and PEFT answer, to the prompts that `category`'s accuracy needs.
 
     Without it to the prompts of the comparison, by the bare backbone as well.
@@ -313,7 +323,7 @@ def reference(folder: Path, adapters: Mapping[str, Path], category: str | None =
             logits = model(shown, logits_to_keep=count).logits[0].double()
         return torch.log_softmax(logits, -1)
 
-    def found() -> Answers:
+    def found(step: Step) -> Answers:
         made = []
         for one in asked:
             first = after(one.prompt, 1)[0]
@@ -323,13 +333,18 @@ def reference(folder: Path, adapters: Mapping[str, Path], category: str | None =
                     steps = after([*one.prompt, *label[:-1]], len(rest))
                     row[at] += sum(float(x[end]) for x, end in zip(steps, rest, strict=True))
             made.append(row)
+            step(1)
         return made
 
-    made: dict[str | None, Answers] = {} if category else {None: found()}
-    for name, path in adapters.items():
-        model = PeftModel.from_pretrained(model, path, adapter_name=name).eval()
-        made[name] = found()
-        model = model.unload()
+    made: dict[str | None, Answers] = {}
+    models = len(adapters) + (category is None)
+    with bar(models * len(asked), f"{category or 'the original'} by PEFT") as step:
+        if category is None:
+            made[None] = found(step)
+        for name, path in adapters.items():
+            model = PeftModel.from_pretrained(model, path, adapter_name=name).eval()
+            made[name] = found(step)
+            model = model.unload()
     return Expected(tuple(asked), made, _numbers(model.config))
 
 

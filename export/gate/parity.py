@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import split
 from tel_edge.export.gate import differing
+from tel_edge.export.progress import Step, silent
 from tel_edge.runtime.errors import WorkError
 from tel_edge.runtime.questions.categories import CATEGORIES
 from tel_edge.runtime.questions.question import Question
@@ -71,8 +72,10 @@ def questions(category: str | None = None) -> list[Question]:
     return made
 
 
-def answers(engine: Engine, asked: Sequence[Asked], adapter: str | None) -> Answers:
-    """Return the engine's answers, finite numbers.
+def answers(
+    engine: Engine, asked: Sequence[Asked], adapter: str | None, step: Step = silent
+) -> Answers:
+    """Return the engine's answers, finite numbers; `step` is called with 1 after each.
 
     Raises `WorkError` where the engine makes other tokens of a prompt, or numbers that are none.
     """
@@ -85,7 +88,10 @@ def answers(engine: Engine, asked: Sequence[Asked], adapter: str | None) -> Answ
                 f"the exported tokenizer reads {one.question.id} as other tokens than "
                 f"transformers does; the file is not accepted\n{differing.told(*ids)}"
             )
-    scores = dict(engine.score(items, adapter))
+    scores = {}
+    for at, score in engine.score(items, adapter):
+        scores[at] = score
+        step(1)
     made = [scores[at].logprobs for at in range(len(items))]
     for one, row in zip(asked, made, strict=True):
         if not all(map(math.isfinite, row)):

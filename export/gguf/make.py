@@ -36,7 +36,7 @@ def make(request: ExportRequest, made: GgufPlan) -> list[tuple[BundleFile, bool]
     with ExitStack() as stack:
         gate = whole = None
         if request.verify and (made.unfinished or any(model.missing for model in made.models)):
-            gate = gates.opened(made.checkpoint.folder, made.jobs)
+            gate = gates.opened(made.checkpoint.folder, made.jobs, partial(bar, request))
             whole = stack.enter_context(_whole(request, made, made.bare, gate, None))
         for model in made.models:
             _model(request, made, model, gate, whole, matrix)

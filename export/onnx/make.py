@@ -182,7 +182,7 @@ def make(request: ExportRequest, made: OnnxPlan) -> list[tuple[BundleFile, bool]
     """Make what is missing; return all files that were asked for, and which of them are new."""
     gate = None
     if request.verify and (made.missing or made.unfinished):
-        gate = gates.opened(made.checkpoint.folder, made.jobs)
+        gate = gates.opened(made.checkpoint.folder, made.jobs, partial(bar, request))
     made.output.tokenizer(made.checkpoint.folder)
     if made.missing or (gate and made.unfinished):
         with _reference(request, made, gate) as (reference, whole):

@@ -186,5 +186,5 @@ def check_space(request: ExportRequest, output: Output, needed: float) -> None:
 @contextmanager
 def bar(request: ExportRequest, total: int, label: str) -> Iterator[Step]:
     """Give the step function of a progress bar on stderr."""
-    with progress.bar(label, "", total, request.quiet, unit_scale=True) as shown:
+    with progress.bar(label, "", total, request.quiet, unit_scale=total > 1000) as shown:
         yield shown.update

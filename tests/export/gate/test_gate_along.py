@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tel_edge.eval.folders.chat import Chat
 from tel_edge.export.commands import export
 from tel_edge.export.gate import along
 from tel_edge.export.gate.along import Along
+from tel_edge.export.gate.gate import Gate
 from tel_edge.runtime.answerer import Answerer
 from tel_edge.runtime.bundles import bundle, manifest
 from tel_edge.runtime.engines.engine import EngineSettings, Sampling
@@ -172,7 +174,7 @@ def test_another_adapter_than_was_trained_is_not_accepted(
     """What PEFT computes is changed, and the file is not: the gate sees it along the dialogues."""
     other = models.adapter(tmp_path / "care", root / "base", seed=9)
     reference = along.reference
-    monkeypatch.setattr(along, "reference", lambda folder, _: reference(folder, other))
+    monkeypatch.setattr(along, "reference", lambda folder, *_: reference(folder, other))
     with pytest.raises(WorkError, match="the care adapter does not answer as the model it was"):
         export.work(export.parser().parse_args(argv(root, tmp_path / "bundle", "care")))
 
@@ -214,6 +216,20 @@ class Deaf:
 
     def name(self, _: int) -> str:
         return ENDS
+
+
+def test_it_is_told_how_far_the_original_is(root: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def bar(total: int, label: str) -> Iterator[Callable[[int], None]]:
+        steps: list[int] = []
+        yield steps.append
+        told.append((label, total, sum(steps)))
+
+    made = Gate(root / "base", {n: root / n for n in ("oranbench", "care")}, lambda *_: None, bar)
+    made.wanted("care")
+    assert told == [("care by PEFT", 6, 6), ("the original by PEFT", 24, 24)]
 
 
 def test_what_an_engine_reads_and_where_it_stops_is_checked() -> None:
