@@ -34,6 +34,7 @@ class Watch(TrainerCallback):
     def __init__(self, work: Path, title: str, quiet: bool) -> None:
         self.title, self.quiet = title, quiet
         self.bar: Any = None
+        self.measuring: Any = None
         self.losses: dict[str, str] = {}
         self.kept = work / "spent.json"
         known = json.loads(self.kept.read_text()) if self.kept.exists() else {}
@@ -66,6 +67,26 @@ class Watch(TrainerCallback):
         """Move the bar, and count the step for the threads that it was computed with."""
         self.bar.update(1)
         self.threads[str(torch.get_num_threads())] += 1
+
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any
+    ) -> None:
+        """Move a bar of its own, which begins with a part that is measured."""
+        if self.measuring is None:
+            self.measuring = progress.bar(
+                f"{self.title}, losses", "batch", len(eval_dataloader), self.quiet
+            )
+        self.measuring.update(1)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close that bar."""
+        if self.measuring is not None:
+            self.measuring.close()
+            self.measuring = None
+
+    def on_predict(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close that bar."""
+        self.on_evaluate(args, state, control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Show the losses; raise `WorkError` when one is not finite."""

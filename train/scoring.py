@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tel_edge.eval.statistics import Share, share
+from tel_edge.runtime import progress
 from tel_edge.runtime.questions.question import Question
 from tel_edge.runtime.questions.votes import draws, majority, pick
 from tel_edge.train.data import Rows, aligned, collate
@@ -29,13 +30,22 @@ class Scored:
 
 
 def score(
-    model: Any, tokenizer: Any, questions: Sequence[Question], longest: int, seed: int, batch: int
+    model: Any,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    longest: int,
+    seed: int,
+    batch: int,
+    quiet: bool = True,
 ) -> list[Scored]:
-    """Return the scores of each category among `questions`, in their order."""
+    """Return the scores of each category among `questions`, in their order.
+
+    Each has a bar unless `quiet`.
+    """
     made = []
     for name in dict.fromkeys(question.category for question in questions):
         group = [question for question in questions if question.category == name]
-        made.append(_category(model, tokenizer, name, group, longest, seed, batch))
+        made.append(_category(model, tokenizer, name, group, longest, seed, batch, quiet))
     return made
 
 
@@ -47,9 +57,10 @@ def _category(
     longest: int,
     seed: int,
     batch: int,
+    quiet: bool,
 ) -> Scored:
     right = voted = fit = 0
-    for question, logprobs in logprobs_of(model, tokenizer, group, longest, batch):
+    for question, logprobs in logprobs_of(model, tokenizer, group, longest, batch, quiet):
         fit += 1
         right += pick(logprobs) == question.answer
         drawn = draws(logprobs, K, TEMPERATURE, seed, question.id)
@@ -59,7 +70,12 @@ def _category(
 
 
 def logprobs_of(
-    model: Any, tokenizer: Any, group: Sequence[Question], longest: int, batch: int
+    model: Any,
+    tokenizer: Any,
+    group: Sequence[Question],
+    longest: int,
+    batch: int,
+    quiet: bool = True,
 ) -> list[tuple[Question, tuple[float, ...]]]:
     """Return the labels' log-probabilities of each question that fits, shortest prompts first."""
     import torch
@@ -69,21 +85,23 @@ def logprobs_of(
     # Those of about one length together, so that little is padded.
     kept.sort(key=lambda pair: len(pair[1].ids))
     made = []
-    for start in range(0, len(kept), batch):
-        part = kept[start : start + batch]
-        examples = [example for _, example in part]
-        rows = Rows(lambda _, made=examples: made)  # type: ignore[misc]
-        inputs = collate([rows[at] for at in range(len(rows))])
-        shown = ("input_ids", "attention_mask", "position_ids")
-        with torch.no_grad():
-            logits = model(
-                **{name: inputs[name].to(model.device) for name in shown},
-                use_cache=False,
-                logits_to_keep=1,
-            ).logits[:, -1]
-        values = torch.log_softmax(logits.double(), -1)
-        for row, (question, example) in zip(values, part, strict=True):
-            made.append((question, tuple(float(row[at]) for at in example.choices)))
+    with progress.bar("test part", "question", len(kept), quiet) as bar:
+        for start in range(0, len(kept), batch):
+            part = kept[start : start + batch]
+            examples = [example for _, example in part]
+            rows = Rows(lambda _, made=examples: made)  # type: ignore[misc]
+            inputs = collate([rows[at] for at in range(len(rows))])
+            shown = ("input_ids", "attention_mask", "position_ids")
+            with torch.no_grad():
+                logits = model(
+                    **{name: inputs[name].to(model.device) for name in shown},
+                    use_cache=False,
+                    logits_to_keep=1,
+                ).logits[:, -1]
+            values = torch.log_softmax(logits.double(), -1)
+            for row, (question, example) in zip(values, part, strict=True):
+                made.append((question, tuple(float(row[at]) for at in example.choices)))
+            bar.update(len(part))
     return made
 
 

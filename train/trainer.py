@@ -181,7 +181,7 @@ def fit(job: TrainingJob, work: Path, quiet: bool, weights: Path | None = None) 
     trainer, made = trained(job, material, work, quiet, weights)
     if job.scored and processes().is_main_process:
         peft = trainer.model.eval()
-        scores = score(peft, tokenizer, job.parts.test, longest, job.seed, recipe.batch * 2)
+        scores = score(peft, tokenizer, job.parts.test, longest, job.seed, recipe.batch * 2, quiet)
         made["test"] = document(scores)
     return made
 
@@ -258,7 +258,7 @@ def processes() -> Any:
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def tested(job: TrainingJob, folder: Path, weights: Path) -> dict[str, Any]:
+def tested(job: TrainingJob, folder: Path, weights: Path, quiet: bool) -> dict[str, Any]:
     """Return the scores of the adapter in `folder` over `weights` on the job's `test` part."""
     from peft import PeftModel
 
@@ -268,7 +268,8 @@ def tested(job: TrainingJob, folder: Path, weights: Path) -> dict[str, Any]:
     model = loading.model(weights, dtype).to("cuda" if torch.cuda.is_available() else "cpu")
     peft = PeftModel.from_pretrained(model, folder).eval()
     batch = job.recipe.batch * 2
-    return {"test": document(score(peft, tokenizer, job.parts.test, longest, job.seed, batch))}
+    scores = score(peft, tokenizer, job.parts.test, longest, job.seed, batch, quiet)
+    return {"test": document(scores)}
 
 
 @contextmanager

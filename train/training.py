@@ -25,8 +25,8 @@ from tel_edge.train.job import RECORD, WEIGHTS, Job, Over
 
 # Trains a job in a folder, quietly or not, over other weights if any: what is to be recorded.
 Fit = Callable[[Any, Path, bool, Path | None], dict[str, Any]]
-# Measures a job's adapter in a folder, over those weights: what is to be recorded.
-Tested = Callable[[Any, Path, Path], dict[str, Any]]
+# Measures a job's adapter in a folder, over those weights, quietly or not: what is recorded.
+Tested = Callable[[Any, Path, Path, bool], dict[str, Any]]
 
 SCHEMA_VERSION = 1
 # Rounds that a waiting thread spins before it sleeps: with fewer an idle machine loses more than a
@@ -47,7 +47,7 @@ def finished(folder: Path, job: Job) -> dict[str, Any] | None:
 
 
 def with_scores(
-    job: Job, out: Path, record: dict[str, Any], tested: Tested | None = None
+    job: Job, out: Path, record: dict[str, Any], quiet: bool, tested: Tested | None = None
 ) -> dict[str, Any]:
     """Measure a finished adapter that was trained without it, and put that into its record.
 
@@ -59,7 +59,7 @@ def with_scores(
     passing = out.with_name(f".{out.name}.scored")
     with enough_memory(), dequantized(job, passing, processes()) as weights:
         measure: Tested = tested or trainer.tested
-        record = {**record, **measure(job, out, weights or job.folder)}
+        record = {**record, **measure(job, out, weights or job.folder, quiet)}
     write_text(out / RECORD, json.dumps(record, indent=1) + "\n")
     return record
 

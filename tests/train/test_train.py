@@ -19,10 +19,12 @@ import pytest
 from conftest import shown
 from for_train import CHOICES, Command, adapter, common, jobs, questions, record
 
+from tel_edge.runtime import progress
 from tel_edge.runtime.errors import InputError
 from tel_edge.runtime.questions.categories import WORKING_GROUPS
 from tel_edge.runtime.questions.prompt import labels, render
 from tel_edge.runtime.questions.question import Question
+from tel_edge.train.commands import train
 from tel_edge.train.data import Example, Rows, collate, examples, varied
 
 torch = pytest.importorskip("torch")
@@ -249,6 +251,18 @@ def test_a_partial_folder_of_another_job_is_not_gone_on_from(
     (partial / "job.json").write_text("another digest")
     assert tel_train("--epochs", "1")[0] == 0
     assert [line["epoch"] for line in record(tmp_path)["curve"]] == [1]
+
+
+def test_all_that_takes_long_says_how_far_it_is(
+    run_command: Command, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    argv = [one for one in common(made, tmp_path) if one != "--quiet"]
+    argv += ["--epochs", "1", "--score"]
+    code, _, err = run_command(train.parser(), train.work, *argv)
+    assert code == 0
+    for said in ("oranbench: 3 of 3 ", "oranbench, losses: 1 of 1 ", "test part: 6 of 6 "):
+        assert said in err
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(

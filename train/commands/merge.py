@@ -37,6 +37,7 @@ def merge(
     name: str,
     questions: Sequence[Question] | None,
     contaminated: Mapping[str, int] | None,
+    quiet: bool,
 ) -> dict[str, Any]:
     """Merge and put the PEFT folder with its `training.json` at `out`; return the record.
 
@@ -79,7 +80,7 @@ def merge(
         "versions": versions(),
     }
     if questions is not None:
-        record["test"] = _scores(peft, plan, model, questions)
+        record["test"] = _scores(peft, plan, model, questions, quiet)
     write_text(partial / "merged" / RECORD, json.dumps(record, indent=1) + "\n")
     replace_folder(partial / "merged", out)
     shutil.rmtree(partial)
@@ -129,7 +130,9 @@ def _merged(plan: MergePlan, model: Path) -> Any:
     return peft
 
 
-def _scores(peft: Any, plan: MergePlan, model: Path, questions: Sequence[Question]) -> Any:
+def _scores(
+    peft: Any, plan: MergePlan, model: Path, questions: Sequence[Question], quiet: bool
+) -> Any:
     import torch
     from transformers import AutoConfig
 
@@ -138,7 +141,8 @@ def _scores(peft: Any, plan: MergePlan, model: Path, questions: Sequence[Questio
     longest = int(AutoConfig.from_pretrained(model).max_position_embeddings)
     batch = 2 * int((plan.sources[0].record.get("config") or {}).get("batch", 16))
     placed = peft.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    return document(score(placed, loading.tokenizer(model), questions, longest, plan.seed, batch))
+    tokenizer = loading.tokenizer(model)
+    return document(score(placed, tokenizer, questions, longest, plan.seed, batch, quiet))
 
 
 def finished(
@@ -217,7 +221,7 @@ def _work(
             if record is None:
                 cli.say(args, f"{name}: {wanted.method.name} {wanted.method.does}")
                 scored = asked if args.score else None
-                record = merge(wanted, model, out, name, scored, contaminated)
+                record = merge(wanted, model, out, name, scored, contaminated, args.quiet)
     megabytes = (out / WEIGHTS).stat().st_size / 1e6
     rank = record["config"]["rank"]
     print(f"{name}: {len(wanted.sources)} adapters, rank {rank}, {megabytes:.2f} MB  {out}")

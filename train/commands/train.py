@@ -104,7 +104,7 @@ def _made(args: argparse.Namespace, job: Job, out: Path, spoken: bool) -> dict[s
         return record
     if args.resume and (record := finished(out, job)):
         cli.say(args, f"{job.stem}: finished before, reused")
-        return with_scores(job, out, record, tested)
+        return with_scores(job, out, record, args.quiet, tested)
     if (out / RECORD).is_file():
         cli.say(
             args,

@@ -149,7 +149,7 @@ def fit(job: DialogueJob, work: Path, quiet: bool, weights: Path | None = None) 
     def measured(line: Mapping[str, Any]) -> dict[str, Any]:
         found = {"losses": losses(trainer, parts, line["validation_loss"])}
         if job.stops and processes().is_main_process:
-            found["stop_rate"] = stopped(job, chat, trainer.model, longest)
+            found["stop_rate"] = stopped(job, chat, trainer.model, longest, quiet)
         return found
 
     made |= {"kept": "best", **measured(made["best"])}
@@ -191,15 +191,15 @@ def losses(
     return found
 
 
-def stopped(job: DialogueJob, chat: Chat, model: Any, longest: int) -> dict[str, Any]:
+def stopped(job: DialogueJob, chat: Chat, model: Any, longest: int, quiet: bool) -> dict[str, Any]:
     """Return how many of `job.stops` answers of the test part end by themselves."""
     texts, _ = shown(chat, job.part("test"), longest)
     prompts = [of[-1].ids[: of[-1].spans[-1][0]] for of in texts]
-    made = stop_rate(model, prompts[: job.stops], set(chat.ends), longest)
+    made = stop_rate(model, prompts[: job.stops], set(chat.ends), longest, quiet=quiet)
     return {"asked": job.stops, **made}
 
 
-def stopped_again(job: DialogueJob, folder: Path, weights: Path) -> dict[str, Any]:
+def stopped_again(job: DialogueJob, folder: Path, weights: Path, quiet: bool) -> dict[str, Any]:
     """Return the same of the adapter in `folder`, which is finished, over `weights`."""
     from peft import PeftModel
 
@@ -207,4 +207,4 @@ def stopped_again(job: DialogueJob, folder: Path, weights: Path) -> dict[str, An
     model = loading.model(weights, dtype).to("cuda" if torch.cuda.is_available() else "cpu")
     longest = int(AutoConfig.from_pretrained(job.folder).max_position_embeddings)
     peft = PeftModel.from_pretrained(model, folder).eval()
-    return {"stop_rate": stopped(job, Chat(job.folder), peft, longest)}
+    return {"stop_rate": stopped(job, Chat(job.folder), peft, longest, quiet)}

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tel_edge.eval.statistics import share
+from tel_edge.runtime import progress
 from tel_edge.train.data import tokens
 
 # Tokens within which an answer has to end, and answers that are written at a time.
@@ -19,16 +20,20 @@ def stop_rate(
     ends: Collection[int],
     longest: int,
     limit: int = LIMIT,
+    quiet: bool = True,
 ) -> dict[str, Any]:
     """Return the share of answers that end with one of `ends` within `limit` tokens.
 
     `stopped` has the share with its Wilson interval. A prompt that leaves no room for so many in
-    a context of `longest` is left out.
+    a context of `longest` is left out. There is a bar unless `quiet`.
     """
     fitting = sorted((one for one in prompts if len(one) + limit <= longest), key=len)
     stopped = 0
-    for start in range(0, len(fitting), BATCH):
-        stopped += sum(_ended(model, fitting[start : start + BATCH], ends, limit))
+    with progress.bar("test part", "answer", len(fitting), quiet) as bar:
+        for start in range(0, len(fitting), BATCH):
+            part = fitting[start : start + BATCH]
+            stopped += sum(_ended(model, part, ends, limit))
+            bar.update(len(part))
     return {"limit": limit, "stopped": asdict(share(stopped, len(fitting))) if fitting else None}
 
 

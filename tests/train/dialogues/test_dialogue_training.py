@@ -19,6 +19,7 @@ import for_dialogues as made_of
 import pytest
 from conftest import shown
 
+from tel_edge.runtime import progress
 from tel_edge.runtime.questions.conversation import Message
 from tel_edge.train.commands import train
 
@@ -369,3 +370,15 @@ def test_dialogues_are_rows_of_the_trainer(made: Path) -> None:
     rows = Rows(lambda _: texts(made / "base"))
     assert set(rows[0]) == {"input_ids", "spoken"}
     assert len(rows) == 7
+
+
+def test_losses_and_answers_say_how_far_they_are(
+    run_command: Command, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    argv = [one for one in common(made, tmp_path) if one != "--quiet"]
+    argv += ["--epochs", "1", "--stop-rate", "2"]
+    code, _, err = run_command(train.parser(), train.work, *argv)
+    assert code == 0
+    assert "test part: 2 of 2 " in err
+    assert err.count("care, losses: 1 of 1 ") == 1 + 2, "validation, then train and test"
