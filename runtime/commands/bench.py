@@ -116,7 +116,7 @@ def work(
     if len(whats) > 1:
         return _compare(args, whats, base, opener, isolated)
     settings = _settings(args, what, base)
-    made = _measured(what, settings, opener, args.repeat, False)
+    made = _measured(args, what, settings, opener, args.repeat, False)
     print(comparison.table([(what, made)]), flush=True)
     return _document(what, settings, made)
 
@@ -134,14 +134,20 @@ def _settings(
 
 
 def _measured(
-    what: Subject, settings: EngineSettings, opener: bundle.Opener, repeat: int, isolated: bool
+    args: argparse.Namespace,
+    what: Subject,
+    settings: EngineSettings,
+    opener: bundle.Opener,
+    repeat: int,
+    isolated: bool,
 ) -> Measurement:
     opened = partial(probe.opened, what, settings, opener)
-    on_device = bool(settings.gpu_layers)
+    given = (opened, what.questions, what.category, repeat, bool(settings.gpu_layers))
+    title = None if args.quiet else what.title
     if not isolated:
-        return measure(opened, what.questions, what.category, repeat, on_device)
+        return measure(*given, title)
     try:
-        return in_child(None, measure, opened, what.questions, what.category, repeat, on_device)
+        return in_child(None, measure, *given, title, shown=not args.quiet)
     except (InputError, WorkError) as error:
         raise type(error)(f"{what.title}: {error}") from None
 
@@ -161,7 +167,7 @@ def _compare(
     forth = list(range(len(whats)))
     runs: list[list[Measurement]] = [[] for _ in whats]
     for at in forth + (forth[::-1] if args.repeat > 1 else []):
-        made = _measured(whats[at], settings[at], opener, (args.repeat + 1) // 2, isolated)
+        made = _measured(args, whats[at], settings[at], opener, (args.repeat + 1) // 2, isolated)
         cli.say(args, f"{whats[at].title}: {made.questions_per_second:,.2f} questions/s")
         runs[at].append(made)
     found = [averaged(these) for these in runs]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from statistics import mean, median
 from typing import Any
 
+from tel_edge.runtime import progress
 from tel_edge.runtime.answerer import Answerer
 from tel_edge.runtime.device import memory
 from tel_edge.runtime.engines.engine import Score
@@ -104,10 +105,12 @@ def measure(
     adapter: str | None,
     repeat: int,
     device_memory: bool = False,
+    title: str | None = None,
 ) -> Measurement:
     """Open an answerer, measure it with `asked` and close it again.
 
-    `device_memory` says that buffers are not in this process's memory.
+    `device_memory` says that buffers are not in this process's memory. With a `title` there is a
+    bar, which moves between two passes over the questions and never within one.
     """
     began = time.perf_counter()
     with opened() as answerer:
@@ -125,11 +128,14 @@ def measure(
         once: list[Pass] = []
         voted: list[Pass] = []
         plain: list[float] = []
-        # In turns, so that a machine that slows down slows all three.
-        for _ in range(repeat):
-            once.append(ask(scorer, asked, adapter, picked))
-            voted.append(ask(scorer, asked, adapter, _voted))
-            plain.append(engine.plain_rate(adapter, tokens))
+        with progress.bar(title or "", "pass", 2 * repeat, title is None) as bar:
+            # In turns, so that a machine that slows down slows all three.
+            for _ in range(repeat):
+                once.append(ask(scorer, asked, adapter, picked))
+                bar.update()
+                voted.append(ask(scorer, asked, adapter, _voted))
+                plain.append(engine.plain_rate(adapter, tokens))
+                bar.update()
         swap = _swap(engine, scorer, asked, adapter, repeat, adapter_ms) if adapter else None
         used = _memory(engine.memory_split(), memory.now(), device_memory)
     return Measurement(

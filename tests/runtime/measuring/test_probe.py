@@ -12,6 +12,7 @@ import for_bench
 import pytest
 from for_bench import ONE, SAFE, Engine, GetsSlower, LikesSmallBatches, engine
 
+from tel_edge.runtime import progress
 from tel_edge.runtime.answerer import Answerer
 from tel_edge.runtime.device import memory
 from tel_edge.runtime.engines.engine import (
@@ -131,6 +132,17 @@ def test_without_an_adapter_there_is_no_swap() -> None:
     shown = comparison.table([(what, found)])
     assert "swap" not in shown
     assert shown.splitlines()[-1].split() == ["picks", "as", "it", "-"]
+
+
+def test_a_bar_moves_between_passes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    given = (lambda: Answerer(engine()), probe.questions(ONE, 2), None, 2)
+    measurement.measure(*given, title="Q8_0 (gguf)")
+    assert "Q8_0 (gguf): 4 of 4 " in capsys.readouterr().err
+    measurement.measure(*given)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_failure_closes_the_engine() -> None:
