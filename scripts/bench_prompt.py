@@ -138,8 +138,10 @@ def scored(args: argparse.Namespace, form: Form, seed: int) -> Share:
 
 def asked(name: str, argv: Sequence[str]) -> int:
     """Run tel-train in this process with the prompt in another form; return its exit code."""
-    # Before anything has taken the function by its name.
-    prompt.render = FORMS[name].render
+    # Before anything has taken the function by its name. Where nothing is changed nothing is put in
+    # its place, and the adapter is one for the product's prompt.
+    if FORMS[name] != Form(name):
+        prompt.render = FORMS[name].render
     from tel_edge.train.commands import train
 
     sys.argv = ["tel-train", *argv]
