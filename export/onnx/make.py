@@ -247,7 +247,8 @@ def _prepared(request: ExportRequest, made: OnnxPlan, out: Path) -> None:
     with made.output.room(f"{made.info.name}-plain") as room:
         plain = made.given
         if plain is None:
-            cli.say(request, "tracing the model; about a minute for 0.6B parameters")
+            layers = made.checkpoint.shape.layers
+            cli.say(request, f"tracing the model: {layers} layers, some 2 to 6 s each")
             plain = room / "plain.onnx"
             trace.trace(made.checkpoint.folder, plain)
         model = container.load(plain)
