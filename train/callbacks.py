@@ -84,7 +84,7 @@ class Watch(TrainerCallback):
             self.measuring.close()
             self.measuring = None
 
-    def on_predict(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **_: Any) -> None:
         """Close that bar."""
         self.on_evaluate(args, state, control)
 

@@ -28,8 +28,6 @@ from tel_edge.runtime.questions.conversation import Message, templated
 if TYPE_CHECKING:
     from tel_edge.runtime.engines.packed import PackedEngine
 
-# How often the original reads a dialogue: bare, with the adapter, and bare along its tokens.
-READINGS = 3
 # Of PEFT's likeliest tokens at a position those that are compared, of each of its two models.
 LIKELY = 8
 
@@ -62,12 +60,17 @@ def dialogues() -> dict[str, tuple[Message, ...]]:
     }
 
 
+def readings() -> int:
+    """Return how often the original reads: all dialogues bare, adapted, and bare along tokens."""
+    return 3 * PROMPTS
+
+
 def reference(
     folder: Path, adapter: Path, step: Step = silent
 ) -> tuple[tuple[Along, ...], Answers, Answers]:
     """Return what is asked, and what transformers and PEFT answer: (asked, bare, adapted).
 
-    `step` is called with 1 for each of `READINGS` of all dialogues.
+    `step` is called with 1 after each of `readings`.
     """
     import torch
     from peft import PeftModel

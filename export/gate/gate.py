@@ -145,7 +145,7 @@ class Gate:
         if category not in SPOKEN or category is None:
             return self.expected
         if category not in self._spoken:
-            with self.bar(along.READINGS * along.PROMPTS, f"{category} by PEFT") as step:
+            with self.bar(along.readings(), f"{category} by PEFT") as step:
                 asked, bare, adapted = along.reference(self.folder, self.adapters[category], step)
             answered: dict[str | None, Answers] = {None: bare, category: adapted}
             self._spoken[category] = Expected(asked, answered, self.expected.numbers)
