@@ -57,17 +57,17 @@ def _rows(of: Measurement) -> list[tuple[str, str]]:
             ("  question without", _ms(swap.stay_ms)),
         ]
     rows += [
-        ("memory, peak", _mib(used.peak)),
-        ("  anonymous", _mib(used.anonymous)),
-        ("  file-backed", _mib(used.file)),
+        ("memory, peak", _mb(used.peak)),
+        ("  anonymous", _mb(used.anonymous)),
+        ("  file-backed", _mb(used.file)),
         ("buffers", ""),
-        ("  weights, mapped", _mib(used.weights)),
-        ("  weights, copied", _mib(used.repacked)),
-        ("  KV cache", _mib(used.kv)),
-        ("  compute", _mib(used.compute)),
-        ("  output", _mib(used.output)),
-        ("  adapters", _mib(used.adapters)),
-        ("  rest", _mib(used.rest)),
+        ("  weights, mapped", _mb(used.weights)),
+        ("  weights, copied", _mb(used.repacked)),
+        ("  KV cache", _mb(used.kv)),
+        ("  compute", _mb(used.compute)),
+        ("  output", _mb(used.output)),
+        ("  adapters", _mb(used.adapters)),
+        ("  rest", _mb(used.rest)),
     ]
     return rows
 
@@ -85,7 +85,7 @@ def _ms(value: float) -> str:
     return f"{value:,.2f} ms"
 
 
-def _mib(value: int | None) -> str:
+def _mb(value: int | None) -> str:
     return "-" if value is None else f"{value / 1e6:,.1f} MB"
 
 
