@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from typing import Any
 
 # Seconds between two lines, and until the first: what ends sooner writes none.
 EVERY = 30.0
-LINE = "{desc}: {n_fmt} of {total_fmt} after {elapsed}{left}{postfix}"
+LINE = "{desc}: {unit}{n_fmt} of {total_fmt} after {elapsed}{left}{postfix}"
 # The share that has to be done before anybody is told how long the rest will take.
 KNOWN = 0.1
 
@@ -34,7 +35,7 @@ def bar(title: str, unit: str, total: int | None, quiet: bool = False, **options
 
     lock_of_its_own()
     shared = {"desc": title, "unit": unit, "total": total, "leave": False, **options}
-    if sys.stderr is not None and sys.stderr.isatty():
+    if _has_room():
         return tqdm(**shared, disable=quiet, file=sys.stderr)
     off = quiet or total is None or sys.stderr is None
     # Every update looks at the clock, so that no thread has to watch over it.
@@ -47,9 +48,20 @@ def bar(title: str, unit: str, total: int | None, quiet: bool = False, **options
             own, rest = made["n"] - made["initial"], made["total"] - made["n"]
             known = own > 0 and made["n"] >= KNOWN * made["total"]
             left = tqdm.format_interval(made["elapsed"] * rest / own) if known else ""
-            return made | {"left": left and f", {left} left"}
+            unit = made["unit"] and f"{made['unit']} "
+            return made | {"left": left and f", {left} left", "unit": unit}
 
     return Log(**shared, **slow, disable=off, file=_Lines(), bar_format=LINE)
+
+
+def _has_room() -> bool:
+    """Return whether stderr is a terminal that says how wide it is: some have no columns."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return False
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        return True
 
 
 def lock_of_its_own() -> None:

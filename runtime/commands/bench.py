@@ -172,15 +172,16 @@ def _compare(
         runs[at].append(made)
     found = [averaged(these) for these in runs]
     print(comparison.table(list(zip(whats, found, strict=True))))
-    rates = [made.questions_per_second for made in found]
+    rates = [[one.questions_per_second for one in these] for these in runs]
     titles = (one.title for one in whats)
     print(comparison.verdict(dict(zip(titles, rates, strict=True))), flush=True)
     chosen = comparison.chosen(whats, rates)
+    fastest = max(forth, key=lambda at: found[at].questions_per_second)
     if warning := comparison.warning(whats, chosen):
         cli.say(args, warning)
     return {
         "variants": [_document(*variant) for variant in zip(whats, settings, found, strict=True)],
-        "fastest": whats[rates.index(max(rates))].backbone.quant,
+        "fastest": whats[fastest].backbone.quant,
         "chosen": whats[chosen].backbone.quant,
     }
 
@@ -193,9 +194,12 @@ def _tuned(
     isolated: bool,
 ) -> dict[str, Any]:
     """Tune each variant; of several keep in the profile which one is to answer as tuned."""
-    made = [_tune(args, one, base, opener, isolated) for one in whats]
     if len(whats) == 1:
-        return made[0]
+        return _tune(args, whats[0], base, opener, isolated)
+    made = []
+    for one in whats:
+        print(one.title, flush=True)
+        made.append(_tune(args, one, base, opener, isolated))
     compared = _compare(args, whats, base, opener, isolated)
     rates = {
         one.backbone.quant: round(of["questions_per_second"], 2)
@@ -207,8 +211,12 @@ def _tuned(
     )
     name, say = first.manifest.backbone.name, partial(cli.say, args)
     of = profile.chosen_key(name, power.now())
+    before = profile.choice(name)
     path = profile.kept(lambda there: profile.with_choice(there, of, found), say)
-    print(f"saved in {path}: {name} answers with {found.quant} ({found.format})", flush=True)
+    said = f"saved in {path}: {name} answers with {found.quant} ({found.format})"
+    if before and before.quant not in rates:
+        said += f", no longer with {before.quant} ({before.format}), which was not measured now"
+    print(said, flush=True)
     return {**compared, "tuned": made, "chosen": asdict(found)}
 
 
@@ -299,7 +307,11 @@ def parser() -> cli.Parser:
         "--jsonl", type=Path, metavar="FILE", help="questions as for tel-run (made-up ones)"
     )
     made.add_argument(
-        "--repeat", type=cli.positive, default=3, metavar="N", help="(median of %(default)s)"
+        "--repeat",
+        type=cli.positive,
+        default=3,
+        metavar="N",
+        help="(median of %(default)s; of several variants means of half of them forth, half back)",
     )
     made.add_argument(
         "--tune",

@@ -60,6 +60,8 @@ def work(
     )
     adapter = next(iter(answerer.spoken), None)
     engine: Any = answerer.engine
+    if engine.template is None:
+        raise InputError(f"{answerer.name} has no chat template, so nobody can talk to it")
 
     guards = 0
 

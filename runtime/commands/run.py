@@ -6,7 +6,7 @@ import argparse
 import io
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import starmap
 from pathlib import Path
@@ -235,14 +235,19 @@ def _file(args: argparse.Namespace) -> Path | None:
 
 
 def _check_there(args: argparse.Namespace, like: str) -> None:
-    """Refuse the name of a file that is not there, which would be asked as it stands."""
+    """Refuse what names a file and is none that can be read, and would be asked as it stands."""
+    for name in args.questions if len(args.questions) > 1 else ():
+        if name.endswith(".jsonl") and _there(name):
+            raise InputError(f"{name}: a file is read alone, without questions or other files")
+    if len(args.questions) == 1 and _there(args.questions[0], Path.is_dir):
+        raise InputError(f"{args.questions[0]} is a folder; its lines would be as {like}")
     if args.questions and not _file(args) and args.questions[0].endswith(".jsonl"):
         raise InputError(f"{args.questions[0]}: no such file; its lines would be as {like}")
 
 
-def _there(text: str) -> bool:
+def _there(text: str, kind: Callable[[Path], bool] = Path.is_file) -> bool:
     try:
-        return Path(text).is_file()
+        return kind(Path(text))
     except (OSError, ValueError):
         # Longer than any name, or with characters that no name has.
         return False

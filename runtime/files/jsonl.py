@@ -67,7 +67,9 @@ def read(file: Path, make: Callable[[dict[str, Any]], T]) -> Iterator[tuple[int,
                 yield number, made
     if bad:
         first, *others = bad
-        named = ", ".join(others[:NAMED]) + ", ..." * (len(others) > NAMED)
+        # Dots for a single one would be no shorter.
+        shown = others if len(others) == NAMED + 1 else others[:NAMED]
+        named = ", ".join(shown) + ", ..." * (len(others) > len(shown))
         more = f"; {len(others)} more bad line{'s' * (len(others) > 1)}: {named}" if others else ""
         raise InputError(f"{file}: {first}{more}")
 
@@ -84,6 +86,8 @@ def parsed(line: str) -> dict[str, Any] | None:
         )
     try:
         value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON: {error.msg}, at character {error.pos + 1}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON: {error}") from None
     if not isinstance(value, dict):

@@ -7,7 +7,8 @@ away. What it costs in accuracy is `tel-eval`'s to say.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import mean
 
 from tel_edge.runtime.measuring import tune
 from tel_edge.runtime.measuring.measurement import K, Measurement
@@ -38,7 +39,7 @@ def _rows(of: Measurement) -> list[tuple[str, str]]:
         (f"  with Maj@{K}", f"{of.maj_per_second:,.2f}"),
         ("tokens/s", f"{of.tokens_per_second:,.1f}"),
         ("  plain prefill", f"{of.plain_rate:,.1f}"),
-        ("  share of it", f"{of.share:.2f}"),
+        ("  times plain prefill", f"{of.share:.2f}"),
         ("tokens a question", f"{of.tokens_per_question:,.1f}"),
         ("  computed", f"{of.computed_per_question:,.1f}"),
         ("first answer", _ms(first.total_ms)),
@@ -89,24 +90,31 @@ def _mb(value: int | None) -> str:
     return "-" if value is None else f"{value / 1e6:,.1f} MB"
 
 
-def verdict(rates: dict[str, float]) -> str:
-    """Return which of several rates in questions/s is the highest, and by how much."""
-    (name, rate), (other, next_rate), *_ = sorted(rates.items(), key=lambda one: -one[1])
-    ratio = rate / next_rate
+def verdict(rates: Mapping[str, Sequence[float]]) -> str:
+    """Return which of several has the highest rates in questions/s, and by how much."""
+    (name, runs), (other, others), *_ = sorted(rates.items(), key=lambda one: -mean(one[1]))
     says = "faster" if len(rates) == 2 else "fastest"
-    if ratio <= tune.GAIN:
+    if _as_fast(others, runs):
         says = "no clear difference"
+    rate, ratio = mean(runs), mean(runs) / mean(others)
     return f"{says} on this machine: {name}, {rate:,.2f} questions/s, {ratio:.2f} times {other}"
 
 
-def chosen(whats: Sequence[Subject], rates: Sequence[float]) -> int:
+def _as_fast(runs: Sequence[float], best: Sequence[float]) -> bool:
+    """Return whether rates are not below the best ones by more than a machine varies."""
+    return max(runs) >= min(best) or mean(runs) * tune.GAIN >= mean(best)
+
+
+def chosen(whats: Sequence[Subject], rates: Sequence[Sequence[float]]) -> int:
     """Return which variant is to answer: the fastest, of those that are as fast the nearest.
 
     Nearest is the one with the least divergence from the float model, where all of them have one.
     """
-    fast = [at for at, rate in enumerate(rates) if rate * tune.GAIN >= max(rates)]
+    best = max(rates, key=mean)
+    fast = [at for at, runs in enumerate(rates) if _as_fast(runs, best)]
     near = {at: _divergence(whats[at]) for at in fast}
-    return min(fast, key=lambda at: (near[at] if None not in near.values() else 0, -rates[at]))
+    known = None not in near.values()
+    return min(fast, key=lambda at: (near[at] if known else 0, -mean(rates[at])))
 
 
 def warning(whats: Sequence[Subject], at: int) -> str:
@@ -120,7 +128,7 @@ def warning(whats: Sequence[Subject], at: int) -> str:
         return ""
     return (
         f"warning: {whats[at].title} is further from the float model than {nearest.title} "
-        f"(KL {own:.1e}, {least:.1e}); compare their accuracy with tel-eval, --quant "
+        f"(KL {own:.1e}, {least:.1e}); tel-eval compares their accuracy, and --quant "
         f"{nearest.backbone.quant} answers with the nearer one"
     )
 

@@ -35,7 +35,11 @@ def check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{error.object[error.start]!r} is no Unicode character") from None
+        half = error.object[error.start]
+        # What was a byte that is no UTF-8, as Python's `surrogateescape` reads it.
+        if "\udc80" <= half <= "\udcff":
+            raise InputError(f"byte 0x{ord(half) - 0xDC00:02X} is no UTF-8") from None
+        raise InputError(f"{half!r} is no Unicode character") from None
 
 
 def check(question: Question, most: int) -> Question:

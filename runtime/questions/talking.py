@@ -70,7 +70,8 @@ class Reply:
 def messages(row: Mapping[str, Any]) -> list[Message]:
     """Return the messages of a row, of which the user's is the last. Raises `InputError`."""
     if other := sorted(set(row) - {"id", "messages"}):
-        raise InputError(f"unknown field {other[0]!r}; there are: id messages")
+        hint = "; lines of questions go without --chat" if "question" in row else ""
+        raise InputError(f"unknown field {other[0]!r}; there are: id messages{hint}")
     given = row.get("messages")
     if not isinstance(given, list) or not given:
         raise InputError(

@@ -36,11 +36,11 @@ def test_a_log_has_whole_lines_now_and_then(
 ) -> None:
     through(clock, 16)
     assert capsys.readouterr().err.splitlines() == [
-        "care: 2 of 10 after 00:32, 02:08 left",
-        "care: 4 of 10 after 01:04, 01:36 left",
-        "care: 6 of 10 after 01:36, 01:04 left",
-        "care: 8 of 10 after 02:08, 00:32 left",
-        "care: 10 of 10 after 02:40, 00:00 left",
+        "care: step 2 of 10 after 00:32, 02:08 left",
+        "care: step 4 of 10 after 01:04, 01:36 left",
+        "care: step 6 of 10 after 01:36, 01:04 left",
+        "care: step 8 of 10 after 02:08, 00:32 left",
+        "care: step 10 of 10 after 02:40, 00:00 left",
     ]
 
 
@@ -63,8 +63,8 @@ def test_of_the_first_of_many_nobody_knows_how_long_the_rest_takes(
 ) -> None:
     through(clock, 16, 40)
     assert capsys.readouterr().err.splitlines()[:2] == [
-        "care: 2 of 40 after 00:32",
-        "care: 4 of 40 after 01:04, 09:36 left",
+        "care: step 2 of 40 after 00:32",
+        "care: step 4 of 40 after 01:04, 09:36 left",
     ]
 
 
@@ -77,8 +77,8 @@ def test_a_line_comes_where_nothing_moves_on_too(
             bar.set_postfix_str(f"{refused} tries refused", refresh=False)
             bar.update(0)
     assert capsys.readouterr().err.splitlines() == [
-        "tel-generate: 0 of 10 after 00:32, 1 tries refused",
-        "tel-generate: 0 of 10 after 01:04, 3 tries refused",
+        "tel-generate: dialogue 0 of 10 after 00:32, 1 tries refused",
+        "tel-generate: dialogue 0 of 10 after 01:04, 3 tries refused",
     ]
 
 

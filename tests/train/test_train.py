@@ -261,7 +261,7 @@ def test_all_that_takes_long_says_how_far_it_is(
     argv += ["--epochs", "1", "--score"]
     code, _, err = run_command(train.parser(), train.work, *argv)
     assert code == 0
-    for said in ("oranbench: 3 of 3 ", "oranbench, losses: 1 of 1 ", "test part: 6 of 6 "):
+    for said in ("oranbench: step 3 of 3 ", "losses: batch 1 of 1 ", "test part: question 6 of 6 "):
         assert said in err
 
 

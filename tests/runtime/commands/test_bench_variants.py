@@ -167,10 +167,10 @@ def test_a_machine_that_slows_down_favours_neither(
 
 
 def test_the_fastest_of_three_is_told_beside_the_next() -> None:
-    assert comparison.verdict({"a": 2.0, "b": 5.0, "c": 4.0}) == (
+    assert comparison.verdict({"a": [2.0], "b": [5.0], "c": [4.0]}) == (
         "fastest on this machine: b, 5.00 questions/s, 1.25 times c"
     )
-    assert comparison.verdict({"a": 2.0, "b": 2.02}).startswith(
+    assert comparison.verdict({"a": [2.0], "b": [2.02]}).startswith(
         "no clear difference on this machine: b"
     )
 
@@ -182,11 +182,19 @@ def subject(quant: str, kl: float | None) -> Any:
 
 def test_of_those_that_are_as_fast_the_nearest_answers() -> None:
     near, far, unknown = subject("Q8_0", 0.001), subject("Q2_K", 0.4), subject("F16", None)
-    assert comparison.chosen([far, near], [5.0, 4.95]) == 1
-    assert comparison.chosen([far, near], [5.0, 4.0]) == 0
+    assert comparison.chosen([far, near], [[5.0], [4.95]]) == 1
+    assert comparison.chosen([far, near], [[5.0], [4.0]]) == 0
     # What nobody knows of one says nothing of the other.
-    assert comparison.chosen([far, unknown], [5.0, 4.95]) == 0
-    assert comparison.chosen([near, unknown], [4.95, 5.0]) == 1
+    assert comparison.chosen([far, unknown], [[5.0], [4.95]]) == 0
+    assert comparison.chosen([near, unknown], [[4.95], [5.0]]) == 1
+
+
+def test_rounds_that_overlap_are_no_difference() -> None:
+    said = comparison.verdict({"a": [33.2, 35.6], "b": [34.1, 33.3]})
+    assert said.startswith("no clear difference on this machine: a")
+    assert comparison.verdict({"a": [35.0, 35.6], "b": [33.1, 34.3]}).startswith("faster")
+    near, far = subject("Q8_0", 0.001), subject("Q2_K", 0.4)
+    assert comparison.chosen([far, near], [[33.2, 35.6], [34.1, 33.3]]) == 1
 
 
 def test_a_fast_variant_that_is_far_away_is_told() -> None:
@@ -280,6 +288,10 @@ def test_tuning_both_formats_says_which_one_answers(
     name, said = opened()
     assert name == "nano-int4.onnx"
     assert "int4 was chosen here of Q4_K_M, int4 (tel-bench --tune)" in said
+    argv = ("--quant", "F16,Q4_K_M", "--questions", "8", "--repeat", "1")
+    out = tel_bench("--tune", *argv, opener=OnnxIsFaster)[1]
+    assert out.splitlines()[-1].endswith(", no longer with int4 (onnx), which was not measured now")
+    assert tel_bench("--tune", *argv[2:], opener=OnnxIsFaster)[0] == 0
     # What is asked for stays, and what is not installed is not taken.
     assert opened(format="gguf")[0] == opened(quant="Q4_K_M")[0] != name
     installed.discard("onnx")

@@ -68,7 +68,7 @@ BAD_LINES: list[tuple[Any, dict[str, Any]]] = [
     ({"id": 7}, {"id": 7, "error": "column 'question' is missing"}),
     ({"id": 1.5, "question": "?"}, {"id": 1.5, "error": "column 'choices' is missing"}),
     (b'{"id": NaN}', {"id": "nan", "error": "column 'question' is missing"}),
-    (b'{"question": "caf\xe9", "choices": ["a", "b"]}', {"error": "is no Unicode character"}),
+    (b'{"question": "caf\xe9", "choices": ["a", "b"]}', {"error": "byte 0xE9 is no UTF-8"}),
     ({**ASK, "question": "x" * 5000}, {"id": "LINE", "error": "tokens, the context holds 4096"}),
 ]
 

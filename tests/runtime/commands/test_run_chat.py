@@ -66,7 +66,23 @@ def test_it_says_how_far_it_is(
         with file.open() as lines:
             opener = fake.FakeOpener(writer=says)
             code, _, err = tel_run("--chat", *argv, lines=lines, opener=opener)
-        assert (code, "tel-run: 2 of 3 after" in err) == (1, True)
+        assert (code, "tel-run: conversation 2 of 3 after" in err) == (1, True)
+
+
+def test_nobody_talks_to_a_model_without_a_template(tel_run: Run) -> None:
+    class Silent(fake.FakeEngine):
+        template = None
+
+    lines = jsonl(talk(" one"), talk(" two"))
+    code, out, err = tel_run("--chat", lines=lines, opener=fake.FakeOpener(engine=Silent))
+    assert (code, out) == (2, "")
+    assert "nano-Q4_K_M.gguf has no chat template, so nobody can talk to it" in err
+
+
+def test_a_question_among_conversations_is_told(tel_run: Run) -> None:
+    lines = jsonl({"question": "?", "choices": ["a", "b"]})
+    said = records(tel_run("--chat", lines=lines, opener=fake.FakeOpener(writer=says))[1])
+    assert "lines of questions go without --chat" in said[0]["error"]
 
 
 def test_half_a_character_is_that_lines_own_trouble(tel_run: Run) -> None:
@@ -146,6 +162,7 @@ def test_what_was_dropped_is_told(tel_run: Run) -> None:
         (("--guard", "x"), "--guard is for --chat only"),
         (("--category", "care", "x"), "care is answered in sentences and has no labels"),
         (("--chat", "gone.jsonl"), "gone.jsonl: no such file; its lines would be as"),
+        (("--chat", "."), ". is a folder; its lines would be as"),
     ],
 )
 def test_options_that_mean_nothing(tel_run: Run, argv: tuple[str, ...], said: str) -> None:

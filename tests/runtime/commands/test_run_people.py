@@ -54,3 +54,11 @@ def test_utf_16_is_refused_as_a_whole(tel_run: Command) -> None:
     code, out, err = tel_run(jsonl(ASK, ASK).decode().encode("utf-16"), "--quiet")
     assert (code, out) == (2, "")
     assert err.startswith("tel-run: this is UTF-16, not UTF-8; save it as UTF-8")
+
+
+def test_a_file_beside_questions_is_told(tel_run: Command, tmp_path: Path) -> None:
+    file = tmp_path / "asked.jsonl"
+    file.write_text("{}")
+    code, _, err = tel_run(b"", str(file), "A question?", "--choice", "a", "--choice", "b")
+    assert code == 2
+    assert f"{file}: a file is read alone, without questions or other files" in err

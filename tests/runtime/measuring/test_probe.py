@@ -140,7 +140,7 @@ def test_a_bar_moves_between_passes(
     monkeypatch.setattr(progress, "EVERY", 0.0)
     given = (lambda: Answerer(engine()), probe.questions(ONE, 2), None, 2)
     measurement.measure(*given, title="Q8_0 (gguf)")
-    assert "Q8_0 (gguf): 4 of 4 " in capsys.readouterr().err
+    assert "Q8_0 (gguf): pass 4 of 4 " in capsys.readouterr().err
     measurement.measure(*given)
     assert capsys.readouterr().err == ""
 

@@ -109,6 +109,25 @@ def test_a_value_has_to_be_clearly_faster(gain: float, taken: bool) -> None:
     assert (found.settings.batch == 256) is taken
 
 
+def test_what_is_faster_in_some_rounds_only_is_noise() -> None:
+    """Seconds of the runs in their order, the second value's every other one from the third on."""
+    beat = iter([1.0, 1.0, 0.9, 1.0, 0.9, 1.0, 1.1, 1.0])
+    machine = Machine(lambda settings: next(beat))
+    knob = next(knob for knob in tune.KNOBS if knob.field == "batch")
+    found = tuned(machine, chosen=[replace(knob, candidates=lambda device, base: (256,))])
+    (made,) = found.findings
+    assert made.ratio is not None
+    assert made.ratio > tune.GAIN
+    assert (made.verdict, found.settings.batch) == ("not faster", 512)
+
+
+def test_a_value_that_was_beaten_is_not_tried_again() -> None:
+    machine = Machine(lambda settings: {512: 1.0, 256: 0.5}.get(settings.batch, 2.0))
+    knob = next(knob for knob in tune.KNOBS if knob.field == "batch")
+    found = tuned(machine, chosen=[replace(knob, candidates=lambda device, base: (256, 512, 128))])
+    assert [made.value for made in found.findings] == [256, 128]
+
+
 def test_a_machine_that_slows_down_slows_both() -> None:
     """Each run takes 10 % longer than the one before, as under heat; no value differs."""
     machine = Machine(lambda settings: 1.1 ** len(machine.asked))

@@ -380,5 +380,5 @@ def test_losses_and_answers_say_how_far_they_are(
     argv += ["--epochs", "1", "--stop-rate", "2"]
     code, _, err = run_command(train.parser(), train.work, *argv)
     assert code == 0
-    assert "test part: 2 of 2 " in err
-    assert err.count("care, losses: 1 of 1 ") == 1 + 2, "validation, then train and test"
+    assert "test part: answer 2 of 2 " in err
+    assert err.count("care, losses: batch 1 of 1 ") == 1 + 2, "validation, then train and test"
