@@ -366,6 +366,9 @@ def run(parser: Parser, work: Work, argv: list[str] | None = None) -> int:
     0 done, 1 the work failed, 2 wrong usage or bad input, 130 interrupted, 143 ended by SIGTERM.
     What `work` returns is the document of `--json`; its key `exit_code`, if any, is the exit code.
     """
+    if sys.stderr is None:
+        # Closed: `print` would take standard output instead, and put log lines among the results.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     args = parser.parse_args(argv)
     try:
         with _terminated_in_order():

@@ -194,6 +194,8 @@ def _tuned(
     isolated: bool,
 ) -> dict[str, Any]:
     """Tune each variant; of several keep in the profile which one is to answer as tuned."""
+    if args.repeat == 1:
+        cli.say(args, "warning: one round cannot tell what is faster from noise; --repeat 3 can")
     if len(whats) == 1:
         return _tune(args, whats[0], base, opener, isolated)
     made = []

@@ -137,6 +137,8 @@ def work(args: argparse.Namespace, opener: Opener | None = None) -> dict[str, An
     from tel_edge.runtime.commands import chat
 
     chat.check(args)
+    if sys.stdout is None:
+        raise InputError("standard output is closed, so no answer would be seen")
     if args.adapter_file and not args.backbone_file:
         raise InputError("--adapter-file needs --backbone-file; a bundle brings its own adapters")
     if args.chat:
@@ -204,11 +206,13 @@ def _total(args: argparse.Namespace) -> int | None:
     if args.quiet:
         return None
     if file := _file(args):
+        if not file.is_file():
+            return None
         with named(file), file.open("rb") as lines:
             return stream.count_lines(lines.fileno())
     if args.questions:
         return len(args.questions)
-    fd = stream.descriptor(sys.stdin)
+    fd = stream.descriptor(sys.stdin) if sys.stdin else None
     return None if fd is None or stream.is_live(fd) else stream.count_lines(fd)
 
 
@@ -237,17 +241,22 @@ def _file(args: argparse.Namespace) -> Path | None:
 def _check_there(args: argparse.Namespace, like: str) -> None:
     """Refuse what names a file and is none that can be read, and would be asked as it stands."""
     for name in args.questions if len(args.questions) > 1 else ():
-        if name.endswith(".jsonl") and _there(name):
+        if _there(name):
             raise InputError(f"{name}: a file is read alone, without questions or other files")
-    if len(args.questions) == 1 and _there(args.questions[0], Path.is_dir):
+    if len(args.questions) == 1 and _is(args.questions[0], Path.is_dir):
         raise InputError(f"{args.questions[0]} is a folder; its lines would be as {like}")
     if args.questions and not _file(args) and args.questions[0].endswith(".jsonl"):
         raise InputError(f"{args.questions[0]}: no such file; its lines would be as {like}")
 
 
-def _there(text: str, kind: Callable[[Path], bool] = Path.is_file) -> bool:
+def _there(text: str) -> bool:
+    """Return whether that names what lines can be read of, be it a pipe."""
+    return _is(text, Path.exists) and not _is(text, Path.is_dir)
+
+
+def _is(text: str, kind: Callable[[Path], bool]) -> bool:
     try:
-        return kind(Path(text))
+        return bool(text) and kind(Path(text))
     except (OSError, ValueError):
         # Longer than any name, or with characters that no name has.
         return False

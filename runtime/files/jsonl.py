@@ -35,6 +35,8 @@ def check_start(text: str) -> None:
     without a byte order mark has a zero byte beside its first character.
     """
     found = next((name for start, name in FOREIGN if text.startswith(start)), None)
+    if text[:2] == "\0\0":
+        raise InputError("this is no text: it begins with zero bytes")
     if found is None and "\0" in text[:2]:
         found = "UTF-16"
     if found:

@@ -76,7 +76,7 @@ def _rows(of: Measurement) -> list[tuple[str, str]]:
 def _near(of: Subject) -> list[tuple[str, str]]:
     known = of.backbone.parity or {}
     cells = [
-        f"{known[name]:{form}}" if name in known else "-"
+        "-" if known.get(name) is None else f"{known[name]:{form}}"
         for name, form in (("kl", ".1e"), ("picks", ".0%"))
     ]
     return list(zip(("KL beside the float model", "  picks as it"), cells, strict=True))
@@ -95,7 +95,10 @@ def verdict(rates: Mapping[str, Sequence[float]]) -> str:
     (name, runs), (other, others), *_ = sorted(rates.items(), key=lambda one: -mean(one[1]))
     says = "faster" if len(rates) == 2 else "fastest"
     if _as_fast(others, runs):
-        says = "no clear difference"
+        ranges = (
+            f"{of} {min(own):,.2f}-{max(own):,.2f}" for of, own in ((name, runs), (other, others))
+        )
+        return f"no clear difference on this machine: {', '.join(ranges)} questions/s"
     rate, ratio = mean(runs), mean(runs) / mean(others)
     return f"{says} on this machine: {name}, {rate:,.2f} questions/s, {ratio:.2f} times {other}"
 
@@ -134,4 +137,6 @@ def warning(whats: Sequence[Subject], at: int) -> str:
 
 
 def _divergence(of: Subject) -> float | None:
-    return (of.backbone.parity or {}).get("kl")
+    found = (of.backbone.parity or {}).get("kl")
+    # It is none below 0 but by rounding.
+    return None if found is None else max(found, 0.0)

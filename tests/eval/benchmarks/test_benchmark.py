@@ -46,7 +46,7 @@ TORN: dict[str, tuple[bytes, str]] = {
     "not JSON": (b'{"question": "Which', "not JSON: Unterminated string"),
     "a list": (b"[1, 2]", "not a JSON object but a list"),
     "deep": (b"[" * 100_000, "not JSON: maximum recursion"),
-    "not UTF-8": (json.dumps(GOOD).encode().replace(b"one", b"\xff"), "no Unicode character"),
+    "not UTF-8": (json.dumps(GOOD).encode().replace(b"one", b"\xff"), "byte 0xFF is no UTF-8"),
 }
 
 

@@ -268,7 +268,7 @@ def accuracy(
         Asked(Question(str(at), "oranbench", f"{at}?", ("a", "b"), 0), (), ()) for at in range(of)
     )
     wanted = Expected(asked, {"oranbench": right(before)}, {})
-    monkeypatch.setattr(gate, "reference", lambda *_: wanted)
+    monkeypatch.setattr(gate, "reference", lambda *_, **__: wanted)
     monkeypatch.setattr(gate, "answers", lambda *_: right(after))
     engine = Engine(())
     made = Gate(Path(), {"oranbench": Path()}, lambda *_: engine)

@@ -99,7 +99,7 @@ def tel_export(
     request: Any, right: Any, traced: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Tel:
     """`tel-export` at the default type of a format, judging by what is right."""
-    monkeypatch.setattr(gate, "reference", lambda *_: right)
+    monkeypatch.setattr(gate, "reference", lambda *_, **__: right)
     monkeypatch.setattr(trace, "trace", traced)
     # The answers alone have to tell.
     monkeypatch.setattr(gate, "check_numbers", lambda *_: None)
@@ -260,7 +260,7 @@ def test_an_epsilon_that_hardly_shows_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """A tenth of it moves no answer by more than 1e-5; a GGUF file states it."""
-    monkeypatch.setattr(gate, "reference", lambda *_: right)
+    monkeypatch.setattr(gate, "reference", lambda *_, **__: right)
     wrong = tmp_path / "base"
     shutil.copytree(trained.base, wrong)
     models.edit(wrong / "config.json", rms_norm_eps=1e-6)

@@ -191,7 +191,7 @@ def test_of_those_that_are_as_fast_the_nearest_answers() -> None:
 
 def test_rounds_that_overlap_are_no_difference() -> None:
     said = comparison.verdict({"a": [33.2, 35.6], "b": [34.1, 33.3]})
-    assert said.startswith("no clear difference on this machine: a")
+    assert said == ("no clear difference on this machine: a 33.20-35.60, b 33.30-34.10 questions/s")
     assert comparison.verdict({"a": [35.0, 35.6], "b": [33.1, 34.3]}).startswith("faster")
     near, far = subject("Q8_0", 0.001), subject("Q2_K", 0.4)
     assert comparison.chosen([far, near], [[33.2, 35.6], [34.1, 33.3]]) == 1
@@ -205,6 +205,11 @@ def test_a_fast_variant_that_is_far_away_is_told() -> None:
     assert comparison.warning([near, far], 0) == ""
     assert comparison.warning([far, subject("F16", None)], 0) == ""
     assert comparison.warning([subject("a", 0.04), subject("b", 0.03)], 0) == ""
+    nothing: Any = SimpleNamespace(
+        title="x", backbone=SimpleNamespace(quant="x", parity={"kl": None, "picks": None})
+    )
+    assert comparison.warning([near, nothing], 1) == ""
+    assert [cell for _, cell in comparison._near(nothing)] == ["-", "-"]
     # Three times next to nothing is next to nothing.
     assert comparison.warning([subject("a", 0.004), near], 0) == ""
 

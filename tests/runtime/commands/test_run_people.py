@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ import fake_engine as fake
 import pytest
 
 from tel_edge.runtime.commands import run
+from tel_edge.runtime.errors import InputError
 
 Command = Callable[..., tuple[int, str, str]]
 ASK = {"question": "gold 2", "choices": ["a", "b", "c", "d"]}
@@ -57,8 +60,38 @@ def test_utf_16_is_refused_as_a_whole(tel_run: Command) -> None:
 
 
 def test_a_file_beside_questions_is_told(tel_run: Command, tmp_path: Path) -> None:
-    file = tmp_path / "asked.jsonl"
+    file = tmp_path / "asked.txt"
     file.write_text("{}")
     code, _, err = tel_run(b"", str(file), "A question?", "--choice", "a", "--choice", "b")
     assert code == 2
     assert f"{file}: a file is read alone, without questions or other files" in err
+
+
+def test_a_pipe_is_read_as_a_file_is(tel_run: Command, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(json.dumps(ASK),))
+    writer.start()
+    code, out, _ = tel_run(b"", str(pipe))
+    writer.join()
+    assert (code, json.loads(out)["index"]) == (0, 2)
+
+
+def test_log_lines_never_stand_among_the_answers(
+    tel_run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    code, out, _ = tel_run(json.dumps(ASK).encode())
+    assert (code, len(out.splitlines())) == (0, 1)
+
+
+def test_closed_streams_are_told(tel_run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["--category", "oranbench"]
+    monkeypatch.setattr("sys.stdin", None)
+    args = run.parser().parse_args(given)
+    assert run._total(args) is None
+    with pytest.raises(InputError, match="no standard input"):
+        run._rows(args)
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(InputError, match="standard output is closed"):
+        run.work(args)

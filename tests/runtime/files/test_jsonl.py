@@ -49,3 +49,6 @@ def test_another_kind_of_file_is_named_as_such(tmp_path: Path) -> None:
     file.write_bytes('{"n": 1}\n'.encode("utf-16"))
     with pytest.raises(InputError, match=r"rows\.jsonl: this is UTF-16, not UTF-8"):
         list(jsonl.read(file, number))
+    file.write_bytes(bytes(100))
+    with pytest.raises(InputError, match="this is no text: it begins with zero bytes"):
+        list(jsonl.read(file, number))
