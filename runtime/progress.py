@@ -55,11 +55,12 @@ def bar(title: str, unit: str, total: int | None, quiet: bool = False, **options
 
 
 def _has_room() -> bool:
-    """Return whether stderr is a terminal that says how wide it is: some have no columns."""
+    """Return whether stderr is a terminal with a size: some have no columns or rows."""
     if sys.stderr is None or not sys.stderr.isatty():
         return False
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+        # tqdm draws nothing where there are no rows, either.
+        return all(os.get_terminal_size(sys.stderr.fileno()))
     except (OSError, ValueError):
         return True
 

@@ -1,6 +1,7 @@
 """How far long work is: what is seen on a terminal, in a log, and of what is over soon."""
 
 import io
+import os
 
 import pytest
 
@@ -99,3 +100,14 @@ def test_without_a_stderr_nothing_is_shown(
     monkeypatch.setattr(progress.sys, "stderr", None)
     through(clock, 16)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("size", "room"), [((80, 24), True), ((0, 0), False), ((80, 0), False)])
+def test_a_terminal_without_a_size_is_written_to_as_a_log(
+    size: tuple[int, int], room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = os.openpty()
+    monkeypatch.setattr(progress.sys, "stderr", os.fdopen(other, "w"))
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size(size))
+    assert progress._has_room() is room
+    os.close(own)
