@@ -25,6 +25,7 @@ from tel_edge.eval.benchmarks import benchmark
 from tel_edge.eval.benchmarks.split import split
 from tel_edge.eval.folders import loading
 from tel_edge.eval.from_gguf import fetching
+from tel_edge.eval.reports.tables import percent, points
 from tel_edge.eval.statistics import Share, difference, share, stored_share
 from tel_edge.runtime import cli
 from tel_edge.runtime.bundles import backbones
@@ -109,13 +110,14 @@ class Asked:
     pass1: Share
 
 
-def measured(args: argparse.Namespace, form: Form, tokenizer: Any) -> Asked:
+def measured(
+    args: argparse.Namespace, form: Form, tests: Mapping[int, Sequence[Question]], tokenizer: Any
+) -> Asked:
     """Count and score a form on the test part that each seed deals."""
     counts, scores = [], {}
-    for seed in args.seeds:
+    for seed, test in tests.items():
         cli.say(args, f"{form.name}, seed {seed}: training")
-        of = benchmark.read(args.dataset, category(args.category)).questions
-        counts.append(astuple(counted(form, split(of, seed).test, tokenizer)))
+        counts.append(astuple(counted(form, test, tokenizer)))
         scores[seed] = scored(args, form, seed)
     right, total = (sum(getattr(one, name) for one in scores.values()) for name in ("right", "of"))
     means = Tokens(*map(statistics.mean, zip(*counts, strict=True)))
@@ -154,7 +156,9 @@ def work(args: argparse.Namespace) -> Mapping[str, Any]:
     if of.labels:
         raise WorkError(f"{of.name}: its answers are not letters")
     tokenizer = loading.tokenizer(fetching.fetch(backbones.find(args.backbone)).folder)
-    rows = [measured(args, FORMS[name], tokenizer) for name in args.form or FORMS]
+    questions = benchmark.read(args.dataset, of).questions
+    tests = {seed: split(questions, seed).test for seed in args.seeds}
+    rows = [measured(args, FORMS[name], tests, tokenizer) for name in args.form or FORMS]
     text = table(rows) + f"\n\n{args.backbone}, {of.name}; {machine()}\n"
     print(text, end="")
     document = [asdict(row) for row in rows]
@@ -169,16 +173,10 @@ def table(rows: Sequence[Asked]) -> str:
     lines = [*head("form", *names, *seeds, "Pass@1", f"beside {rows[0].form}")]
     for row in rows:
         counts = [f"{count:.1f}" for count in astuple(row.tokens)]
-        each = [_percent(of.value) for of in row.seeds.values()]
-        all_of, apart = row.pass1, difference(row.pass1, rows[0].pass1)
-        right = f"{_percent(all_of.value)} [{_percent(all_of.low)}-{_percent(all_of.high)}]"
-        beside = f"{100 * apart.value:+.1f} [{100 * apart.low:+.1f}, {100 * apart.high:+.1f}]"
-        lines.append(line(row.form, *counts, *each, right, "" if row is rows[0] else beside))
+        each = [f"{100 * of.value:.1f}" for of in row.seeds.values()]
+        beside = "" if row is rows[0] else points(difference(row.pass1, rows[0].pass1))
+        lines.append(line(row.form, *counts, *each, percent(row.pass1), beside))
     return "\n".join(lines)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
 
 
 def parser() -> cli.Parser:

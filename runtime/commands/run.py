@@ -192,12 +192,14 @@ def _windows(args: argparse.Namespace, defaults: Defaults) -> Iterator[list[Requ
     """Return the requests in windows."""
     from tel_edge.runtime.questions.requests import from_arguments, from_lines
 
-    if args.questions and not _file(args):
+    file = _file(args)
+    if args.questions and not file:
         made = from_arguments(args.questions, args.choice, defaults)
         return stream.windows(made, args.window)
     requests = from_lines(_rows(args), defaults)
-    fd = None if args.questions else stream.descriptor(sys.stdin)
-    live = fd is not None and stream.is_live(fd)
+    fd = None if file else stream.descriptor(sys.stdin)
+    # A pipe is one by its name too.
+    live = not file.is_file() if file else fd is not None and stream.is_live(fd)
     return (stream.live_windows if live else stream.windows)(requests, args.window)
 
 

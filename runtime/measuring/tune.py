@@ -187,8 +187,8 @@ def tune(
             kept = profile.shown(knob.field, getattr(start, knob.field))
             say(f"{knob.field} {kept}, as asked for")
             continue
-        beaten: list[Any] = []
         for value in knob.candidates(device, best):
+            beaten = [one.before for one in findings if one.taken and one.field == knob.field]
             if value in (getattr(best, knob.field), *beaten):
                 continue
             latest = latest or working(best)
@@ -196,7 +196,6 @@ def tune(
             findings.append(made)
             say(_line(made))
             if made.taken:
-                beaten.append(made.before)
                 best = replace(best, **{knob.field: value})
                 rate = made.tokens_per_second or rate
             else:

@@ -14,6 +14,7 @@ from typing import Any
 import fake_engine as fake
 import pytest
 
+from tel_edge.runtime.answerer import Answerer
 from tel_edge.runtime.commands import run
 from tel_edge.runtime.errors import InputError
 
@@ -75,6 +76,33 @@ def test_a_pipe_is_read_as_a_file_is(tel_run: Command, tmp_path: Path) -> None:
     code, out, _ = tel_run(b"", str(pipe))
     writer.join()
     assert (code, json.loads(out)["index"]) == (0, 2)
+
+
+def test_a_pipe_by_its_name_is_answered_as_its_lines_come(
+    tel_run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, answered = tmp_path / "pipe", threading.Event()
+    os.mkfifo(pipe)
+    answers = Answerer.replies
+
+    def replies(self: Answerer, window: Any) -> Any:
+        yield from answers(self, window)
+        answered.set()
+
+    monkeypatch.setattr(Answerer, "replies", replies)
+    waited: list[bool] = []
+
+    def write() -> None:
+        with pipe.open("w") as lines:
+            print(json.dumps(ASK), file=lines, flush=True)
+            waited.append(answered.wait(20))
+            print(json.dumps(ASK), file=lines)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    code, out, _ = tel_run(b"", str(pipe))
+    writer.join()
+    assert (code, len(out.splitlines()), waited) == (0, 2, [True])
 
 
 def test_log_lines_never_stand_among_the_answers(
